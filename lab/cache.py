@@ -41,7 +41,7 @@ def build(name: str, key: str, make: Callable[[Path], None]) -> Path:
     if entry.is_dir():
         return entry
     root().mkdir(parents=True, exist_ok=True)
-    with open(root() / f".{name}.lock", "w") as lock:
+    with (root() / f".{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if entry.is_dir():
             return entry

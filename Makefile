@@ -1,0 +1,24 @@
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+CACHE ?= $(or $(LVS_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/openshift-lvs)
+VENV := $(CACHE)/venv-$(shell cat requirements-dev.txt | sha256sum | cut -c1-16)
+PYTHON := .venv/bin/python
+
+.PHONY: help
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# The environment is kept in the cache by the content of the lock file; a half-made one has no mark and is made anew.
+$(VENV)/complete: requirements-dev.txt
+	@echo "==> Python environment $(VENV)"
+	rm -rf $(VENV) && python3.11 -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt
+	touch $@
+
+.PHONY: .venv
+.venv: $(VENV)/complete
+	@ln -sfn $(VENV) .venv
+
+.PHONY: lock
+lock: .venv ## write requirements*.txt anew from requirements*.in
+	for f in requirements requirements-dev; do .venv/bin/pip-compile --quiet --generate-hashes --strip-extras --no-emit-index-url --no-emit-find-links --no-header $$f.in -o $$f.txt; done

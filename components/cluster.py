@@ -1,0 +1,567 @@
+"""The configuration model: what a stack may say, its defaults, and everything that cannot work refused with a remedy.
+
+Names are keepalived's (2.x), Neutron's and the RFCs'. Pure data: no Pulumi, no files, no network.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping
+from ipaddress import IPv4Address, IPv4Network
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+MULTICAST = IPv4Network("224.0.0.0/4")
+AUTH_PASS_MAX = 8
+"""keepalived cuts a longer VRRP password without a word (keepalived.conf(5))."""
+
+RENAMED = {
+    "lb_algo": "scheduler",
+    "lvs_sched": "scheduler",
+    "lb_kind": "forwarding_method",
+    "lvs_method": "forwarding_method",
+    "advert_int": "advert_interval",
+    "nb_get_retry": "retry",
+    "nat_mask": "nothing: keepalived 2 does not know nat_mask, leave it out",
+    "state": "nothing: every instance starts as BACKUP, and `owner` says where the address belongs",
+    "auth_pass": "the secret openshift-lvs:auth_pass (pulumi config set --secret --path openshift-lvs:auth_pass.VIP)",
+    "virtual_ipaddress": "address",
+    "misc_path": "script",
+}
+"""What articles and older files call a key, and what it is here."""
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+Seconds = Annotated[float, Field(gt=0, le=3600)]
+Label = Annotated[str, Field(pattern=r"^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$")]
+Word = Annotated[str, Field(pattern=r"^[^\s\"'{}#!]+$", max_length=255)]
+"""One word of keepalived.conf: no blank, quote, brace or comment sign."""
+
+
+class ConfigurationError(Exception):
+    """The configuration cannot work. The text names the key, the value and what would be right."""
+
+
+class Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Bastion(Model):
+    """The machine through which ssh reaches the nodes."""
+
+    host: str
+    port: Port = 22
+    user: str = "root"
+    host_key: str = Field(description="its public host key: `ssh-ed25519 AAAA...`")
+
+
+class Ssh(Model):
+    """How the nodes are reached."""
+
+    user: str = "debian"
+    port: Port = 22
+    bastion: Bastion | None = None
+    allowed_cidrs: tuple[IPv4Network, ...] | None = Field(None, description="who may ssh to the nodes; the client CIDRs when left out")
+
+
+class Allow(Model):
+    """One more port range that the nodes' security group lets in: etcd, kubelet, whatever the cluster needs between its nodes."""
+
+    protocol: Literal["tcp", "udp"]
+    ports: Annotated[str, Field(pattern=r"^\d{1,5}(-\d{1,5})?$")]
+    cidr: IPv4Network | None = Field(None, description="from where; the subnet when left out")
+
+    @property
+    def port_range(self) -> tuple[int, int]:
+        """First and last port."""
+        first, _, last = self.ports.partition("-")
+        return int(first), int(last or first)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_port(cls, data: Any) -> Any:
+        return {**data, "ports": str(data["ports"])} if isinstance(data, Mapping) and isinstance(data.get("ports"), int) else data
+
+    @model_validator(mode="after")
+    def _range(self) -> Allow:
+        first, last = self.port_range
+        if not 1 <= first <= last <= 65535 or (first, last) == (1, 65535):
+            raise ValueError(f"ports: {self.ports} must be N or N-M within 1 to 65535, and not all of them (Neutron stores 1-65535 without ports)")
+        return self
+
+
+class Network(Model):
+    """The tenant network: made by the program, or an existing one by name."""
+
+    cidr: IPv4Network
+    gateway: IPv4Address | None = None
+    existing: str | None = Field(None, description="name of a network that is there; its subnet with this cidr is used")
+    external: str | None = Field(None, description="name of the external network: gives a router and floating IPs")
+    client_cidrs: tuple[IPv4Network, ...] = Field((), description="who may reach the addresses; direct routing needs them as address pairs")
+    reserved: dict[Label, IPv4Address] = Field({}, description="addresses kept for machines that are not this stack's: an unbound port each")
+    dns_nameservers: tuple[IPv4Address, ...] = ()
+    allow: tuple[Allow, ...] = ()
+
+    @model_validator(mode="after")
+    def _ranges(self) -> Network:
+        if self.gateway and self.gateway not in self.cidr:
+            raise ValueError(f"gateway: {self.gateway} is outside the subnet {self.cidr}")
+        if self.existing and self.external:
+            raise ValueError(f"external: {self.external!r} makes a router, which an existing network ({self.existing!r}) has already; leave one out")
+        for range_ in self.client_cidrs:
+            if range_.overlaps(MULTICAST) and range_.prefixlen:
+                raise ValueError(f"client_cidrs: {range_} overlaps multicast, which Neutron refuses; use 0.0.0.0/0 or 0.0.0.0/1, 128.0.0.0/2, 192.0.0.0/3")
+        return self
+
+
+class Host(Model):
+    """One node of a pool."""
+
+    address: IPv4Address
+    host_key: str | None = Field(None, description="public host key of an existing host; the others' keys are derived")
+
+
+class Pool(Model):
+    """Nodes of one kind. Each is a real server; each is a director too unless `directors` names fewer."""
+
+    hosts: dict[Label, Host]
+    image: str | None = None
+    flavor: str | None = None
+    existing: bool = False
+    directors: tuple[Label, ...] | None = None
+    interface: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,15}$")] = "eth0"
+    availability_zone: str | None = None
+    cloud_config: dict[str, Any] = Field({}, description="more cloud-config (YAML as a mapping) for the first boot of these servers")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_hosts(cls, data: Any) -> Any:
+        if isinstance(data, Mapping) and isinstance(data.get("hosts"), Mapping):
+            hosts = {name: {"address": host} if isinstance(host, str) else host for name, host in data["hosts"].items()}
+            return {**data, "hosts": hosts}
+        return data
+
+    @model_validator(mode="after")
+    def _complete(self) -> Pool:
+        if not self.hosts:
+            raise ValueError("hosts: a pool needs at least one host")
+        for name in self.directors or ():
+            if name not in self.hosts:
+                raise ValueError(f"directors: {name!r} is not one of this pool's hosts ({', '.join(self.hosts)})")
+        if self.existing:
+            for name, host in self.hosts.items():
+                if not host.host_key:
+                    raise ValueError(f"hosts.{name}.host_key: an existing host needs its public host key (ssh-keyscan -t ed25519 {host.address})")
+        else:
+            for key in ("image", "flavor"):
+                if not getattr(self, key):
+                    raise ValueError(f"{key}: missing; servers that the program makes need an image and a flavor (or say existing: true)")
+        return self
+
+
+class Check(Model):
+    """What all health checks know (keepalived.conf(5), real_server). Times in seconds."""
+
+    connect_timeout: Seconds = 1
+    retry: Annotated[int, Field(ge=0, le=100)] = 1
+    delay_before_retry: Seconds = 1
+    delay_loop: Seconds = 1
+    warmup: Annotated[float, Field(ge=0, le=3600)] | None = None
+    alpha: bool | None = None
+
+
+class ConnectingCheck(Check):
+    """A check that opens a connection."""
+
+    connect_ip: IPv4Address | None = None
+    connect_port: Port | None = None
+    bindto: IPv4Address | None = None
+    bind_port: Port | None = None
+    bind_if: Word | None = None
+    fwmark: Annotated[int, Field(ge=1, le=2**32 - 1)] | None = None
+    log_all_failures: bool | None = None
+
+
+class TcpCheck(ConnectingCheck):
+    """TCP_CHECK: the port takes a connection."""
+
+    type: Literal["tcp"]
+
+
+class Url(Model):
+    """One url of HTTP_GET or SSL_GET. `digest` is genhash's MD5 of the page."""
+
+    path: Word = "/"
+    digest: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")] | None = None
+    status_code: Annotated[str, Field(pattern=r"^[1-5]\d\d(-[1-5]\d\d)?( [1-5]\d\d(-[1-5]\d\d)?)*$")] | None = None
+    virtualhost: Word | None = None
+    regex: Annotated[str, Field(pattern=r'^[^"\n]+$')] | None = None
+    regex_no_match: bool = False
+    regex_options: tuple[Word, ...] = ()
+    regex_stack: tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]] | None = None
+    regex_min_offset: Annotated[int, Field(ge=0)] | None = None
+    regex_max_offset: Annotated[int, Field(ge=0)] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_status(cls, data: Any) -> Any:
+        if isinstance(data, Mapping) and isinstance(data.get("status_code"), int):
+            return {**data, "status_code": str(data["status_code"])}
+        return data
+
+    @model_validator(mode="after")
+    def _regex_alone(self) -> Url:
+        if not self.regex and (self.regex_no_match or self.regex_options or self.regex_stack or self.regex_min_offset or self.regex_max_offset):
+            raise ValueError("regex: missing; the other regex keys say how it is matched")
+        return self
+
+
+class HttpCheck(ConnectingCheck):
+    """HTTP_GET or SSL_GET: every url answers as expected. `path` and `status_code` are the short form of one url."""
+
+    type: Literal["http", "ssl"]
+    urls: tuple[Url, ...] = ()
+    http_protocol: Literal["1.0", "1.0C", "1.1"] | None = None
+    virtualhost: Word | None = None
+    enable_sni: bool = False
+    fast_recovery: bool = True
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_url(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping):
+            return data
+        short = {key: data[key] for key in ("path", "status_code", "digest") if key in data}
+        if not short:
+            return data
+        if data.get("urls"):
+            raise ValueError(f"urls: given together with {', '.join(short)}; use the one or the other")
+        return {**{key: value for key, value in data.items() if key not in short}, "urls": [short]}
+
+    @model_validator(mode="after")
+    def _something_to_get(self) -> HttpCheck:
+        if not self.urls:
+            raise ValueError("path: missing; an http or ssl check gets at least one path, such as path: /healthz")
+        if self.enable_sni and self.type != "ssl":
+            raise ValueError("enable_sni: an http check has no TLS; use type: ssl or leave it out")
+        return self
+
+
+class SmtpCheck(ConnectingCheck):
+    """SMTP_CHECK: a mail server greets and takes HELO."""
+
+    type: Literal["smtp"]
+    helo_name: Word | None = None
+
+
+class MiscCheck(Check):
+    """MISC_CHECK: a script of the repository, delivered with the configuration; exit 0 is healthy.
+
+    With `misc_dynamic` exit 2 to 255 sets the weight to the status less two.
+    It runs as `user`, with `arguments` and then the real server's address and port.
+    """
+
+    type: Literal["misc"]
+    script: Annotated[str, Field(pattern=r"^(\w[\w.-]*/)*\w[\w.-]*$", description="path in the repository")]
+    arguments: tuple[Word, ...] = ()
+    misc_timeout: Annotated[int, Field(ge=1, le=3600)] = 2
+    misc_dynamic: bool = False
+    user: Word = "nobody"
+    retry: Annotated[int, Field(ge=0, le=100)] = 0
+
+
+HealthCheck = Annotated[TcpCheck | HttpCheck | SmtpCheck | MiscCheck, Field(discriminator="type")]
+
+Scheduler = Literal["mh", "sh", "dh", "rr", "wrr", "lc", "wlc", "lblc", "lblcr", "fo", "ovf", "sed", "nq"]
+"""The schedulers of Debian's and Red Hat's kernels (ipvsadm(8)); `twos` comes with neither."""
+
+SCHEDULER_FLAGS = {"mh": ("mh-port", "mh-fallback"), "sh": ("sh-port", "sh-fallback")}
+
+
+class SorryServer(Model):
+    """Who answers when no real server is left."""
+
+    address: IPv4Address
+    port: Port
+
+
+class VirtualService(Model):
+    """One virtual_server of keepalived.conf: a port of the address, and how its connections are spread."""
+
+    port: Port
+    protocol: Literal["TCP", "UDP"] = "TCP"
+    health_check: HealthCheck
+    scheduler: Scheduler = "mh"
+    affinity: Literal["connection", "client"] = Field("connection", description="client: the same server for a client's every connection, without state")
+    fallback: bool = Field(True, description="mh and sh: another server when the chosen one has weight 0")
+    persistence_timeout: Annotated[int, Field(ge=1, le=31 * 86400)] | None = None
+    persistence_granularity: IPv4Address | None = None
+    forwarding_method: Literal["DR", "NAT", "TUN"] = "DR"
+    weights: dict[Label, Annotated[int, Field(ge=0, le=65535)]] = {}
+    quorum: Annotated[int, Field(ge=1)] | None = Field(None, description="live weight below which a director stands back; the majority when left out")
+    hysteresis: Annotated[int, Field(ge=0)] = 0
+    alpha: bool = False
+    omega: bool = False
+    ops: bool = Field(False, description="UDP: schedule every packet by itself")
+    inhibit_on_failure: bool = False
+    uthreshold: Annotated[int, Field(ge=0, le=65535)] | None = None
+    lthreshold: Annotated[int, Field(ge=0, le=65535)] | None = None
+    sorry_server: SorryServer | None = None
+    virtualhost: Word | None = None
+    smtp_alert: bool | None = None
+
+    @model_validator(mode="after")
+    def _together(self) -> VirtualService:
+        if self.affinity == "client" and self.scheduler not in SCHEDULER_FLAGS:
+            raise ValueError(f"affinity: client needs scheduler mh or sh; with {self.scheduler} use persistence_timeout")
+        if self.persistence_granularity and not self.persistence_timeout:
+            raise ValueError("persistence_granularity: means nothing without persistence_timeout")
+        if self.ops and self.protocol != "UDP":
+            raise ValueError(f"ops: one-packet scheduling is for UDP, this is {self.protocol}")
+        if self.protocol == "UDP" and isinstance(self.health_check, TcpCheck | HttpCheck | SmtpCheck) and not self.health_check.connect_port:
+            raise ValueError(f"health_check: a {self.health_check.type} check of a UDP service needs connect_port, or use type: misc")
+        if self.uthreshold and self.lthreshold and self.lthreshold >= self.uthreshold:
+            raise ValueError(f"lthreshold: {self.lthreshold} must be below uthreshold {self.uthreshold}")
+        return self
+
+    @property
+    def scheduler_flags(self) -> tuple[str, ...]:
+        """The flags that make the scheduler hash as `affinity` and `fallback` say."""
+        port, fallback = SCHEDULER_FLAGS.get(self.scheduler, ("", ""))
+        return tuple(flag for flag, on in ((port, self.affinity == "connection"), (fallback, self.fallback)) if flag and on)
+
+    @property
+    def decides_alike(self) -> bool:
+        """Whether two directors with the same live servers choose the same one for a connection, without talking to each other."""
+        return self.scheduler in SCHEDULER_FLAGS and not self.persistence_timeout
+
+    @property
+    def eviction_seconds(self) -> float:
+        """Worst case from a server's silence to its removal: the wait for the next check, and every attempt timing out."""
+        check = self.health_check
+        attempt = check.misc_timeout if isinstance(check, MiscCheck) else check.connect_timeout
+        return check.delay_loop + attempt + check.retry * (check.delay_before_retry + attempt)
+
+
+class Vip(Model):
+    """A highly available address: one vrrp_instance and its virtual servers."""
+
+    address: IPv4Address
+    pool: Label
+    virtual_router_id: Annotated[int, Field(ge=1, le=255)]
+    owner: Label
+    services: tuple[VirtualService, ...]
+    advert_interval: Annotated[float, Field(ge=0.01, le=40)] = 0.3
+    priorities: dict[Label, Annotated[int, Field(ge=1, le=254)]] = {}
+    authentication: Literal["PASS", "AH"] | None = None
+    floating_ip: bool = True
+    garp_master_delay: Annotated[int, Field(ge=0, le=3600)] | None = None
+    garp_master_refresh: Annotated[int, Field(ge=0, le=86400)] = 30
+    smtp_alert: bool | None = None
+    answers_within: Annotated[int, Field(ge=0, le=3600)] = Field(
+        120,
+        description="seconds after a roll-out by which every service must answer through the address; 0: not asked, for a cluster that is yet to be installed",
+    )
+
+    @model_validator(mode="after")
+    def _services(self) -> Vip:
+        if not self.services:
+            raise ValueError("services: an address needs at least one service")
+        seen: set[tuple[int, str]] = set()
+        for service in self.services:
+            if (key := (service.port, service.protocol)) in seen:
+                raise ValueError(f"services: port {service.port}/{service.protocol} is there twice; keepalived would use one of the two without a word")
+            seen.add(key)
+        return self
+
+
+class Notifications(Model):
+    """keepalived's mail: the global notification keys."""
+
+    notification_email: tuple[Word, ...]
+    notification_email_from: Word
+    smtp_server: Word
+    smtp_port: Port = 25
+    smtp_connect_timeout: Annotated[int, Field(ge=1, le=600)] = 30
+    smtp_helo_name: Word | None = None
+    smtp_alert: bool | None = None
+
+
+class Keepalived(Model):
+    """Global keys."""
+
+    vrrp_version: Literal[2, 3] = 3
+    notifications: Notifications | None = None
+    router_id: Word | None = Field(None, description="the host's name when left out")
+    checker_log_all_failures: bool = False
+
+
+class Node(NamedTuple):
+    """A host where it stands: its name, pool and data."""
+
+    name: str
+    pool_name: str
+    pool: Pool
+    host: Host
+
+
+class Cluster(Model):
+    """The whole of a stack's `openshift-lvs:cluster`."""
+
+    network: Network
+    ssh: Ssh = Ssh()
+    keepalived: Keepalived = Keepalived()
+    pools: dict[Label, Pool]
+    vips: dict[Label, Vip]
+
+    @classmethod
+    def parse(cls, data: Mapping[str, Any]) -> Cluster:
+        """The cluster that stack configuration describes. Raises ConfigurationError with every fault found, one a line."""
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            raise ConfigurationError("\n".join(_explain(cls, fault) for fault in error.errors())) from None
+
+    def nodes(self) -> Iterator[Node]:
+        """Every host, pool by pool, in the order of the configuration."""
+        for pool_name, pool in self.pools.items():
+            for name, host in pool.hosts.items():
+                yield Node(name, pool_name, pool, host)
+
+    def node(self, name: str) -> Node:
+        """The host of that name. Raises ConfigurationError that lists the known ones."""
+        for node in self.nodes():
+            if node.name == name:
+                return node
+        raise ConfigurationError(f"host: {name!r} is not in this stack; its hosts are {', '.join(n.name for n in self.nodes())}")
+
+    def vips_of(self, pool_name: str) -> dict[str, Vip]:
+        """The addresses that a pool's hosts serve."""
+        return {name: vip for name, vip in self.vips.items() if vip.pool == pool_name}
+
+    def directors(self, pool_name: str) -> list[str]:
+        """The hosts of a pool that may hold its addresses."""
+        pool = self.pools[pool_name]
+        return [name for name in pool.hosts if pool.directors is None or name in pool.directors]
+
+    def priority(self, vip: Vip, host: str) -> int:
+        """VRRP priority: the owner 150, the others 140, 130, ... in the order of the pool, unless `priorities` says otherwise."""
+        if host in vip.priorities:
+            return vip.priorities[host]
+        others = [name for name in self.directors(vip.pool) if name != vip.owner]
+        step = min(10, 140 // max(1, len(others)))
+        return 150 if host == vip.owner else 150 - step * (others.index(host) + 1)
+
+    def takeover_seconds(self, vip: Vip) -> float:
+        """Worst case from the owner's silence to a takeover by the first backup: 3 x advert + skew (RFC 9568, 6.1)."""
+        backups = [self.priority(vip, name) for name in self.directors(vip.pool) if name != vip.owner]
+        skew_of = vip.advert_interval if self.keepalived.vrrp_version == 3 else 1.0
+        return round(3 * vip.advert_interval + (256 - max(backups, default=vip.priorities.get(vip.owner, 150))) / 256 * skew_of, 3)
+
+    @model_validator(mode="after")
+    def _whole(self) -> Cluster:
+        taken: dict[IPv4Address, str] = {self.network.gateway: "network.gateway"} if self.network.gateway else {}
+        named = [(f"network.reserved.{name}", address) for name, address in self.network.reserved.items()]
+        named += [(f"pools.{n.pool_name}.hosts.{n.name}", n.host.address) for n in self.nodes()]
+        named += [(f"vips.{name}.address", vip.address) for name, vip in self.vips.items()]
+        for key, address in named:
+            if address not in self.network.cidr or address in (self.network.cidr.network_address, self.network.cidr.broadcast_address):
+                raise ValueError(f"{key}: {address} is not a host address of the subnet {self.network.cidr}")
+            if address in taken:
+                raise ValueError(f"{key}: {address} is taken by {taken[address]}; an address pair equal to a bound port's address takes that port down")
+            taken[address] = key
+        names = [node.name for node in self.nodes()]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"pools: the host name {name!r} is used twice; names are unique in a stack")
+        routers: dict[int, str] = {}
+        for name, vip in self.vips.items():
+            self._check_vip(name, vip)
+            if vip.virtual_router_id in routers:
+                raise ValueError(
+                    f"vips.{name}.virtual_router_id: {vip.virtual_router_id} is used by vips.{routers[vip.virtual_router_id]} too; choose another (1 to 255)"
+                )
+            routers[vip.virtual_router_id] = name
+        for pool_name in self.pools:
+            vips = self.vips_of(pool_name)
+            synced = [name for name, vip in vips.items() if not all(s.decides_alike for s in vip.services)]
+            if synced and len(vips) > 1:
+                raise ValueError(
+                    f"vips.{synced[0]}.services: pool {pool_name!r} holds {len(vips)} addresses, and connection sync serves one a node; "
+                    "use scheduler mh or sh without persistence_timeout, or a pool for each address"
+                )
+        return self
+
+    def _check_vip(self, name: str, vip: Vip) -> None:
+        at = f"vips.{name}"
+        if vip.pool not in self.pools:
+            raise ValueError(f"{at}.pool: {vip.pool!r} is not a pool; the pools are {', '.join(self.pools)}")
+        directors = self.directors(vip.pool)
+        if vip.owner not in directors:
+            raise ValueError(f"{at}.owner: {vip.owner!r} is not a director of pool {vip.pool!r}; it has {', '.join(directors)}")
+        for host in vip.priorities:
+            if host not in directors:
+                raise ValueError(f"{at}.priorities.{host}: not a director of pool {vip.pool!r}; it has {', '.join(directors)}")
+        by_priority: dict[int, str] = {}
+        for host in directors:
+            priority = self.priority(vip, host)
+            if priority in by_priority:
+                raise ValueError(f"{at}.priorities: {host} and {by_priority[priority]} both have {priority}; equal priorities have no fixed owner")
+            by_priority[priority] = host
+        if by_priority[max(by_priority)] != vip.owner:
+            raise ValueError(f"{at}.owner: {vip.owner} has not the highest priority ({by_priority[max(by_priority)]} has {max(by_priority)})")
+        if self.keepalived.vrrp_version == 2 and vip.advert_interval != int(vip.advert_interval):
+            raise ValueError(f"{at}.advert_interval: {vip.advert_interval} needs VRRP version 3; version 2 counts whole seconds")
+        if vip.authentication and self.keepalived.vrrp_version == 3:
+            raise ValueError(f"{at}.authentication: VRRP version 3 has none (RFC 9568); set keepalived.vrrp_version: 2 or leave it out")
+        for index, service in enumerate(vip.services):
+            for host in service.weights:
+                if host not in self.pools[vip.pool].hosts:
+                    raise ValueError(f"{at}.services.{index}.weights.{host}: not a host of pool {vip.pool!r}; it has {', '.join(self.pools[vip.pool].hosts)}")
+            total = sum(service.weights.get(host, 1) for host in self.pools[vip.pool].hosts)
+            if service.quorum and service.quorum > total:
+                raise ValueError(f"{at}.services.{index}.quorum: {service.quorum} is more than all servers weigh together ({total})")
+
+
+def check_auth_pass(cluster: Cluster, given: Mapping[str, str]) -> None:
+    """Refuse a VRRP password that is missing, unused or longer than keepalived reads. Never quotes one."""
+    for name, vip in cluster.vips.items():
+        key = f"openshift-lvs:auth_pass.{name}"
+        if vip.authentication and name not in given:
+            raise ConfigurationError(f"{key}: missing, and vips.{name}.authentication is {vip.authentication}; pulumi config set --secret --path {key}")
+        if vip.authentication and len(given[name]) > AUTH_PASS_MAX:
+            raise ConfigurationError(f"{key}: has {len(given[name])} characters; keepalived reads {AUTH_PASS_MAX} and drops the rest")
+        if vip.authentication and not re.fullmatch(r"[^\s\"'{}#!]+", given[name]):
+            raise ConfigurationError(f"{key}: has a blank, quote, brace, # or !, which keepalived.conf cannot carry")
+    for name in given:
+        if name not in cluster.vips or not cluster.vips[name].authentication:
+            raise ConfigurationError(
+                f"openshift-lvs:auth_pass.{name}: no address of that name has `authentication`; remove it or set vips.{name}.authentication: PASS"
+            )
+
+
+def _explain(model: type[Model], fault: Any) -> str:
+    """One fault of pydantic's as `key: value ... remedy`."""
+    location = [str(part) for part in fault["loc"] if part not in {"tcp", "http", "ssl", "smtp", "misc"}]
+    key = ".".join(location)
+    if fault["type"] == "extra_forbidden":
+        wrong = location[-1]
+        if wrong in RENAMED:
+            return f"{key}: unknown key; here it is {RENAMED[wrong]}"
+        near = difflib.get_close_matches(wrong, sorted(_known_keys(model)), n=1, cutoff=0.6)
+        return f"{key}: unknown key{f'; did you mean {near[0]!r}?' if near else ''}"
+    if fault["type"] == "missing":
+        return f"{key}: missing"
+    message = fault["msg"].removeprefix("Value error, ")
+    if fault["type"] == "value_error":
+        return f"{key}.{message}" if key else message
+    return f"{key}: {fault['input']!r}: {message}"
+
+
+def _known_keys(model: type[BaseModel]) -> set[str]:
+    """Every key of the model and the models in it: pydantic names the place, this finds the nearest word."""
+    keys: set[str] = set()
+    for schema in (model.model_json_schema(), *model.model_json_schema().get("$defs", {}).values()):
+        keys |= set(schema.get("properties", ()))
+    return keys | {"path", "status_code", "digest"}
