@@ -337,6 +337,12 @@ class VirtualService(Model):
         return self.scheduler in SCHEDULER_FLAGS and not self.persistence_timeout
 
     @property
+    def mark(self) -> int:
+        """Which service of an address: unique by port and protocol; with the VRID above it, the firewall mark of the virtual server."""
+        # Bits 14 and 15 stay clear: kube-proxy's rules read 0x4000 as "masquerade" and 0x8000 as "drop".
+        return (self.protocol == "UDP") << 18 | self.port >> 14 << 16 | self.port & 0x3FFF
+
+    @property
     def eviction_seconds(self) -> float:
         """Worst case from a server's silence to its removal: the wait for the next check, and every attempt timing out."""
         check = self.health_check
@@ -355,6 +361,7 @@ class Vip(Model):
     advert_interval: Annotated[float, Field(ge=0.01, le=40)] = 0.3
     priorities: dict[Label, Annotated[int, Field(ge=1, le=254)]] = {}
     authentication: Literal["PASS", "AH"] | None = None
+    unicast: bool = Field(False, description="adverts to each director's address instead of the VRRP multicast group")
     floating_ip: bool = True
     garp_master_delay: Annotated[int, Field(ge=0, le=3600)] | None = None
     garp_master_refresh: Annotated[int, Field(ge=0, le=86400)] = 30
@@ -422,6 +429,11 @@ class Cluster(Model):
             return cls.model_validate(data)
         except ValidationError as error:
             raise ConfigurationError("\n".join(_explain(cls, fault) for fault in error.errors())) from None
+
+    @property
+    def needs_openstack(self) -> bool:
+        """Whether the program makes anything in OpenStack; a stack of existing hosts needs no cloud."""
+        return any(not pool.existing for pool in self.pools.values())
 
     def nodes(self) -> Iterator[Node]:
         """Every host, pool by pool, in the order of the configuration."""

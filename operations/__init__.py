@@ -1,0 +1,1 @@
+"""The operator's commands: what a stack renders, and what its nodes do."""

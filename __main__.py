@@ -1,0 +1,22 @@
+"""The program: read the stack's configuration, build the components, export the endpoints."""
+
+import pulumi
+
+from components.load_balancer import LoadBalancer, LoadBalancerArgs
+from components.network import ClusterNetwork, NetworkArgs
+from components.servers import Servers, ServersArgs
+from components.stack import Stack
+
+stack = Stack.read(pulumi.Config())
+cluster = stack.cluster
+
+network = ClusterNetwork("network", NetworkArgs(cluster)) if cluster.needs_openstack else None
+servers = Servers("servers", ServersArgs(cluster, network, stack.host_key_seed, stack.ssh_public_key))
+load_balancer = LoadBalancer(
+    "load-balancer",
+    LoadBalancerArgs(cluster, servers.hosts, stack.ssh_private_key, stack.auth_pass, stack.host_key_seed),
+)
+
+pulumi.export("endpoints", stack.endpoints(network))
+pulumi.export("hosts", stack.hosts())
+pulumi.export("proofs", load_balancer.proofs)

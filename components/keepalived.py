@@ -1,0 +1,169 @@
+"""The files of one host, from the cluster's configuration alone: (cluster, host) -> text. Pure but for reading templates and check scripts."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jinja2
+
+from components.cluster import Cluster, ConfigurationError, HttpCheck, MiscCheck, Node, Vip, VirtualService
+
+ROOT = Path(__file__).parent.parent
+TEMPLATES = ROOT / "templates"
+CURRENT = "/etc/keepalived/current"
+"""Where a node finds the version in force: a symbolic link that is swapped in one step."""
+POOR_VIEW_WEIGHT = -100
+"""What a director with too few live servers adds to its priority: below every healthy director, and above nobody's absence."""
+
+_MODULES = {"DR": (), "NAT": (), "TUN": ("ipip",)}
+
+
+class File(NamedTuple):
+    """A file on a node: its path below the folder it is delivered to, its rights, its text."""
+
+    path: str
+    mode: int
+    text: str
+
+
+def render(cluster: Cluster, host: str, root: Path = ROOT) -> tuple[File, ...]:
+    """Every file of that host's version folder, byte-stable and in a fixed order.
+
+    `root` is where the scripts of MISC_CHECK are looked up. Raises ConfigurationError when one is missing.
+    """
+    node = cluster.node(host)
+    vips = cluster.vips_of(node.pool_name)
+    is_director = host in cluster.directors(node.pool_name)
+    context = {
+        "host": host,
+        "pool": node.pool_name,
+        "interface": node.pool.interface,
+        "is_director": is_director,
+        "keepalived": cluster.keepalived.model_dump(mode="json"),
+        "poor_view_weight": POOR_VIEW_WEIGHT,
+        "sync": _sync(vips),
+        "vips": [_vip(cluster, node, name, vip) for name, vip in vips.items()],
+        "modules": _modules(vips),
+        "methods": sorted({service.forwarding_method for vip in vips.values() for service in vip.services}),
+        "check_seconds": max((s.eviction_seconds for vip in vips.values() for s in vip.services), default=0),
+    }
+    names = ["node.conf", "sysctl.conf", "modules.conf"]
+    if is_director and vips:
+        names = ["keepalived.conf", "lvs.nft", "services", *names]
+    files = [File(name, 0o644, _template(f"etc/keepalived/current/{name}.j2").render(context)) for name in names]
+    return (*files, *(_check_scripts(vips, root) if is_director else ()))
+
+
+def bundle(files: tuple[File, ...]) -> str:
+    """Files as one readable text, which `unpack` on the node takes apart again; a reviewer reads it in a diff.
+
+    A line `==> PATH MODE`, then the file's lines, each behind two blanks.
+    """
+    return "".join(f"==> {file.path} {file.mode:04o}\n" + "".join(f"  {line}\n" for line in file.text.splitlines()) for file in files)
+
+
+def version(files: tuple[File, ...]) -> str:
+    """12 hexadecimal digits that name this content."""
+    return hashlib.sha256(bundle(files).encode()).hexdigest()[:12]
+
+
+def tools() -> tuple[File, ...]:
+    """What a node gets once: the verbs, and the units that call them. Laid out as on the node."""
+    paths = sorted(path for folder in ("usr", "etc/systemd") for path in (TEMPLATES / folder).rglob("*") if path.is_file())
+    return tuple(File(str(path.relative_to(TEMPLATES)), 0o755 if "lib" in path.parts else 0o644, path.read_text()) for path in paths)
+
+
+def authentication(cluster: Cluster, host: str, auth_pass: dict[str, str]) -> dict[str, str]:
+    """The secret files of a host, by name: the authentication block that keepalived.conf includes for each instance that has one."""
+    vips = cluster.vips_of(cluster.node(host).pool_name)
+    return {
+        f"auth-{name}.conf": f"authentication {{\n    auth_type {vip.authentication}\n    auth_pass {auth_pass[name]}\n}}\n"
+        for name, vip in vips.items()
+        if vip.authentication and host in cluster.directors(vip.pool)
+    }
+
+
+def _template(name: str) -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        undefined=jinja2.StrictUndefined,
+        autoescape=False,  # noqa: S701 (these are configuration files, not HTML; the model admits no quote or brace)
+    )
+    environment.filters["seconds"] = lambda value: f"{value:g}"
+    return environment.get_template(name)
+
+
+def _vip(cluster: Cluster, node: Node, name: str, vip: Vip) -> dict[str, Any]:
+    directors = cluster.directors(vip.pool)
+    addresses = {other: str(host.address) for other, host in node.pool.hosts.items()}
+    return {
+        **vip.model_dump(mode="json"),
+        "name": name,
+        "priority": cluster.priority(vip, node.name) if node.name in directors else None,
+        "source": addresses[node.name],
+        "peers": [addresses[other] for other in directors if other != node.name],
+        "services": [_service(cluster, name, vip, service) for service in vip.services],
+    }
+
+
+def _service(cluster: Cluster, vip_name: str, vip: Vip, service: VirtualService) -> dict[str, Any]:
+    hosts = cluster.pools[vip.pool].hosts
+    weights = {name: service.weights.get(name, 1) for name in hosts}
+    # With a sorry server keepalived drops every real server below the quorum, so the majority rule would cost the live minority.
+    majority = 1 if service.sorry_server else sum(weights.values()) // 2 + 1
+    check = service.health_check
+    return {
+        **service.model_dump(mode="json"),
+        "name": f"{vip_name}-{service.port}" + ("" if service.protocol == "TCP" else "-udp"),
+        "mark": vip.virtual_router_id << 20 | service.mark,
+        "flags": service.scheduler_flags,
+        "quorum": service.quorum or majority,
+        "real_servers": [{"name": name, "address": str(host.address), "weight": weights[name]} for name, host in hosts.items()],
+        "check": {
+            **check.model_dump(mode="json"),
+            "keyword": {"tcp": "TCP_CHECK", "http": "HTTP_GET", "ssl": "SSL_GET", "smtp": "SMTP_CHECK", "misc": "MISC_CHECK"}[check.type],
+            "urls": [url.model_dump(mode="json") for url in check.urls] if isinstance(check, HttpCheck) else [],
+            "misc_path": f"{CURRENT}/{_script_name(check)}" if isinstance(check, MiscCheck) else None,
+        },
+    }
+
+
+def _sync(vips: dict[str, Vip]) -> dict[str, Any] | None:
+    """The instance whose connections are synced, when a scheduler decides differently on each director; the model allows one a node."""
+    for name, vip in vips.items():
+        if not all(service.decides_alike for service in vip.services):
+            return {"instance": name, "id": vip.virtual_router_id}
+    return None
+
+
+def _modules(vips: dict[str, Vip]) -> list[str]:
+    services = [service for vip in vips.values() for service in vip.services]
+    extra = {module for service in services for module in _MODULES[service.forwarding_method]}
+    return ["ip_vs", *sorted({f"ip_vs_{service.scheduler}" for service in services} | extra)]
+
+
+def _script_name(check: MiscCheck) -> str:
+    return f"checks/{Path(check.script).name}"
+
+
+def _check_scripts(vips: dict[str, Vip], root: Path) -> list[File]:
+    files: dict[str, File] = {}
+    for name, vip in vips.items():
+        for service in vip.services:
+            if not isinstance(check := service.health_check, MiscCheck):
+                continue
+            key = f"vips.{name}.services (port {service.port}).health_check.script"
+            if not (root / check.script).is_file():
+                raise ConfigurationError(f"{key}: {check.script!r} is not a file of the repository; give a path from its root")
+            # 0755 and root's: what keepalived's script security asks for. One that is not executable would be ignored without a word.
+            file = File(_script_name(check), 0o755, (root / check.script).read_text())
+            if not file.text.startswith("#!"):
+                raise ConfigurationError(f"{key}: {check.script!r} does not begin with #!, so it cannot be run; add its interpreter")
+            if files.setdefault(file.path, file) != file:
+                raise ConfigurationError(f"{key}: another check has a different script of the name {file.path!r}; rename one")
+    return [files[path] for path in sorted(files)]

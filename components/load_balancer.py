@@ -1,0 +1,211 @@
+"""keepalived and LVS on the nodes, by remote command: install, deliver, activate, and proof that the addresses answer.
+
+Per host (h) and address (v) this makes the commands
+
+    install-h        tools, units and packages; all hosts at once
+    deliver-h        stages the rendered files in a folder named by their content; all hosts at once
+    secret-h         adds the VRRP passwords to that folder, for instances that have one
+    activate-h       swaps the link, reloads, waits for health, goes back if it does not come; one host of a pool after the other,
+                     backups first and owners last, so that the first backup is the canary and the rest are untouched when it fails
+    home-v-h         a backup that holds the address hands it to its owner
+    proof-v          every service answers through the address, asked from a host outside its pool where there is one
+
+Nothing here replaces a resource: what changes is text in `create` or `stdin`, which a preview shows and an update runs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import pulumi
+from pulumi_command import remote
+
+from components import keepalived
+from components.cluster import Cluster, HttpCheck, Vip
+from components.servers import Endpoint
+
+LIB = "/usr/local/lib/openshift-lvs"
+PROOF_REQUESTS = 20
+"""Answers in a row that prove a service: with Maglev hashing over the port, enough to meet every server of a small pool."""
+
+BOOTING_DIAL_ERRORS = 200
+"""How often a server that was just made may refuse a connection; pulumi-command waits up to seconds between two attempts."""
+RUNNING_DIAL_ERRORS = 10
+"""The same for a host that is there already: an address that is wrong shall not hold a deployment up for minutes."""
+DIAL_SECONDS = 30
+
+
+@dataclass(frozen=True)
+class LoadBalancerArgs:
+    """What the load balancer needs. `auth_pass` is the VRRP password by address, secret; `fingerprint_key` keys what a version says of it."""
+
+    cluster: Cluster
+    hosts: Mapping[str, Endpoint]
+    ssh_private_key: pulumi.Input[str]
+    auth_pass: pulumi.Output[dict[str, str]]
+    fingerprint_key: pulumi.Input[str]
+
+
+class LoadBalancer(pulumi.ComponentResource):
+    """keepalived and LVS on every host of the cluster. `proofs` says per address what was answered through it."""
+
+    proofs: dict[str, pulumi.Output[str]]
+
+    def __init__(self, name: str, args: LoadBalancerArgs, opts: pulumi.ResourceOptions | None = None) -> None:
+        super().__init__("openshift-lvs:index:LoadBalancer", name, None, opts)
+        self._args = args
+        cluster = args.cluster
+        staged: dict[str, tuple[pulumi.Input[str], list[pulumi.Resource]]] = {}
+        installed = {node.name: self._install(node.name) for node in cluster.nodes()}
+        for node in cluster.nodes():
+            staged[node.name] = self._deliver(node.name, installed[node.name])
+        active = {pool: self._activate(pool, staged) for pool in cluster.pools}
+        self.proofs = {name: self._proof(name, vip, staged, active[vip.pool], installed) for name, vip in cluster.vips.items()}
+        self.register_outputs({"proofs": self.proofs})
+
+    def _install(self, host: str) -> remote.Command:
+        script = f'd=$(mktemp -d) && trap \'rm -rf "$d"\' EXIT && {_unpack_inline()} && sh "$d{LIB}/install" "$d"'
+        undo = f"sh {LIB}/remove" if self._args.cluster.node(host).pool.existing else None
+        return self._command(f"install-{host}", host, script, [], stdin=keepalived.bundle(keepalived.tools()), delete=undo)
+
+    def _deliver(self, host: str, installed: remote.Command) -> tuple[pulumi.Input[str], list[pulumi.Resource]]:
+        """The commands that stage a host's files, and the name of the version that they stage."""
+        cluster = self._args.cluster
+        files = keepalived.render(cluster, host)
+        has_secret = any(vip.authentication for vip in cluster.vips_of(cluster.node(host).pool_name).values())
+        version: pulumi.Input[str] = keepalived.version(files)
+        secrets: pulumi.Output[dict[str, str]] | None = None
+        if has_secret:
+            secrets = self._args.auth_pass.apply(lambda given: keepalived.authentication(cluster, host, given))
+            plain = keepalived.version(files)
+            version = pulumi.Output.unsecret(
+                pulumi.Output.all(secrets, self._args.fingerprint_key).apply(lambda both: f"{plain}-{_fingerprint(both[0], both[1])}")
+            )
+        deliver = self._command(f"deliver-{host}", host, _verb("deliver", version), [installed], stdin=keepalived.bundle(files))
+        if secrets is None:
+            return version, [deliver]
+        text = secrets.apply(lambda named: keepalived.bundle(tuple(keepalived.File(path, 0o600, text) for path, text in named.items())))
+        return version, [deliver, self._command(f"secret-{host}", host, _verb("deliver-secret", version), [deliver], stdin=text)]
+
+    def _activate(self, pool: str, staged: Mapping[str, tuple[pulumi.Input[str], list[pulumi.Resource]]]) -> list[pulumi.Resource]:
+        """One host after the other. Every host of the pool is staged before the first is touched: servers have the addresses before directors send."""
+        cluster = self._args.cluster
+        done: list[pulumi.Resource] = [command for host in cluster.pools[pool].hosts for command in staged[host][1]]
+        for host in roll_out_order(cluster, pool):
+            done = [self._command(f"activate-{host}", host, _verb("activate", staged[host][0]), done)]
+        return done
+
+    def _proof(
+        self,
+        name: str,
+        vip: Vip,
+        staged: Mapping[str, tuple[pulumi.Input[str], list[pulumi.Resource]]],
+        active: list[pulumi.Resource],
+        installed: Mapping[str, remote.Command],
+    ) -> pulumi.Output[str]:
+        cluster = self._args.cluster
+        everything = pulumi.Output.all(*(staged[host][0] for host in cluster.pools[vip.pool].hosts)).apply(lambda versions: _digest(versions))
+        # The digest at the end does nothing on the node: it makes the command run again when any host of the pool has a new version.
+        homes: list[pulumi.Resource] = [
+            self._command(f"home-{name}-{host}", host, _verb("go-home", name, note=everything), active)
+            for host in cluster.directors(vip.pool)
+            if host != vip.owner
+        ]
+        targets = [_target(vip, service.port, service.health_check) for service in vip.services if service.protocol == "TCP"]
+        if not vip.answers_within or not targets:
+            return pulumi.Output.from_input("not asked")
+        outside = [node.name for node in cluster.nodes() if node.pool_name != vip.pool]
+        asker = (outside or [host for host in cluster.pools[vip.pool].hosts if host != vip.owner] or [vip.owner])[0]
+        verb = _verb("answers", str(vip.answers_within), str(PROOF_REQUESTS), *targets, note=everything)
+        return self._command(f"proof-{name}", asker, verb, [*(homes or active), installed[asker]]).stdout
+
+    def _command(
+        self,
+        name: str,
+        host: str,
+        script: pulumi.Input[str],
+        after: Sequence[pulumi.Resource],
+        stdin: pulumi.Input[str] | None = None,
+        delete: str | None = None,
+    ) -> remote.Command:
+        args, endpoint = self._args, self._args.hosts[host]
+        made = [] if args.cluster.node(host).pool.existing else endpoint.resources
+        return remote.Command(
+            name,
+            connection=self._connection(host),
+            create=pulumi.Output.from_input(script).apply(lambda text: self._as_root(text)),
+            delete=self._as_root(delete) if delete else None,
+            stdin=stdin,
+            add_previous_output_in_env=False,
+            opts=pulumi.ResourceOptions(
+                parent=self,
+                depends_on=[*endpoint.resources, *after],
+                # What ran on a server goes with the server: a dead one never holds up its removal.
+                deleted_with=made[-1] if made else None,
+                custom_timeouts=pulumi.CustomTimeouts(create="20m", update="20m"),
+            ),
+        )
+
+    def _as_root(self, script: str) -> str:
+        return f"sh -c {shlex.quote(script)}" if self._args.cluster.ssh.user == "root" else f"sudo -n sh -c {shlex.quote(script)}"
+
+    def _connection(self, host: str) -> remote.ConnectionArgs:
+        ssh, endpoint = self._args.cluster.ssh, self._args.hosts[host]
+        dial_errors = RUNNING_DIAL_ERRORS if self._args.cluster.node(host).pool.existing else BOOTING_DIAL_ERRORS
+        proxy = ssh.bastion and remote.ProxyConnectionArgs(
+            host=ssh.bastion.host,
+            port=ssh.bastion.port,
+            user=ssh.bastion.user,
+            host_key=ssh.bastion.host_key,
+            private_key=self._args.ssh_private_key,
+            dial_error_limit=dial_errors,
+            per_dial_timeout=DIAL_SECONDS,
+        )
+        return remote.ConnectionArgs(
+            host=endpoint.address,
+            port=ssh.port,
+            user=ssh.user,
+            host_key=endpoint.host_key,
+            private_key=self._args.ssh_private_key,
+            dial_error_limit=dial_errors,
+            per_dial_timeout=DIAL_SECONDS,
+            proxy=proxy,
+        )
+
+
+def roll_out_order(cluster: Cluster, pool: str) -> list[str]:
+    """The hosts of a pool in the order in which they change: servers only, then backups, then the owners of addresses."""
+    directors = cluster.directors(pool)
+    owners = [vip.owner for vip in cluster.vips_of(pool).values()]
+    return sorted(cluster.pools[pool].hosts, key=lambda host: (host in directors, host in owners))
+
+
+def _verb(verb: str, *arguments: pulumi.Input[str], note: pulumi.Input[str] = "") -> pulumi.Output[str]:
+    """The command line of a script on the node; `note` is a comment at its end."""
+    return pulumi.Output.all(note, *arguments).apply(
+        lambda parts: f"{LIB}/{verb} {' '.join(shlex.quote(part) for part in parts[1:])}" + (f" # {parts[0]}" if parts[0] else "")
+    )
+
+
+def _target(vip: Vip, port: int, check: object) -> str:
+    path = check.urls[0].path if isinstance(check, HttpCheck) and check.type == "http" else ""
+    return f"{vip.address}:{port}{path}"
+
+
+def _unpack_inline() -> str:
+    """`unpack` for a node that has no tools yet: the same script, run from its text."""
+    script = next(file.text for file in keepalived.tools() if file.path.endswith("/unpack"))
+    return f'sh -c {shlex.quote(script)} - "$d"'
+
+
+def _digest(versions: Sequence[str]) -> str:
+    return hashlib.sha256(" ".join(versions).encode()).hexdigest()[:12]
+
+
+def _fingerprint(secrets: Mapping[str, str], key: str) -> str:
+    """A name for secret text that changes with it and tells nothing of it to who has not the key."""
+    return hmac.new(key.encode(), repr(sorted(secrets.items())).encode(), hashlib.sha256).hexdigest()[:8]

@@ -1,0 +1,92 @@
+"""What a stack's configuration holds: the cluster, and the secrets beside it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import pulumi
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_ssh_private_key
+
+from components.cluster import Cluster, ConfigurationError, check_auth_pass
+from components.network import ClusterNetwork
+
+
+@dataclass(frozen=True)
+class Stack:
+    """The cluster and its secrets. Everything that is known to be wrong has been refused before one exists."""
+
+    cluster: Cluster
+    ssh_private_key: pulumi.Output[str]
+    ssh_public_key: pulumi.Output[str]
+    host_key_seed: pulumi.Output[str]
+    auth_pass: pulumi.Output[dict[str, str]]
+
+    @classmethod
+    def read(cls, config: pulumi.Config) -> Stack:
+        """The stack that `pulumi config` describes. Raises ConfigurationError that names the key and the remedy."""
+        data = config.get_object("cluster")
+        if not isinstance(data, dict):
+            raise ConfigurationError(f"{config.name}:cluster: missing; describe the cluster in Pulumi.STACK.yaml (see Pulumi.dev.yaml)")
+        cluster = Cluster.parse(data)
+        ssh_private_key = _required(config, "ssh_private_key", "the private key that opens the nodes", "< ~/.ssh/id_ed25519")
+        # Read in the clear, so that a password that cannot work is refused before the first resource; it goes on as a secret only.
+        auth_pass = json.loads(pulumi.runtime.config.get_config(f"{config.name}:auth_pass") or "{}")
+        check_auth_pass(cluster, auth_pass)
+        seed = _required(config, "host_key_seed", "the seed of the ssh host keys", '"$(openssl rand -hex 32)"') if _needs_seed(cluster) else ""
+        return cls(
+            cluster,
+            pulumi.Output.secret(ssh_private_key),
+            pulumi.Output.from_input(_public_key(ssh_private_key)),
+            pulumi.Output.secret(seed),
+            pulumi.Output.secret(auth_pass),
+        )
+
+    def endpoints(self, network: ClusterNetwork | None) -> dict[str, dict[str, Any]]:
+        """Per address: where it is, from outside too, its services, and the worst-case seconds of a takeover and an eviction."""
+        return {
+            name: {
+                "address": str(vip.address),
+                "floating_ip": network.floating_ips.get(name) if network else None,
+                "services": [f"{vip.address}:{service.port}/{service.protocol}" for service in vip.services],
+                "owner": vip.owner,
+                "takeover_seconds": self.cluster.takeover_seconds(vip),
+                "eviction_seconds": max(service.eviction_seconds for service in vip.services),
+            }
+            for name, vip in self.cluster.vips.items()
+        }
+
+    def hosts(self) -> dict[str, dict[str, Any]]:
+        """Per host: its address, pool, and what it is: director and real server, or real server only; owner of which addresses."""
+        return {
+            node.name: {
+                "address": str(node.host.address),
+                "pool": node.pool_name,
+                "roles": [*(["director"] if node.name in self.cluster.directors(node.pool_name) else []), "real server"],
+                "owner_of": [name for name, vip in self.cluster.vips.items() if vip.owner == node.name],
+            }
+            for node in self.cluster.nodes()
+        }
+
+
+def _needs_seed(cluster: Cluster) -> bool:
+    return cluster.needs_openstack or any(vip.authentication for vip in cluster.vips.values())
+
+
+def _required(config: pulumi.Config, key: str, what: str, how: str) -> str:
+    value = pulumi.runtime.config.get_config(f"{config.name}:{key}")
+    if not value:
+        raise ConfigurationError(f"{config.name}:{key}: missing; {what}: pulumi config set --secret {config.name}:{key} {how}")
+    return value
+
+
+def _public_key(private_key: str) -> str:
+    try:
+        key = load_ssh_private_key(private_key.encode(), password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise ConfigurationError(
+            f"openshift-lvs:ssh_private_key: not an OpenSSH private key without a passphrase ({error}); ssh-keygen -t ed25519 makes one"
+        ) from None
+    return key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
