@@ -22,6 +22,16 @@ PUBLISHED_PLUGINS_S = 120
 
 HERE = Path(__file__).parent
 PLUGIN_PROGRAM = "#!/usr/bin/env python3\nfrom command_plugin.server import main\n\nmain()\n"
+RUN_PROGRAM = """import runpy
+import sys
+from pathlib import Path
+
+try:
+    runpy.run_path(str(Path(__file__).with_name("run-program")), run_name="__main__")
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+"""Runs the language host's own script. The engine interrupts a program when a resource fails; a traceback of that tells nobody anything."""
 
 
 def environment(phases: Phases | None = None) -> dict[str, str]:
@@ -70,9 +80,10 @@ def build(phases: Phases) -> Path:
     def assemble(folder: Path) -> None:
         for program in (cli, language):
             _link(program, folder / "bin" / program.name)
-        shim = folder / "bin" / "pulumi-language-python-exec"
-        shutil.copyfile(_module("language", "github.com/pulumi/pulumi/sdk/v3") / "python/cmd" / shim.name, shim)
-        shim.chmod(0o755)
+        script = folder / "bin" / "pulumi-language-python-exec"
+        shutil.copyfile(_module("language", "github.com/pulumi/pulumi/sdk/v3") / "python/cmd" / script.name, script.with_name("run-program"))
+        script.write_text(RUN_PROGRAM)
+        script.chmod(0o755)
         plugins = {name: folder / "home" / "plugins" / f"resource-{name}-v{version}" for name, version in PLUGINS.items()}
         _link(openstack, plugins["openstack"] / openstack.name)
         shutil.copytree(command, plugins["command"] / command.name, ignore=shutil.ignore_patterns("__pycache__"))
