@@ -22,3 +22,11 @@ $(VENV)/complete: requirements-dev.txt
 .PHONY: lock
 lock: .venv ## write requirements*.txt anew from requirements*.in
 	for f in requirements requirements-dev; do .venv/bin/pip-compile --quiet --generate-hashes --strip-extras --no-emit-index-url --no-emit-find-links --no-header $$f.in -o $$f.txt; done
+
+.PHONY: up
+up: .venv ## the article's cluster on a real OpenStack of its own, to answers through its addresses
+	$(PYTHON) -m lab up
+
+.PHONY: down
+down: .venv ## all of that away
+	$(PYTHON) -m lab down

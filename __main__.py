@@ -1,10 +1,10 @@
 """The program: read the stack's configuration, build the components, export the endpoints."""
 
 import pulumi
-
-from components.load_balancer import LoadBalancer, LoadBalancerArgs
 from components.network import ClusterNetwork, NetworkArgs
 from components.servers import Servers, ServersArgs
+
+from components.load_balancer import LoadBalancer, LoadBalancerArgs
 from components.stack import Stack
 
 stack = Stack.read(pulumi.Config())
@@ -18,5 +18,5 @@ load_balancer = LoadBalancer(
 )
 
 pulumi.export("endpoints", stack.endpoints(network))
-pulumi.export("hosts", stack.hosts())
+pulumi.export("hosts", stack.hosts(servers))
 pulumi.export("proofs", load_balancer.proofs)

@@ -92,7 +92,7 @@ def _template(name: str) -> jinja2.Template:
         lstrip_blocks=True,
         keep_trailing_newline=True,
         undefined=jinja2.StrictUndefined,
-        autoescape=False,  # noqa: S701 (these are configuration files, not HTML; the model admits no quote or brace)
+        autoescape=False,
     )
     environment.filters["seconds"] = lambda value: f"{value:g}"
     return environment.get_template(name)

@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 
 from components.cluster import Cluster, ConfigurationError, check_auth_pass
 from components.network import ClusterNetwork
+from components.servers import Servers
 
 
 @dataclass(frozen=True)
@@ -58,11 +59,12 @@ class Stack:
             for name, vip in self.cluster.vips.items()
         }
 
-    def hosts(self) -> dict[str, dict[str, Any]]:
-        """Per host: its address, pool, and what it is: director and real server, or real server only; owner of which addresses."""
+    def hosts(self, servers: Servers) -> dict[str, dict[str, Any]]:
+        """Per host: its address, public ssh host key, pool, and what it is: director and real server, or real server only; owner of which addresses."""
         return {
             node.name: {
                 "address": str(node.host.address),
+                "host_key": servers.hosts[node.name].host_key,
                 "pool": node.pool_name,
                 "roles": [*(["director"] if node.name in self.cluster.directors(node.pool_name) else []), "real server"],
                 "owner_of": [name for name, vip in self.cluster.vips.items() if vip.owner == node.name],

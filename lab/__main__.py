@@ -1,0 +1,82 @@
+"""`python -m lab VERB`: the cluster of the article on a real OpenStack of its own, on this machine.
+
+up            everything, from nothing to both addresses answering; goes on where an earlier run stopped
+down          everything away: no process, namespace, mount or interface stays
+pulumi ARGS   the engine with the stack's environment, such as `pulumi preview --diff`
+ssh HOST      a shell on a node, host keys verified
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from lab import cache, cloud, proof, stack
+from lab.phases import Phases
+
+BUILD = Path(__file__).parent.parent / "build"
+
+
+def up() -> int:
+    """0 when every request through every address was answered."""
+    phases = Phases()
+    try:
+        with phases("engine"):
+            stack.pulumi.environment()
+        cloud.up(phases)
+        with phases("stack"):
+            stack.prepare(phases)
+        with phases("pulumi up"):
+            outputs = stack.up(phases)
+        with phases("requests through every address"):
+            answers = list(proof.ask(outputs))
+    except (RuntimeError, TimeoutError, subprocess.CalledProcessError) as error:
+        print(f"\nmake up failed: {error}", file=sys.stderr)
+        return 1
+    finally:
+        phases.write(BUILD / "up" / "phases.json")
+    (BUILD / "up" / "answers.json").write_text(json.dumps([a._asdict() for a in answers], indent=2) + "\n")
+    print(proof.report(outputs, answers))
+    failed = [a for a in answers if a.failed or a.sent != proof.REQUESTS]
+    for a in failed:
+        print(f"\nmake up failed: {a.failed} of {a.sent} requests from {a.source} through {a.target} were not answered: {a.errors}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def down() -> int:
+    """0 when nothing is left."""
+    phases = Phases()
+    with phases("down"):
+        cloud.down()
+    return 0
+
+
+def main(arguments: list[str]) -> int:
+    """Run one verb; one `up` or `down` at a time on a machine."""
+    verb = arguments[0] if arguments else ""
+    if verb in ("up", "down"):
+        cache.root().mkdir(parents=True, exist_ok=True)
+        with (cache.root() / ".lab.lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                print("another `make up` or `make down` is running on this machine; wait for it", file=sys.stderr)
+                return 1
+            return up() if verb == "up" else down()
+    if verb == "pulumi":
+        argv = stack.command(*arguments[1:])
+        os.chdir(stack.PROJECT)
+        os.execvpe(argv[0], argv, stack.environment())  # noqa: S606 (the user's own command line, no shell)
+    if verb == "ssh" and len(arguments) > 1:
+        argv = stack.ssh(*arguments[1:])
+        os.execvp(argv[0], argv)  # noqa: S606 (the same)
+    print(__doc__, file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,54 @@
+"""Requests through every address, counted by the server that answered, from inside the network and from outside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from lab import cloud
+
+REQUESTS = 200
+
+
+class Answers(NamedTuple):
+    """What came back from one address and port."""
+
+    source: str
+    target: str
+    sent: int
+    failed: int
+    by_server: dict[str, int]
+    errors: dict[str, int]
+
+
+def ask(outputs: dict[str, Any]) -> Iterator[Answers]:
+    """REQUESTS requests to every service of every endpoint: from the tenant's network, and from the external one where it has a floating IP."""
+    for endpoint in outputs["endpoints"].values():
+        for service in endpoint["services"]:
+            port = int(service.split(":")[1].split("/")[0])
+            for source, address in (("bastion", endpoint["address"]), ("external", endpoint["floating_ip"])):
+                if address:
+                    answer = cloud.client(source, address, port, REQUESTS)
+                    yield Answers(source, f"{address}:{port}", answer["sent"], answer["failed"], answer["answers"], answer["errors"])
+
+
+def table(rows: list[list[str]]) -> str:
+    """Rows as aligned columns; the first is the heading."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+
+
+def report(outputs: dict[str, Any], answers: list[Answers]) -> str:
+    """Endpoints, hosts and answers, for a person."""
+    endpoints = [["ENDPOINT", "ADDRESS", "FLOATING IP", "SERVICES", "OWNER", "TAKEOVER", "EVICTION"]]
+    for name, e in outputs["endpoints"].items():
+        services = " ".join(service.split(":")[1] for service in e["services"])
+        seconds = [f"{e[key]} s" for key in ("takeover_seconds", "eviction_seconds")]
+        endpoints.append([name, e["address"], e["floating_ip"] or "-", services, e["owner"], *seconds])
+    hosts = [["HOST", "ADDRESS", "POOL", "ROLES", "OWNER OF"]]
+    hosts += [[name, h["address"], h["pool"], ", ".join(h["roles"]), ", ".join(h["owner_of"]) or "-"] for name, h in outputs["hosts"].items()]
+    proof = [["FROM", "THROUGH", "SENT", "FAILED", "ANSWERED BY"]]
+    for a in answers:
+        counts = ", ".join(f"{server} {count}" for server, count in sorted((a.by_server | a.errors).items()))
+        proof.append([a.source, a.target, str(a.sent), str(a.failed), counts])
+    return "\n\n".join(table(rows) for rows in (endpoints, hosts, proof))
