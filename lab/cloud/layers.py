@@ -1,0 +1,125 @@
+"""What the cloud runs from: three read-only layers, each cached by its content.
+
+root        Debian with MariaDB, RabbitMQ, libvirt, QEMU, OpenSSH and the tools that the machine itself need not have
+openstack   OpenStack's services in a virtual environment at /opt/openstack
+ovn         Open vSwitch and OVN of a later Debian at /opt/ovn
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+from lab import cache, debian
+
+HERE = Path(__file__).parent
+REQUIREMENTS = HERE / "requirements.txt"
+
+PACKAGES = [
+    "mariadb-server", "rabbitmq-server",
+    "libvirt-daemon", "libvirt-daemon-driver-qemu", "libvirt-clients", "python3-libvirt", "qemu-system-x86", "qemu-utils", "genisoimage",
+    "openssh-server", "socat", "iproute2", "iputils-ping", "ethtool", "procps", "tcpdump",
+    "python3", "python3-venv", "kmod", "cpio", "busybox-static", "e2fsprogs", "dpkg-dev",
+    # what the product installs on nodes, for tests that ask a real `keepalived -t`
+    "keepalived", "ipvsadm", "nftables",
+]  # fmt: skip
+
+# libvirt insists on these accounts even when qemu.conf says root
+ACCOUNTS = "grep -q ^libvirt-qemu: /etc/passwd || { groupadd -r libvirt-qemu && useradd -r -g libvirt-qemu -s /usr/sbin/nologin libvirt-qemu; }"
+
+OVN_SUITE = "trixie"
+"""Debian 12's Open vSwitch 3.1.0 can abort in userspace conntrack; 3.5 does not."""
+OVN_PROGRAMS = [
+    "ovsdb-tool", "ovsdb-server", "ovsdb-client", "ovs-vsctl", "ovs-appctl", "ovs-ofctl", "ovs-vswitchd",
+    "ovn-northd", "ovn-nbctl", "ovn-sbctl", "ovn-controller", "ovn-appctl", "ovn-trace",
+]  # fmt: skip
+
+
+def root() -> Path:
+    """The Debian root file system; complete enough for `chroot ROOT keepalived -t -f FILE`."""
+
+    def make(folder: Path) -> None:
+        hook = f"--customize-hook=chroot \"$1\" sh -c '{ACCOUNTS}'"
+        debian.bootstrap(folder / "root", folder / "build.log", PACKAGES, options=[hook])
+
+    return cache.build("cloud-root", cache.digest(" ".join(PACKAGES), ACCOUNTS), make) / "root"
+
+
+def in_root(what: str, script: Path, opt: Path, log: Path, *arguments: str) -> None:
+    """Run a shell script in a chroot of `root()` with `opt` at /opt, in namespaces that end with it."""
+    shutil.copy(script, opt)
+    enter = """
+        mount --bind "$2" "$1/opt"; mount -t proc proc "$1/proc"; root=$1; shift 2
+        exec chroot "$root" /usr/bin/env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C.UTF-8 sh -eu "$@"
+    """
+    command = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-euc", enter, "sh", root(), opt, f"/opt/{script.name}", *arguments]
+    debian.run_logged(what, command, log)
+    (opt / script.name).unlink()
+
+
+def openstack() -> Path:
+    """OpenStack from PyPI, every file checked against its hash.
+
+    The machine's own pip fetches, so that its index settings count; Debian's Python installs, offline.
+    """
+    script = HERE / "openstack.sh"
+
+    def make(folder: Path) -> None:
+        opt, log = folder / "layer" / "opt", folder / "build.log"
+        opt.mkdir(parents=True)
+        fetch = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--require-hashes", "-r", REQUIREMENTS, "-w", opt / "wheels"]
+        debian.run_logged("fetching OpenStack", fetch, log)
+        in_root("installing OpenStack", script, opt, log)
+
+    return cache.build("cloud-openstack", cache.digest(REQUIREMENTS, script, str(root())), make) / "layer"
+
+
+def ovn() -> Path:
+    """Open vSwitch and OVN, each program run by the dynamic loader of its own release."""
+
+    def make(folder: Path) -> None:
+        opt, log = folder / "layer" / "opt" / "ovn", folder / "build.log"
+        (opt / "bin").mkdir(parents=True)
+        tree = opt / "root"
+        debian.bootstrap(tree, log, ["openvswitch-switch", "ovn-central", "ovn-host"], OVN_SUITE, "extract")
+        libraries = ":".join(f"/opt/ovn/root/usr/lib/x86_64-linux-gnu{sub}" for sub in ("", "/openvswitch"))
+        for name in OVN_PROGRAMS:
+            found = next(p for folder in ("usr/bin", "usr/sbin", "usr/lib/openvswitch-switch") if (p := tree / folder / name).is_file() and not p.is_symlink())
+            loader = "/opt/ovn/root/usr/lib64/ld-linux-x86-64.so.2"
+            wrapper = opt / "bin" / name
+            wrapper.write_text(f'#!/bin/sh\nexec {loader} --library-path {libraries} /opt/ovn/root/{found.relative_to(tree)} "$@"\n')
+            wrapper.chmod(0o755)
+
+    return cache.build("cloud-ovn", cache.digest(OVN_SUITE, " ".join(OVN_PROGRAMS)), make) / "layer"
+
+
+GUEST_PACKAGES = [
+    "systemd", "systemd-sysv", "dbus", "udev", "kmod", "openssh-server", "iproute2", "iputils-ping", "procps", "python3",
+    # what keepalived and nftables depend on: dpkg is slow without KVM, so nodes install only the packages themselves
+    "libglib2.0-0", "libsnmp40", "libnl-3-200", "libnl-genl-3-200", "libnftnl11", "libnftables1", "libedit2", "libpopt0",
+]  # fmt: skip
+REPOSITORY_PACKAGES = ["keepalived", "ipvsadm", "nftables"]
+
+
+def image() -> Path:
+    """The nodes' image: {disk.qcow2,vmlinuz,initrd.img} in image/, and in repository/ an apt repository of what they install."""
+    sources = HERE / "image"
+
+    def make(folder: Path) -> None:
+        opt, log = folder / "opt", folder / "build.log"
+        tree, repository = opt / "tree", opt / "repository"
+        opt.mkdir()
+        debian.bootstrap(tree, log, GUEST_PACKAGES)
+        shutil.copytree(debian.unpacked(debian.newest_kernel()), opt / "kernel", symlinks=True)
+        shutil.copytree(sources / "files", opt / "files", symlinks=True)
+        shutil.copy(sources / "init", opt / "init")
+        debian.download(REPOSITORY_PACKAGES, tree / "var/lib/dpkg/status", repository, log)
+        in_root("building the nodes' repository", sources / "repository.sh", opt, log)
+        in_root("building the nodes' image", sources / "build.sh", opt, log)
+        for result in ("image", "repository"):
+            (opt / result).rename(folder / result)
+        shutil.rmtree(opt)
+
+    key = cache.digest(sources, " ".join(GUEST_PACKAGES), " ".join(REPOSITORY_PACKAGES), str(root()))
+    return cache.build("cloud-image", key, make)
