@@ -1,0 +1,251 @@
+package main
+
+import (
+	"bufio"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// Config says what to ask. Times are in milliseconds.
+type Config struct {
+	Requests []Requests `json:"requests"`
+	Streams  []Streams  `json:"streams"`
+	Holders  Holders    `json:"holders"`
+}
+
+// Requests are new connections at a fixed pace, whatever becomes of those before; each is held open before it asks.
+type Requests struct {
+	Name    string `json:"name"`
+	Address string `json:"address"`
+	TLS     bool   `json:"tls"`
+	Every   int    `json:"every"`
+	Hold    int    `json:"hold"`
+	Timeout int    `json:"timeout"`
+}
+
+// Streams are connections that stay, each with a numbered line every so often that must come back once and in order.
+type Streams struct {
+	Name    string `json:"name"`
+	Address string `json:"address"`
+	Count   int    `json:"count"`
+	Every   int    `json:"every"`
+}
+
+// Result is everything that was seen. Times are seconds of the machine's clock, which all nodes share.
+type Result struct {
+	Began    float64         `json:"began"`
+	Ended    float64         `json:"ended"`
+	Requests []RequestResult `json:"requests"`
+	Streams  []StreamResult  `json:"streams"`
+	Holders  []Holding       `json:"holders"`
+}
+
+// RequestResult is one request; Error is empty when Server answered it.
+type RequestResult struct {
+	Name    string  `json:"name"`
+	At      float64 `json:"at"`
+	Seconds float64 `json:"seconds"`
+	Server  string  `json:"server"`
+	Error   string  `json:"error"`
+}
+
+// StreamResult is one stream; Error is empty when every line came back once, in order, from one server.
+type StreamResult struct {
+	Name     string  `json:"name"`
+	Server   string  `json:"server"`
+	Lines    int     `json:"lines"`
+	Longest  float64 `json:"longest"`
+	Error    string  `json:"error"`
+	FailedAt float64 `json:"failed_at"`
+}
+
+// How long the last lines of streams may be on their way when the probe ends.
+const lastWords = 2 * time.Second
+
+func seconds(t time.Time) float64 { return float64(t.UnixMicro()) / 1e6 }
+
+func milliseconds(n int) time.Duration { return time.Duration(n) * time.Millisecond }
+
+func probe(given string) error {
+	var config Config
+	if err := json.Unmarshal([]byte(given), &config); err != nil {
+		return fmt.Errorf("CONFIG: %w", err)
+	}
+	var (
+		over           = make(chan struct{})
+		all, attached  sync.WaitGroup
+		lock           sync.Mutex
+		result         = Result{Requests: []RequestResult{}, Streams: []StreamResult{}, Holders: []Holding{}}
+		recordRequest  = func(r RequestResult) { lock.Lock(); result.Requests = append(result.Requests, r); lock.Unlock() }
+		recordStream   = func(r StreamResult) { lock.Lock(); result.Streams = append(result.Streams, r); lock.Unlock() }
+		recordHoldings = func(h Holding) { lock.Lock(); result.Holders = append(result.Holders, h); lock.Unlock() }
+	)
+	all.Add(1)
+	go func() { defer all.Done(); watch(config.Holders, over, recordHoldings) }()
+	for _, kind := range config.Streams {
+		for range kind.Count {
+			all.Add(1)
+			attached.Add(1)
+			go func() { defer all.Done(); recordStream(stream(kind, over, attached.Done)) }()
+		}
+	}
+	attached.Wait()
+	result.Began = seconds(time.Now())
+	for _, kind := range config.Requests {
+		all.Add(1)
+		go func() { defer all.Done(); requests(kind, over, recordRequest) }()
+	}
+	fmt.Println("ready")
+	if _, err := io.Copy(io.Discard, os.Stdin); err != nil {
+		return err
+	}
+	result.Ended = seconds(time.Now())
+	close(over)
+	all.Wait()
+	return json.NewEncoder(os.Stdout).Encode(result)
+}
+
+func requests(kind Requests, over <-chan struct{}, record func(RequestResult)) {
+	var open sync.WaitGroup
+	ticker := time.NewTicker(milliseconds(kind.Every))
+	defer ticker.Stop()
+	for {
+		select {
+		case <-over:
+			open.Wait()
+			return
+		case <-ticker.C:
+			open.Add(1)
+			go func() {
+				defer open.Done()
+				began := time.Now()
+				server, err := ask(kind, began.Add(milliseconds(kind.Timeout)))
+				record(RequestResult{kind.Name, seconds(began), time.Since(began).Seconds(), server, word(err)})
+			}()
+		}
+	}
+}
+
+func ask(kind Requests, deadline time.Time) (string, error) {
+	dialer := net.Dialer{Deadline: deadline}
+	connection, err := dialer.Dial("tcp4", kind.Address)
+	if err != nil {
+		return "", err
+	}
+	defer connection.Close()
+	if err := connection.SetDeadline(deadline); err != nil {
+		return "", err
+	}
+	if kind.TLS {
+		// The workload's certificate is made when it starts, and proves nothing to anyone.
+		connection = tls.Client(connection, &tls.Config{InsecureSkipVerify: true})
+	}
+	time.Sleep(milliseconds(kind.Hold))
+	if _, err := io.WriteString(connection, "GET / HTTP/1.0\r\n\r\n"); err != nil {
+		return "", err
+	}
+	answer, err := io.ReadAll(connection)
+	if err != nil {
+		return "", err
+	}
+	head, body, _ := strings.Cut(string(answer), "\r\n\r\n")
+	if !strings.Contains(head, " 200 ") {
+		return "", fmt.Errorf("status %.20q", head)
+	}
+	return strings.TrimSpace(body), nil
+}
+
+func stream(kind Streams, over <-chan struct{}, attached func()) StreamResult {
+	result := StreamResult{Name: kind.Name}
+	fail := func(err error) StreamResult {
+		result.Error, result.FailedAt = word(err), seconds(time.Now())
+		return result
+	}
+	attach := sync.OnceFunc(attached)
+	defer attach()
+	connection, err := net.DialTimeout("tcp4", kind.Address, lastWords)
+	if err != nil {
+		return fail(err)
+	}
+	defer connection.Close()
+	if _, err := fmt.Fprintln(connection, streamGreeting); err != nil {
+		return fail(err)
+	}
+	reader := bufio.NewReader(connection)
+	lines := make(chan error)
+	last := time.Now()
+	go func() {
+		defer close(lines)
+		for number := 0; ; number++ {
+			line, err := reader.ReadString('\n')
+			if err == nil {
+				result.Longest = max(result.Longest, time.Since(last).Seconds())
+				last = time.Now()
+				server, echoed, _ := strings.Cut(strings.TrimSpace(line), " ")
+				if result.Server == "" {
+					result.Server = server
+				}
+				if server != result.Server || echoed != fmt.Sprint(number) {
+					err = fmt.Errorf("wanted line %d of %s, got %q", number, result.Server, strings.TrimSpace(line))
+				}
+			}
+			lines <- err
+			if err != nil {
+				return
+			}
+		}
+	}()
+	ticker := time.NewTicker(milliseconds(kind.Every))
+	defer ticker.Stop()
+	for sent, ending := 0, false; !ending || result.Lines < sent; {
+		select {
+		case err := <-lines:
+			if err != nil {
+				return fail(err)
+			}
+			result.Lines++
+			attach()
+		case <-over:
+			over, ending = nil, true
+			_ = connection.SetReadDeadline(time.Now().Add(lastWords))
+		case <-ticker.C:
+			if ending {
+				continue
+			}
+			if _, err := fmt.Fprintln(connection, sent); err != nil {
+				return fail(err)
+			}
+			sent++
+		}
+	}
+	return result
+}
+
+// word is an error in the fewest words that tell it from others.
+func word(err error) string {
+	var timeout net.Error
+	switch {
+	case err == nil:
+		return ""
+	case errors.As(err, &timeout) && timeout.Timeout():
+		return "timeout"
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return "refused"
+	case errors.Is(err, syscall.ECONNRESET):
+		return "reset"
+	case errors.Is(err, syscall.EHOSTUNREACH):
+		return "unreachable"
+	case errors.Is(err, io.EOF):
+		return "closed"
+	}
+	return err.Error()
+}

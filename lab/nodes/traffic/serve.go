@@ -1,0 +1,123 @@
+package main
+
+import (
+	"bufio"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"math/big"
+	"net"
+	"os"
+	"strings"
+	"time"
+)
+
+// How the workload misbehaves, one word: error (status 500), slow (an answer after slowness), no-tls (handshakes break).
+const misbehaviour = "/run/workload"
+
+const (
+	slowness       = 5 * time.Second
+	tlsHandshake   = 0x16
+	streamGreeting = "STREAM"
+)
+
+func serve(ports []string) error {
+	name, err := os.Hostname()
+	if err != nil {
+		return err
+	}
+	certificate, err := selfSigned(name)
+	if err != nil {
+		return err
+	}
+	broken := make(chan error)
+	for _, port := range ports {
+		listener, err := net.Listen("tcp4", ":"+port)
+		if err != nil {
+			return err
+		}
+		go func() {
+			for {
+				connection, err := listener.Accept()
+				if err != nil {
+					broken <- err
+					return
+				}
+				go answer(connection, name, certificate)
+			}
+		}()
+	}
+	return <-broken
+}
+
+func answer(connection net.Conn, name string, certificate tls.Certificate) {
+	defer connection.Close()
+	how, _ := os.ReadFile(misbehaviour)
+	is := func(word string) bool { return strings.TrimSpace(string(how)) == word }
+	reader := bufio.NewReader(connection)
+	first, err := reader.Peek(1)
+	if err != nil {
+		return
+	}
+	if first[0] == tlsHandshake {
+		if is("no-tls") {
+			return
+		}
+		secure := tls.Server(peeked{connection, reader}, &tls.Config{Certificates: []tls.Certificate{certificate}})
+		connection, reader = secure, bufio.NewReader(secure)
+	}
+	request, err := reader.ReadString('\n')
+	if err != nil {
+		return
+	}
+	if strings.HasPrefix(request, streamGreeting) {
+		echo(connection, reader, name)
+		return
+	}
+	for line := ""; strings.TrimSpace(line) != "" || line == ""; {
+		if line, err = reader.ReadString('\n'); err != nil {
+			return
+		}
+	}
+	if is("slow") {
+		time.Sleep(slowness)
+	}
+	status := "200 OK"
+	if is("error") {
+		status = "500 Internal Server Error"
+	}
+	fmt.Fprintf(connection, "HTTP/1.0 %s\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s\n", status, len(name)+1, name)
+}
+
+func echo(connection net.Conn, reader *bufio.Reader, name string) {
+	for {
+		line, err := reader.ReadString('\n')
+		if err != nil {
+			return
+		}
+		if _, err := fmt.Fprintf(connection, "%s %s", name, line); err != nil {
+			return
+		}
+	}
+}
+
+// A connection whose first bytes have been looked at.
+type peeked struct {
+	net.Conn
+	reader *bufio.Reader
+}
+
+func (p peeked) Read(into []byte) (int, error) { return p.reader.Read(into) }
+
+func selfSigned(name string) (tls.Certificate, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	template := x509.Certificate{SerialNumber: big.NewInt(1), DNSNames: []string{name}, NotBefore: time.Now().AddDate(-1, 0, 0), NotAfter: time.Now().AddDate(1, 0, 0)}
+	der, err := x509.CreateCertificate(rand.Reader, &template, &template, &key.PublicKey, key)
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, err
+}
