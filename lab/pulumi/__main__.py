@@ -8,10 +8,18 @@ import sys
 
 from lab.pulumi import environment
 
-match sys.argv[1:]:
-    case ["build"]:
-        print(shutil.which("pulumi", path=environment()["PATH"]))
-    case ["exec", *arguments]:
-        os.execvpe("pulumi", ["pulumi", *arguments], environment())
-    case _:
+
+def main(arguments: list[str]) -> None:
+    if not arguments or arguments[0] not in ("build", "exec"):
         sys.exit(__doc__)
+    try:
+        env = environment()
+    except RuntimeError as error:
+        sys.exit(f"error: {error}")
+    if arguments[0] == "build":
+        print(shutil.which("pulumi", path=env["PATH"]))
+    else:
+        os.execvpe("pulumi", ["pulumi", *arguments[1:]], env)
+
+
+main(sys.argv[1:])

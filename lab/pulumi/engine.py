@@ -97,7 +97,7 @@ def build(phases: Phases) -> Path:
 
 def _program(phases: Phases, module: str, name: str, package: str, variable: str) -> Path:
     """The program that Go makes of `package` in the module beside this file, with one variable set by its linker."""
-    flags = ["-ldflags", f"-s -w -X {variable}"]
+    flags = ["-buildvcs=false", "-ldflags", f"-s -w -X {variable}"]
 
     def make(folder: Path) -> None:
         with phases(f"{name} from Go modules"):

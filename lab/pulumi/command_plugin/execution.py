@@ -66,20 +66,19 @@ class Printed:
 
 async def run(inputs: Properties, command: str, previous: Properties, log: Log, interruptible: Interruptible) -> Properties:
     """Run the command as the inputs of its resource say; its outputs, or a CommandError with all that it printed."""
-    environment = dict(inputs.get("environment", {}))
     carry = OUTPUTS if inputs.get("addPreviousOutputInEnv", True) else ()
     carried = {f"PULUMI_COMMAND_{name.upper()}": previous[name] for name in carry if previous.get(name)}
+    environment = inputs.get("environment", {}) | carried
     printed = Printed(inputs.get("logging"), log)
-    stdin = inputs.get("stdin", "").encode()
     if "connection" in inputs:
-        await _run_remotely(inputs["connection"], command, environment, carried, stdin, printed, log, interruptible)
+        await _run_remotely(inputs, command, environment, printed, log, interruptible)
     else:
         with interruptible():
-            await _run_here(inputs, command, environment | carried, stdin, printed)
+            await _run_here(inputs, command, environment, printed)
     return printed.finish()
 
 
-async def _run_here(inputs: Properties, command: str, environment: dict[str, str], stdin: bytes, printed: Printed) -> None:
+async def _run_here(inputs: Properties, command: str, environment: dict[str, str], printed: Printed) -> None:
     argv = [*(inputs.get("interpreter") or ["/bin/sh", "-c"]), command]
     pipe = asyncio.subprocess.PIPE
     try:
@@ -94,7 +93,7 @@ async def _run_here(inputs: Properties, command: str, environment: dict[str, str
     async def feed(writer: asyncio.StreamWriter | None) -> None:
         assert writer is not None
         try:
-            writer.write(stdin)
+            writer.write(_stdin(inputs))
             await writer.drain()
         except (BrokenPipeError, ConnectionResetError):
             pass  # It ended, or closed its input, without reading all of it.
@@ -135,29 +134,19 @@ class _Session(asyncssh.SSHClientSession[bytes]):
             self.ended.set_result(f"{self._how} ({exc})" if exc and self._how else self._how)
 
 
-async def _run_remotely(
-    to: Properties,
-    command: str,
-    environment: dict[str, str],
-    carried: dict[str, str],
-    stdin: bytes,
-    printed: Printed,
-    log: Log,
-    interruptible: Interruptible,
-) -> None:
+async def _run_remotely(inputs: Properties, command: str, environment: dict[str, str], printed: Printed, log: Log, interruptible: Interruptible) -> None:
     async with AsyncExitStack() as stack:
         with interruptible():
-            host = await stack.enter_async_context(ssh.connection(to, log))
+            host = await stack.enter_async_context(ssh.connection(inputs["connection"], log))
         # From here on a cancelled deployment waits: closing the connection would not stop the command, only hide how it ends.
-        if environment:
-            await _require_environment(host, environment)
         session = _Session(printed)
         try:
-            channel, _ = await host.create_session(lambda: session, command, env=[f"{k}={v}" for k, v in (environment | carried).items()], encoding=None)
+            await _require_environment(host, inputs.get("environment", {}))
+            channel, _ = await host.create_session(lambda: session, command, env=[f"{k}={v}" for k, v in environment.items()], encoding=None)
         except (OSError, asyncssh.Error) as error:
             raise printed.failure(str(error), command) from error
         try:
-            channel.write(stdin)
+            channel.write(_stdin(inputs))
             channel.write_eof()
         except BrokenPipeError:
             pass  # It ended without reading its input.
@@ -165,8 +154,14 @@ async def _run_remotely(
             raise printed.failure(how, command)
 
 
+def _stdin(inputs: Properties) -> bytes:
+    return str(inputs.get("stdin", "")).encode()
+
+
 async def _require_environment(host: asyncssh.SSHClientConnection, environment: dict[str, Any]) -> None:
     """A server drops what its AcceptEnv does not name without a word, so ask what arrived before anything runs without it."""
+    if not environment:
+        return
     arrived = str((await host.run("env", env=environment)).stdout).splitlines()
     for name, value in environment.items():
         if f"{name}={value}".splitlines()[0] not in arrived:

@@ -183,4 +183,5 @@ async def serve(engine_address: str) -> None:
 
 
 def main() -> None:
-    asyncio.run(serve(sys.argv[1]))
+    # The engine puts flags about its own logging first.
+    asyncio.run(serve(sys.argv[-1]))
