@@ -279,13 +279,6 @@ Scheduler = Literal["mh", "sh", "dh", "rr", "wrr", "lc", "wlc", "lblc", "lblcr",
 SCHEDULER_FLAGS = {"mh": ("mh-port", "mh-fallback"), "sh": ("sh-port", "sh-fallback")}
 
 
-class SorryServer(Model):
-    """Who answers when no real server is left."""
-
-    address: IPv4Address
-    port: Port
-
-
 class VirtualService(Model):
     """One virtual_server of keepalived.conf: a port of the address, and how its connections are spread."""
 
@@ -307,7 +300,7 @@ class VirtualService(Model):
     inhibit_on_failure: bool = False
     uthreshold: Annotated[int, Field(ge=0, le=65535)] | None = None
     lthreshold: Annotated[int, Field(ge=0, le=65535)] | None = None
-    sorry_server: SorryServer | None = None
+    sorry_server: IPv4Address | None = Field(default=None, description="who answers on the same port when the quorum is lost")
     virtualhost: Word | None = None
     smtp_alert: bool | None = None
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import jinja2
 
-from components.cluster import Cluster, ConfigurationError, HttpCheck, MiscCheck, Node, Vip, VirtualService
+from components.cluster import Cluster, ConfigurationError, MiscCheck, Node, Vip, VirtualService
 
 ROOT = Path(__file__).parent.parent
 TEMPLATES = ROOT / "templates"
@@ -116,7 +116,10 @@ def _service(cluster: Cluster, vip_name: str, vip: Vip, service: VirtualService)
     weights = {name: service.weights.get(name, 1) for name in hosts}
     # With a sorry server keepalived drops every real server below the quorum, so the majority rule would cost the live minority.
     majority = 1 if service.sorry_server else sum(weights.values()) // 2 + 1
-    check = service.health_check
+    check = service.health_check.model_dump(mode="json")
+    if "connect_port" in check:
+        # A virtual server by firewall mark has real servers without a port; the check needs it.
+        check["connect_port"] = check["connect_port"] or service.port
     return {
         **service.model_dump(mode="json"),
         "name": f"{vip_name}-{service.port}" + ("" if service.protocol == "TCP" else "-udp"),
@@ -125,10 +128,9 @@ def _service(cluster: Cluster, vip_name: str, vip: Vip, service: VirtualService)
         "quorum": service.quorum or majority,
         "real_servers": [{"name": name, "address": str(host.address), "weight": weights[name]} for name, host in hosts.items()],
         "check": {
-            **check.model_dump(mode="json"),
-            "keyword": {"tcp": "TCP_CHECK", "http": "HTTP_GET", "ssl": "SSL_GET", "smtp": "SMTP_CHECK", "misc": "MISC_CHECK"}[check.type],
-            "urls": [url.model_dump(mode="json") for url in check.urls] if isinstance(check, HttpCheck) else [],
-            "misc_path": f"{CURRENT}/{_script_name(check)}" if isinstance(check, MiscCheck) else None,
+            **check,
+            "keyword": {"tcp": "TCP_CHECK", "http": "HTTP_GET", "ssl": "SSL_GET", "smtp": "SMTP_CHECK", "misc": "MISC_CHECK"}[service.health_check.type],
+            "misc_path": f"{CURRENT}/{_script_name(service.health_check)}" if isinstance(service.health_check, MiscCheck) else None,
         },
     }
 
