@@ -23,6 +23,10 @@ $(VENV)/complete: requirements-dev.txt
 lock: .venv ## write requirements*.txt anew from requirements*.in
 	for f in requirements requirements-dev; do .venv/bin/pip-compile --quiet --generate-hashes --strip-extras --no-emit-index-url --no-emit-find-links --no-header $$f.in -o $$f.txt; done
 
+.PHONY: engine
+engine: .venv ## the pulumi on PATH, or one built from Go modules (minutes once, then seconds)
+	$(PYTHON) -m lab.pulumi build
+
 .PHONY: up
 up: .venv ## the article's cluster on a real OpenStack of its own, to answers through its addresses
 	$(PYTHON) -m lab up
@@ -30,3 +34,15 @@ up: .venv ## the article's cluster on a real OpenStack of its own, to answers th
 .PHONY: down
 down: .venv ## all of that away
 	$(PYTHON) -m lab down
+
+.PHONY: test
+test: engine ## unit tests, and a representative part of the data plane's
+	$(PYTHON) -m pytest tests/unit -n 2
+
+.PHONY: test-cloud
+test-cloud: engine ## make up and everything after it, against a real OpenStack
+	$(PYTHON) -m pytest tests/cloud -v
+
+.PHONY: render
+render: .venv ## the files of every host of STACK (dev)
+	$(PYTHON) -m operations render --stack $(or $(STACK),dev)
