@@ -109,6 +109,8 @@ class Network(Model):
             raise ValueError(f"gateway: {self.gateway} is outside the subnet {self.cidr}")
         if self.existing and self.external:
             raise ValueError(f"external: {self.external!r} makes a router, which an existing network ({self.existing!r}) has already; leave one out")
+        if self.external and not self.gateway:
+            raise ValueError(f"gateway: missing; the router to {self.external!r} needs an address in {self.cidr}, such as {next(self.cidr.hosts())}")
         for range_ in self.client_cidrs:
             if range_.overlaps(MULTICAST) and range_.prefixlen:
                 raise ValueError(f"client_cidrs: {range_} overlaps multicast, which Neutron refuses; use 0.0.0.0/0 or 0.0.0.0/1, 128.0.0.0/2, 192.0.0.0/3")

@@ -1,0 +1,225 @@
+"""What the cluster's nodes and addresses need of Neutron.
+
+Makes the network, its subnet and, with `external`, a router and a floating IP per address; or takes an existing network. Always makes
+the nodes' security group with its rules, a port that reserves each address, and one for each reserved address.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from ipaddress import IPv4Address, IPv4Network
+from typing import NamedTuple, TypeVar
+
+import pulumi
+from pulumi_openstack import networking
+
+from components.cluster import Cluster, ConfigurationError, Network
+
+ANYWHERE = IPv4Network("0.0.0.0/0")
+EPHEMERAL = (32768, 60999)
+"""Ports from which a Linux node opens connections (net.ipv4.ip_local_port_range)."""
+IPVS_SYNC = (8848, 8848)
+"""UDP port of IPVS connection sync (ipvsadm(8))."""
+
+Found = TypeVar("Found")
+
+
+class Rule(NamedTuple):
+    """One ingress rule. Its name is its content: a changed rule is a new one beside the old, because Neutron refuses a replacement as a duplicate."""
+
+    protocol: str
+    ports: tuple[int, int] | None
+    source: IPv4Network
+
+    @property
+    def name(self) -> str:
+        """Such as `tcp-8443-from-192.168.0.0/24`."""
+        ports = "" if self.ports is None else f"-{self.ports[0]}" if self.ports[0] == self.ports[1] else f"-{self.ports[0]}-{self.ports[1]}"
+        return f"{self.protocol}{ports}-from-{self.source}"
+
+
+def ingress_rules(cluster: Cluster) -> list[Rule]:
+    """What the nodes let in, each rule once and in a fixed order.
+
+    A director sees half of each conversation, so the group keeps no state and the answers to a node's own calls need rules
+    of their own: whatever comes for the ports that nodes call from. Sources are address ranges, never a group: with client ranges
+    as allowed address pairs a remote group would match them all.
+    """
+    return sorted(set(_ingress_rules(cluster)), key=lambda rule: (rule.protocol, rule.ports or (0, 0), rule.source))
+
+
+def _ingress_rules(cluster: Cluster) -> Iterator[Rule]:
+    subnet = cluster.network.cidr
+    clients = (subnet, *cluster.network.client_cidrs)
+    yield Rule("icmp", None, ANYWHERE)
+    yield Rule("tcp", EPHEMERAL, ANYWHERE)
+    yield Rule("udp", EPHEMERAL, ANYWHERE)
+    yield Rule("vrrp", None, subnet)
+    for source in (subnet, *(cluster.network.client_cidrs if cluster.ssh.allowed_cidrs is None else cluster.ssh.allowed_cidrs)):
+        yield Rule("tcp", (cluster.ssh.port, cluster.ssh.port), source)
+    for allow in cluster.network.allow:
+        yield Rule(allow.protocol, allow.port_range, allow.cidr or subnet)
+    for vip in cluster.vips.values():
+        if vip.authentication == "AH":
+            yield Rule("ah", None, subnet)
+        for service in vip.services:
+            for source in clients:
+                yield Rule(service.protocol.lower(), (service.port, service.port), source)
+            if check_port := getattr(service.health_check, "connect_port", None):
+                yield Rule("tcp", (check_port, check_port), subnet)
+            if service.forwarding_method == "TUN":
+                yield Rule("ipip", None, subnet)
+            if not service.decides_alike:
+                yield Rule("udp", IPVS_SYNC, subnet)
+
+
+def allocation_pool(cluster: Cluster) -> tuple[IPv4Address, IPv4Address]:
+    """First and last address that Neutron may give away by itself (to its own DHCP and metadata port, say).
+
+    A sixteenth of the subnet, aligned, without any address that the configuration names and as far from them as can be, so that
+    the next host or address added beside the others is free as well.
+    """
+    subnet = cluster.network.cidr
+    named = {subnet.network_address, subnet.broadcast_address, *cluster.network.reserved.values(), *(vip.address for vip in cluster.vips.values())}
+    named |= {node.host.address for node in cluster.nodes()} | ({cluster.network.gateway} if cluster.network.gateway else set())
+
+    def distance(block: IPv4Network) -> int:
+        return min(max(int(block[0]) - int(address), int(address) - int(block[-1])) for address in named)
+
+    for prefix in range(min(subnet.prefixlen + 4, 32), 33):
+        # max() keeps the first of equals: the same configuration always gives the same pool.
+        block = max(subnet.subnets(new_prefix=prefix), key=distance)
+        if distance(block) > 0:
+            return block[0], block[-1]
+    raise ConfigurationError(f"network.cidr: {subnet} has no address left for Neutron's own DHCP and metadata port; use a larger subnet")
+
+
+def look_up(key: str, value: str, kind: str, find: Callable[[], Found]) -> Found:
+    """What `find` finds in the cloud. Raises ConfigurationError that names the key, the value and how to see what there is."""
+    try:
+        return find()
+    except Exception as error:
+        shown = f"`openstack {kind} list` shows what this cloud has"
+        if "returned no" in str(error):
+            raise ConfigurationError(f"{key}: {value!r}: no such {kind} that this project can see; {shown}") from None
+        if "more than one" in str(error):
+            raise ConfigurationError(f"{key}: {value!r}: more than one {kind} has this name; {shown}, and names must be unique") from None
+        raise ConfigurationError(f"{key}: {value!r}: the cloud could not be asked for this {kind} ({error}); check openstack:cloud and clouds.yaml") from None
+
+
+@dataclass(frozen=True)
+class NetworkArgs:
+    """What the network is made from."""
+
+    cluster: Cluster
+
+
+class ClusterNetwork(pulumi.ComponentResource):
+    """The network, the nodes' security group, and the ports that keep the addresses.
+
+    Who depends on this component waits for all of it. `vip_ports` and `floating_ips` go by the name of the address.
+    """
+
+    network_id: pulumi.Output[str]
+    subnet_id: pulumi.Output[str]
+    security_group_id: pulumi.Output[str]
+    vip_ports: dict[str, networking.Port]
+    floating_ips: dict[str, pulumi.Output[str]]
+
+    def __init__(self, name: str, args: NetworkArgs, opts: pulumi.ResourceOptions | None = None) -> None:
+        super().__init__("openshift-lvs:index:Network", name, None, opts)
+        cluster = args.cluster
+        routed: list[pulumi.Resource] = []
+        if cluster.network.existing:
+            self._take(cluster.network, cluster.network.existing)
+        else:
+            routed = self._make(cluster)
+        self.security_group_id = self._security_group(cluster)
+        self.vip_ports = {vip_name: self._reserve(f"vip-{vip_name}", f"vip-{vip_name}", vip.address) for vip_name, vip in cluster.vips.items()}
+        for reserved, address in cluster.network.reserved.items():
+            self._reserve(f"reserved-{reserved}", reserved, address)
+        self.floating_ips = {
+            vip_name: networking.FloatingIp(
+                f"vip-{vip_name}",
+                pool=cluster.network.external,
+                port_id=self.vip_ports[vip_name].id,
+                # Neutron gives a port an outer address only once its subnet has a router.
+                opts=self._child(depends_on=routed),
+            ).address
+            for vip_name, vip in cluster.vips.items()
+            if cluster.network.external and vip.floating_ip
+        }
+        self.register_outputs({"network_id": self.network_id, "subnet_id": self.subnet_id, "floating_ips": self.floating_ips})
+
+    def _take(self, network: Network, existing: str) -> None:
+        """The existing network of that name, and its subnet with the configured range."""
+        options = pulumi.InvokeOptions(parent=self)
+        network_id = look_up("network.existing", existing, "network", partial(networking.get_network, name=existing, opts=options)).id
+        cidr = str(network.cidr)
+        found = look_up("network.cidr", cidr, "subnet", partial(networking.get_subnet, network_id=network_id, cidr=cidr, opts=options))
+        self.network_id, self.subnet_id = pulumi.Output.from_input(network_id), pulumi.Output.from_input(found.id)
+
+    def _make(self, cluster: Cluster) -> list[pulumi.Resource]:
+        """A network with one subnet; the router's interface when there is a router."""
+        network, external = cluster.network, cluster.network.external
+        # Asked before anything is made: a wrong name changes nothing.
+        outside = external and look_up(
+            "network.external",
+            external,
+            "network",
+            partial(networking.get_network, name=external, external=True, opts=pulumi.InvokeOptions(parent=self)),
+        )
+        first, last = allocation_pool(cluster)
+        made = networking.Network("network", admin_state_up=True, opts=self._child())
+        subnet = networking.Subnet(
+            "subnet",
+            network_id=made.id,
+            cidr=str(network.cidr),
+            ip_version=4,
+            gateway_ip=str(network.gateway) if network.gateway else None,
+            no_gateway=None if network.gateway else True,
+            allocation_pools=[{"start": str(first), "end": str(last)}],
+            dns_nameservers=[str(address) for address in network.dns_nameservers],
+            opts=self._child(),
+        )
+        self.network_id, self.subnet_id = made.id, subnet.id
+        if not outside:
+            return []
+        router = networking.Router("router", admin_state_up=True, external_network_id=outside.id, opts=self._child())
+        return [networking.RouterInterface("router", router_id=router.id, subnet_id=subnet.id, opts=self._child())]
+
+    def _security_group(self, cluster: Cluster) -> pulumi.Output[str]:
+        """The nodes' group: lets everything out, as Neutron's default rules do, and in what `ingress_rules` says."""
+        group = networking.SecGroup(
+            "nodes", description="Nodes of an LVS cluster: no state, because a director sees half of each conversation", stateful=False, opts=self._child()
+        )
+        for rule in ingress_rules(cluster):
+            first, last = rule.ports or (None, None)
+            networking.SecGroupRule(
+                rule.name,
+                security_group_id=group.id,
+                direction="ingress",
+                ethertype="IPv4",
+                protocol=rule.protocol,
+                port_range_min=first,
+                port_range_max=last,
+                remote_ip_prefix=str(rule.source),
+                opts=self._child(),
+            )
+        return group.id
+
+    def _reserve(self, name: str, port_name: str, address: IPv4Address) -> networking.Port:
+        """An unbound port: nobody else gets the address, and ML2/OVN follows it to whichever node announces it."""
+        return networking.Port(
+            name,
+            name=port_name,
+            network_id=self.network_id,
+            fixed_ips=[{"subnet_id": self.subnet_id, "ip_address": str(address)}],
+            security_group_ids=[self.security_group_id],
+            opts=self._child(),
+        )
+
+    def _child(self, depends_on: list[pulumi.Resource] | None = None) -> pulumi.ResourceOptions:
+        return pulumi.ResourceOptions(parent=self, depends_on=depends_on)

@@ -1,0 +1,144 @@
+"""The cluster's hosts: servers that the program makes, or machines that are there already."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import pulumi
+from pulumi_openstack import compute, images, networking
+
+from components import host_key
+from components.cluster import Cluster, Node
+from components.network import ClusterNetwork, look_up
+
+FIRST_BOOT_ONLY = ["image_id", "user_data", "key_pair", "availability_zone", "scheduler_hints"]
+"""What a server is born with. A change of it is for servers yet to be made: `pulumi up --replace URN` is how one host is made anew."""
+
+
+def find_images(cluster: Cluster) -> dict[str, str]:
+    """The id of each image that the pools name. Raises ConfigurationError for an image or flavor that the cloud has not.
+
+    To be asked before any resource is made: a wrong name then changes nothing.
+    """
+    made = {pool_name: pool for pool_name, pool in cluster.pools.items() if not pool.existing}
+    for flavor, pool_name in {str(pool.flavor): pool_name for pool_name, pool in made.items()}.items():
+        look_up(f"pools.{pool_name}.flavor", flavor, "flavor", partial(compute.get_flavor, name=flavor))
+    return {
+        image: look_up(f"pools.{pool_name}.image", image, "image", partial(images.get_image, name=image, most_recent=True)).id
+        for image, pool_name in {str(pool.image): pool_name for pool_name, pool in made.items()}.items()
+    }
+
+
+def allowed_address_pairs(cluster: Cluster, node: Node) -> list[str]:
+    """What a node may send from besides its own address, in a fixed order.
+
+    The addresses its pool serves, plain: ML2/OVN takes only a plain address for one that moves between ports. On a director also the
+    clients' ranges, because direct routing sends a client's packet on with the client's address.
+    """
+    vips = cluster.vips_of(node.pool_name)
+    pairs = {str(vip.address) for vip in vips.values()}
+    if vips and node.name in cluster.directors(node.pool_name):
+        pairs |= {str(range_) for range_ in cluster.network.client_cidrs}
+    return sorted(pairs)
+
+
+def user_data(cluster: Cluster, node: Node, seed: str, ssh_public_key: str) -> str:
+    """cloud-config for the first boot, as JSON, which is YAML too: who the host is and who may log in; the rest is the pool's `cloud_config`."""
+    key = host_key.derive(seed, node.name)
+    given = node.pool.cloud_config
+    config = {
+        **given,
+        "hostname": node.name,
+        "ssh_authorized_keys": [ssh_public_key, *given.get("ssh_authorized_keys", [])],
+        "ssh_keys": {"ed25519_private": key.private, "ed25519_public": key.public},
+        **({"disable_root": False} if cluster.ssh.user == "root" else {}),
+    }
+    return "#cloud-config\n" + json.dumps(config, sort_keys=True)
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """How a host is reached, and what must be there first; of a host that the program makes, its server is the last of `resources`."""
+
+    address: str
+    host_key: pulumi.Input[str]
+    resources: list[pulumi.Resource]
+
+
+@dataclass(frozen=True)
+class ServersArgs:
+    """What the servers are made from. `images` comes from `find_images`; `host_key_seed` is secret."""
+
+    cluster: Cluster
+    images: Mapping[str, str]
+    network: ClusterNetwork | None
+    host_key_seed: pulumi.Input[str]
+    ssh_public_key: pulumi.Input[str]
+
+
+class Servers(pulumi.ComponentResource):
+    """Every host of the cluster, by name in `hosts`.
+
+    A change of configuration never replaces a server, and one host's change never touches another: what counts at the first boot only
+    (image, user data, key pair, zone, server group) is not looked at again.
+    """
+
+    hosts: dict[str, Endpoint]
+
+    def __init__(self, name: str, args: ServersArgs, opts: pulumi.ResourceOptions | None = None) -> None:
+        super().__init__("openshift-lvs:index:Servers", name, None, opts)
+        self._args = args
+        self._seed = pulumi.Output.secret(args.host_key_seed)
+        self.hosts = {node.name: self._existing(node) for node in args.cluster.nodes() if node.pool.existing}
+        if args.network:
+            key_pair = compute.Keypair("operator", public_key=args.ssh_public_key, opts=pulumi.ResourceOptions(parent=self))
+            groups = {
+                pool_name: compute.ServerGroup(pool_name, policies="soft-anti-affinity", opts=pulumi.ResourceOptions(parent=self))
+                for pool_name, pool in args.cluster.pools.items()
+                if not pool.existing
+            }
+            for node in args.cluster.nodes():
+                if not node.pool.existing:
+                    self.hosts[node.name] = self._make(node, args.network, key_pair, groups[node.pool_name])
+        self.register_outputs({"hosts": {host: endpoint.address for host, endpoint in self.hosts.items()}})
+
+    def _existing(self, node: Node) -> Endpoint:
+        return Endpoint(str(node.host.address), str(node.host.host_key), [self._args.network] if self._args.network else [])
+
+    def _make(self, node: Node, network: ClusterNetwork, key_pair: compute.Keypair, group: compute.ServerGroup) -> Endpoint:
+        cluster = self._args.cluster
+        port = networking.Port(
+            node.name,
+            name=node.name,
+            network_id=network.network_id,
+            fixed_ips=[{"subnet_id": network.subnet_id, "ip_address": str(node.host.address)}],
+            security_group_ids=[network.security_group_id],
+            allowed_address_pairs=[{"ip_address": pair} for pair in allowed_address_pairs(cluster, node)],
+            opts=pulumi.ResourceOptions(parent=self),
+        )
+        server = compute.Instance(
+            node.name,
+            name=node.name,
+            image_id=self._args.images[str(node.pool.image)],
+            flavor_name=node.pool.flavor,
+            key_pair=key_pair.name,
+            networks=[{"port": port.id}],
+            scheduler_hints=[{"group": group.id}],
+            availability_zone=node.pool.availability_zone,
+            config_drive=True,
+            user_data=pulumi.Output.all(self._seed, self._args.ssh_public_key).apply(lambda given: user_data(cluster, node, given[0], given[1])),
+            opts=pulumi.ResourceOptions(
+                parent=self,
+                # The whole network: the rules that let the first boot out and ssh in, the addresses kept, the bastion's port.
+                depends_on=[network],
+                ignore_changes=FIRST_BOOT_ONLY,
+                # Its port can be in one server at a time.
+                delete_before_replace=True,
+                custom_timeouts=pulumi.CustomTimeouts(create="20m", delete="10m"),
+            ),
+        )
+        public = pulumi.Output.unsecret(self._seed.apply(lambda seed: host_key.derive(seed, node.name).public))
+        return Endpoint(str(node.host.address), public, [server])
