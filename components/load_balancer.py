@@ -156,15 +156,17 @@ class LoadBalancer(pulumi.ComponentResource):
     def _connection(self, host: str) -> remote.ConnectionArgs:
         ssh, endpoint = self._args.cluster.ssh, self._args.hosts[host]
         dial_errors = RUNNING_DIAL_ERRORS if self._args.cluster.node(host).pool.existing else BOOTING_DIAL_ERRORS
-        proxy = ssh.bastion and remote.ProxyConnectionArgs(
-            host=ssh.bastion.host,
-            port=ssh.bastion.port,
-            user=ssh.bastion.user,
-            host_key=ssh.bastion.host_key,
-            private_key=self._args.ssh_private_key,
-            dial_error_limit=dial_errors,
-            per_dial_timeout=DIAL_SECONDS,
-        )
+        proxy = None
+        if ssh.bastion:
+            proxy = remote.ProxyConnectionArgs(
+                host=ssh.bastion.host,
+                port=ssh.bastion.port,
+                user=ssh.bastion.user,
+                host_key=ssh.bastion.host_key,
+                private_key=self._args.ssh_private_key,
+                dial_error_limit=dial_errors,
+                per_dial_timeout=DIAL_SECONDS,
+            )
         return remote.ConnectionArgs(
             host=endpoint.address,
             port=ssh.port,

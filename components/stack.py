@@ -78,7 +78,7 @@ def _needs_seed(cluster: Cluster) -> bool:
 
 
 def _required(config: pulumi.Config, key: str, what: str, how: str) -> str:
-    value = pulumi.runtime.config.get_config(f"{config.name}:{key}")
+    value: str | None = pulumi.runtime.config.get_config(f"{config.name}:{key}")
     if not value:
         raise ConfigurationError(f"{config.name}:{key}: missing; {what}: pulumi config set --secret {config.name}:{key} {how}")
     return value

@@ -15,7 +15,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from lab import cache, cloud, proof, stack
+from lab import cache, cloud, proof, pulumi, stack
 from lab.phases import Phases
 
 BUILD = Path(__file__).parent.parent / "build"
@@ -26,7 +26,7 @@ def up() -> int:
     phases = Phases()
     try:
         with phases("engine"):
-            stack.pulumi.environment()
+            pulumi.environment()
         cloud.up(phases)
         with phases("stack"):
             stack.prepare(phases)

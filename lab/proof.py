@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from lab import cloud
 
@@ -26,7 +26,8 @@ def ask(outputs: dict[str, Any]) -> Iterator[Answers]:
     for endpoint in outputs["endpoints"].values():
         for service in endpoint["services"]:
             port = int(service.split(":")[1].split("/")[0])
-            for source, address in (("bastion", endpoint["address"]), ("external", endpoint["floating_ip"])):
+            sources: list[tuple[Literal["bastion", "external"], str | None]] = [("bastion", endpoint["address"]), ("external", endpoint["floating_ip"])]
+            for source, address in sources:
                 if address:
                     answer = cloud.client(source, address, port, REQUESTS)
                     yield Answers(source, f"{address}:{port}", answer["sent"], answer["failed"], answer["answers"], answer["errors"])
