@@ -20,7 +20,7 @@ PACKAGES = [
     "mariadb-server", "rabbitmq-server",
     "libvirt-daemon", "libvirt-daemon-driver-qemu", "libvirt-clients", "python3-libvirt", "qemu-system-x86", "qemu-utils", "genisoimage",
     "openssh-server", "socat", "iproute2", "iputils-ping", "ethtool", "procps", "tcpdump",
-    "python3", "python3-venv", "kmod", "cpio", "busybox-static", "e2fsprogs", "dpkg-dev",
+    "python3", "python3-venv", "mount", "kmod", "cpio", "busybox-static", "e2fsprogs", "dpkg-dev",
     # what the product installs on nodes, for tests that ask a real `keepalived -t`
     "keepalived", "ipvsadm", "nftables",
 ]  # fmt: skip
@@ -121,5 +121,5 @@ def image() -> Path:
             (opt / result).rename(folder / result)
         shutil.rmtree(opt)
 
-    key = cache.digest(sources, " ".join(GUEST_PACKAGES), " ".join(REPOSITORY_PACKAGES), str(root()))
+    key = cache.digest(sources, " ".join(GUEST_PACKAGES), " ".join(REPOSITORY_PACKAGES))
     return cache.build("cloud-image", key, make)

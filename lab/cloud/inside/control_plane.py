@@ -9,6 +9,7 @@ import socket
 import subprocess
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 
 from lab import cache
@@ -28,6 +29,21 @@ APIS = {
 
 
 GIVE_UP_AFTER = 4
+
+
+def end_of(log: Path) -> str:
+    return f"{log} ends:\n" + "\n".join(log.read_text(errors="replace").splitlines()[-8:])
+
+
+def wait_for_service(name: str, seen: Callable[[], tuple[bool, str]], deadline_s: float = 180) -> None:
+    """Wait until a service does what it is for; not for one that cannot stay alive."""
+
+    def seen_alive() -> tuple[bool, str]:
+        if (restarts := status()[name]["restarts"]) > GIVE_UP_AFTER:
+            raise RuntimeError(f"{name} ended {restarts} times in a row; {end_of(STATE / 'log' / f'{name}.log')}")
+        return seen()
+
+    wait_for(name, seen_alive, deadline_s)
 
 
 def run(*command: str | Path, log: str, **env: str) -> None:
@@ -53,8 +69,8 @@ def infrastructure() -> None:
     start_mariadb()
     start_rabbitmq()
     start_ovn()
-    wait_for("MariaDB", lambda: attempt("select 1"), 120)
-    wait_for("RabbitMQ on 127.0.0.1:5672", lambda: listening(5672), 180)
+    wait_for_service("mariadb", lambda: attempt("select 1"))
+    wait_for_service("rabbitmq", lambda: listening(5672))
 
 
 def start_mariadb() -> None:
@@ -107,7 +123,7 @@ def start_ovn() -> None:
             run("ovsdb-tool", "create", data, f"/opt/ovn/root/usr/share/ovn/{schema}.ovsschema", log="ovn-create")
         start(f"ovn-{name}", "ovsdb-server", data, f"--remote=punix:/run/ovn/{name}.sock", f"--unixctl=/run/ovn/{name}.ctl", "-vconsole:warn")
     for name in ("nb", "sb"):
-        wait_for(f"OVN's {name} database", functools.partial(socket_made, Path(f"/run/ovn/{name}.sock")), 60)
+        wait_for_service(f"ovn-{name}", functools.partial(socket_made, Path(f"/run/ovn/{name}.sock")))
     start(
         "ovn-northd",
         "ovn-northd",
@@ -140,12 +156,9 @@ def listening(port: int) -> tuple[bool, str]:
 
 
 def answering(name: str) -> tuple[bool, str]:
-    """Whether a service's API answers, be it by refusing; raises when the service cannot stay alive."""
-    port, restarts = APIS[name][0], status()[f"{name}-api"]["restarts"]
-    if restarts > GIVE_UP_AFTER:
-        raise RuntimeError(f"{name}-api ended {restarts} times in a row; see {name}-api.log")
+    """Whether an API answers, be it by refusing."""
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=10) as response:
+        with urllib.request.urlopen(f"http://127.0.0.1:{APIS[name][0]}/", timeout=10) as response:
             return True, str(response.status)
     except urllib.error.HTTPError as error:
         return error.code < 500, str(error)
@@ -232,10 +245,11 @@ def services() -> None:
         configuration.write(f"/etc/uwsgi/{name}.ini", {"uwsgi": options})
         # the environment: uWSGI builds os.environ before it reads the file
         start(f"{name}-api", "uwsgi", "--ini", f"/etc/uwsgi/{name}.ini", **env)
+    start("neutron-maintenance", "neutron-ovn-maintenance-worker", *NEUTRON_FILES)
+    wait_for_service("keystone-api", functools.partial(answering, "keystone"))
+    run(VENV / "bin/python", "-m", "lab.cloud.inside.accounts", log="accounts")
+    # these two end when they cannot log in
     start("nova-conductor", "nova-conductor")
     start("nova-scheduler", "nova-scheduler")
-    start("neutron-maintenance", "neutron-ovn-maintenance-worker", *NEUTRON_FILES)
-    wait_for("the API of keystone", lambda: answering("keystone"), 180)
-    run(VENV / "bin/python", "-m", "lab.cloud.inside.accounts", log="accounts")
     for name in APIS:
-        wait_for(f"the API of {name}", functools.partial(answering, name), 180)
+        wait_for_service(f"{name}-api", functools.partial(answering, name))

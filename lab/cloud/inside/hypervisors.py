@@ -12,7 +12,7 @@ from pathlib import Path
 
 from lab.cloud.inside import configuration
 from lab.cloud.inside.configuration import OVN_SB, STATE
-from lab.cloud.inside.control_plane import run, socket_made, sql
+from lab.cloud.inside.control_plane import run, socket_made, sql, wait_for_service
 from lab.cloud.inside.init import start
 from lab.phases import wait_for
 
@@ -73,7 +73,7 @@ def start_chassis(name: str, number: int) -> None:
         "-vconsole:warn",
         **env,
     )
-    wait_for(f"Open vSwitch's database of {name}", lambda: socket_made(folder / "db.sock"), 60)
+    wait_for_service(f"{name}-ovsdb", lambda: socket_made(folder / "db.sock"))
     vsctl(name, "--no-wait", "init")
     start(f"{name}-vswitchd", *within, "ovs-vswitchd", f"unix:{folder}/db.sock", f"--unixctl={folder}/vswitchd.ctl", "-vconsole:warn", **env)
     ids = {
@@ -144,7 +144,7 @@ def start_hypervisor(node: str, virt_type: str) -> None:
         Path(folder).mkdir(exist_ok=True)
     # a host name and mounts of its own, in the node's network namespace: QEMU's taps land beside that node's Open vSwitch
     start(f"{node}-libvirtd", "ip", "netns", "exec", node, "unshare", "--uts", "--mount", "sh", script)
-    wait_for(f"libvirtd of {node}", lambda: socket_made(Path(f"/run/libvirt-{node}/libvirt-sock")), 120)
+    wait_for_service(f"{node}-libvirtd", lambda: socket_made(Path(f"/run/libvirt-{node}/libvirt-sock")))
     # in the namespace of the control plane, whose APIs listen on loopback
     start(f"{node}-compute", "nova-compute", "--config-file", "/etc/nova/nova.conf", "--config-file", configuration.write_compute(node, virt_type))
 

@@ -14,7 +14,7 @@ def check() -> None:
     """Every service lives, every API answers, every hypervisor is up for Nova."""
     wait_for("every service to live", dead, 60)
     for name in control_plane.APIS:
-        wait_for(f"the API of {name}", functools.partial(control_plane.answering, name), 60)
+        control_plane.wait_for_service(f"{name}-api", functools.partial(control_plane.answering, name))
     wait_for("every hypervisor to be up", down, 120)
 
 
