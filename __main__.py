@@ -11,7 +11,6 @@ stack = Stack.read(pulumi.Config())
 cluster = stack.cluster
 images = find_images(cluster)
 
-images = find_images(cluster)  # an image or flavor that is not there is refused before anything is made
 network = ClusterNetwork("network", NetworkArgs(cluster)) if cluster.needs_openstack else None
 servers = Servers("servers", ServersArgs(cluster, images, network, stack.host_key_seed, stack.ssh_public_key))
 load_balancer = LoadBalancer(
