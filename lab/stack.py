@@ -32,6 +32,11 @@ def configuration() -> Path:
     return folder() / f"Pulumi.{NAME}.yaml"
 
 
+def log() -> Path:
+    """Everything that pulumi said."""
+    return folder() / "pulumi.log"
+
+
 def command(*arguments: str) -> list[str]:
     """The argument vector that runs pulumi where the cloud's endpoints are."""
     return [*cloud.enter(), "pulumi", *arguments]
@@ -71,18 +76,22 @@ def prepare(phases: Phases) -> None:
 def up(phases: Phases) -> dict[str, Any]:
     """`pulumi up`; the stack's outputs."""
     run("up", "--yes", "--skip-preview", "--stack", NAME, "--config-file", str(configuration()), phases=phases)
+    return outputs(phases)
+
+
+def outputs(phases: Phases) -> dict[str, Any]:
+    """The stack's outputs, kept for `ssh`."""
     text = run("stack", "output", "--json", "--stack", NAME, phases=phases)
     (folder() / "outputs.json").write_text(text)
-    outputs: dict[str, Any] = json.loads(text)
-    return outputs
+    values: dict[str, Any] = json.loads(text)
+    return values
 
 
 def run(*arguments: str, phases: Phases, stdin: str | None = None) -> str:
     """Run pulumi and return what it printed; its last line is the phase's sign of life. Raises RuntimeError with the end of its log."""
-    log = folder() / "pulumi.log"
     said: list[str] = []
     end: deque[str] = deque(maxlen=40)
-    with log.open("a") as file:
+    with log().open("a") as file:
         file.write(f"$ pulumi {' '.join(arguments)}\n")
         process = subprocess.Popen(
             [*command(*arguments), "--non-interactive", "--color", "never"],
@@ -103,7 +112,7 @@ def run(*arguments: str, phases: Phases, stdin: str | None = None) -> str:
                 end.append(line)
                 phases.note(line.strip()[:120])
     if process.wait():
-        raise RuntimeError(f"pulumi {arguments[0]} failed ({log}):\n{''.join(end)}")
+        raise RuntimeError(f"pulumi {arguments[0]} failed ({log()}):\n{''.join(end)}")
     return "".join(said)
 
 

@@ -1,0 +1,85 @@
+"""The cloud tier: the whole program against a real OpenStack, as `make up` brings it up. One cluster for all tests of a run."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from lab import cloud, stack
+from lab.phases import Phases
+
+PROJECT = Path(__file__).parent.parent.parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """In the order of the file: later tests change the cluster that earlier ones looked at."""
+    items.sort(key=lambda item: item.path.name)
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What one `pulumi up` did, by the name of the resource: created, updated, deleted, replaced."""
+
+    did: dict[str, str]
+    text: str
+
+    def of(self, what: str) -> set[str]:
+        """The resources of which the engine says `what`."""
+        return {name for name, done in self.did.items() if done == what}
+
+
+class Cluster:
+    """The running cluster, as its operator sees it."""
+
+    def __init__(self) -> None:
+        self.committed: dict[str, Any] = yaml.safe_load(stack.configuration().read_text())
+
+    def on(self, host: str, *command: str) -> str:
+        """What a command prints on a node."""
+        done = subprocess.run(stack.ssh(host, *command), capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, f"{host}: {command} ended with {done.returncode}: {done.stdout}{done.stderr}"
+        return done.stdout
+
+    def up(self, change: Callable[[dict[str, Any]], None] = lambda cluster: None) -> Changes:
+        """`pulumi up` of the committed cluster with `change` applied."""
+        wanted = copy.deepcopy(self.committed)
+        change(wanted["config"][stack.CLUSTER])
+        stack.configuration().write_text(yaml.safe_dump(wanted, sort_keys=False))
+        text = stack.run("up", "--yes", "--skip-preview", "--stack", stack.NAME, "--config-file", str(stack.configuration()), phases=Phases())
+        stack.outputs(Phases())
+        return Changes(dict(re.findall(r"^ *[-+~]+ +\S+ (\S+) (created|updated|deleted|replaced)\b", text, re.MULTILINE)), text)
+
+    def tenant(self) -> Any:
+        """What the tenant's project holds, asked at the API by its ordinary user: {kind: [resource, ...]}."""
+        script = Path(__file__).parent / "tenant.py"
+        done = subprocess.run([*cloud.enter(), sys.executable, str(script)], env=stack.environment(), capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    @property
+    def hosts(self) -> list[str]:
+        """Every host's name."""
+        return [name for pool in self.committed["config"][stack.CLUSTER]["pools"].values() for name in pool["hosts"]]
+
+
+@pytest.fixture(scope="session")
+def made() -> subprocess.CompletedProcess[str]:
+    """The first `make up` of this run."""
+    return subprocess.run([sys.executable, "-m", "lab", "up"], cwd=PROJECT, stdout=subprocess.PIPE, text=True, timeout=3000)
+
+
+@pytest.fixture(scope="session")
+def cluster(made: subprocess.CompletedProcess[str]) -> Iterator[Cluster]:
+    """The cluster that it made."""
+    assert made.returncode == 0, "make up failed; see above"
+    yield Cluster()

@@ -1,0 +1,174 @@
+"""From nothing to both addresses serving, changed, grown, shrunk and gone again."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from typing import Any
+
+from lab import cloud, proof, stack
+from tests.cloud.conftest import PROJECT, Cluster
+
+MASTERS, INFRA = ["master0", "master1", "master2"], ["infra0", "infra1"]
+API, ROUTERS = "192.168.0.250", "192.168.0.251"
+SERVERS_OF = {API: MASTERS, ROUTERS: INFRA}
+
+
+def answers() -> list[dict[str, Any]]:
+    result: list[dict[str, Any]] = json.loads((PROJECT / "build" / "up" / "answers.json").read_text())
+    return result
+
+
+def test_make_up_ends_with_every_request_answered(made: subprocess.CompletedProcess[str]) -> None:
+    assert made.returncode == 0
+    counted = {(a["source"], a["target"].split(":")[1]): a for a in answers()}
+    assert set(counted) == {(source, port) for source in ("bastion", "external") for port in ("8443", "80", "443")}
+    assert all(a["sent"] == proof.REQUESTS and a["failed"] == 0 for a in counted.values())
+    for a in counted.values():
+        pool = MASTERS if a["target"].endswith(":8443") else INFRA
+        assert set(a["by_server"]) == set(pool), f"every server has its share: {a}"
+    for text in (API, ROUTERS, *MASTERS, *INFRA, "master0 "):
+        assert text in made.stdout
+
+
+def test_a_second_make_up_changes_nothing_and_takes_under_a_minute(cluster: Cluster) -> None:
+    start = time.monotonic()
+    again = subprocess.run([sys.executable, "-m", "lab", "up"], cwd=PROJECT, stdout=subprocess.PIPE, text=True, timeout=300)
+    took = time.monotonic() - start
+    assert again.returncode == 0
+    end = stack.log().read_text().rsplit("$ pulumi up", 1)[1]
+    assert "unchanged" in end
+    assert not any(word in end for word in ("created", "updated", "deleted", "replaced")), end
+    assert took < 60
+
+
+def test_the_nodes_group_keeps_no_state_and_names_ranges_only(cluster: Cluster) -> None:
+    (group,) = [g for g in cluster.tenant()["security_groups"] if g["name"].startswith("nodes")]
+    assert group["stateful"] is False
+    rules = group["security_group_rules"]
+    assert all(not rule["remote_group_id"] for rule in rules)
+    ingress = {(r["protocol"], r["port_range_min"], r["remote_ip_prefix"]) for r in rules if r["direction"] == "ingress"}
+    assert ("vrrp", None, "192.168.0.0/24") in ingress or ("112", None, "192.168.0.0/24") in ingress
+    assert {("tcp", port, range_) for port in (80, 443, 8443) for range_ in ("192.168.0.0/24", "203.0.113.0/24")} <= ingress
+
+
+def test_ports_carry_the_pairs_that_direct_routing_needs_and_no_others(cluster: Cluster) -> None:
+    ports = {port["name"]: port for port in cluster.tenant()["ports"]}
+    for vip, hosts in SERVERS_OF.items():
+        for host in hosts:
+            pairs = sorted(pair["ip_address"] for pair in ports[host]["allowed_address_pairs"])
+            assert pairs == sorted([vip, "192.168.0.0/24", "203.0.113.0/24"])
+            assert ports[host]["status"] == "ACTIVE"
+    for name, vip in (("vip-master", API), ("vip-infra", ROUTERS)):
+        assert [fixed["ip_address"] for fixed in ports[name]["fixed_ips"]] == [vip]
+        assert not ports[name]["device_id"], "a reservation port stays unbound"
+
+
+def holders(cluster: Cluster, vip: str) -> list[str]:
+    """The nodes that have the address on their interface."""
+    return [host for host in SERVERS_OF[vip] if cluster.on(host, "ip", "-4", "-o", "address", "show", "dev", "eth0", "to", f"{vip}/32").strip()]
+
+
+def test_each_address_is_at_its_owner_and_nowhere_else(cluster: Cluster) -> None:
+    assert holders(cluster, API) == ["master0"]
+    assert holders(cluster, ROUTERS) == ["infra0"]
+
+
+def test_every_node_has_the_address_on_lo_and_answers_arp_for_its_interface_only(cluster: Cluster) -> None:
+    for vip, hosts in SERVERS_OF.items():
+        for host in hosts:
+            assert f"{vip}/32" in cluster.on(host, "ip", "-4", "-o", "address", "show", "dev", "lo")
+            values = cluster.on(host, "sysctl", "-n", "net.ipv4.conf.all.arp_ignore", "net.ipv4.conf.all.arp_announce", "net.ipv4.vs.sloppy_tcp")
+            assert values.split() == ["1", "2", "1"]
+
+
+def test_the_kernels_table_is_what_was_rendered(cluster: Cluster) -> None:
+    for vip, hosts in SERVERS_OF.items():
+        for host in hosts:
+            rendered = {tuple(line.split()) for line in cluster.on(host, "grep", "-v", "^#", "/etc/keepalived/current/services").splitlines()}
+            live = {tuple(line.split()[:2]) for line in cluster.on(host, "/usr/local/lib/openshift-lvs/live").splitlines()}
+            assert live == {(mark, server) for mark, _, server, _ in rendered}, f"{host} serves {vip}"
+            assert " mh (mh-port,mh-fallback)" in cluster.on(host, "ipvsadm", "--list", "--numeric")
+
+
+def test_keepalived_drains_before_it_stops_and_comes_back_when_it_dies(cluster: Cluster) -> None:
+    unit = cluster.on("master0", "systemctl", "show", "keepalived", "--property", "Restart,ExecStop,ExecStopPost,ActiveState")
+    assert "Restart=always" in unit and "/drain" in unit and "/release-addresses" in unit and "ActiveState=active" in unit
+
+
+def test_no_connection_tracking_stands_between_a_client_and_a_director(cluster: Cluster) -> None:
+    cloud.client("bastion", API, 8443, 100)
+    for host, hypervisor in cloud.hypervisor_of().items():
+        if host in cluster.hosts:
+            tracked = [flow for flow in cloud.flows(hypervisor) if "ct(" in flow]
+            assert not tracked, f"{host} on {hypervisor}: {tracked}"
+
+
+def test_a_changed_check_updates_in_place_and_only_where_it_must(cluster: Cluster) -> None:
+    before = {host: cluster.on(host, "systemctl", "show", "keepalived", "--property", "MainPID") for host in cluster.hosts}
+
+    def slower(c: dict[str, Any]) -> None:
+        c["vips"]["infra"]["services"][0]["health_check"]["connect_timeout"] = 2
+
+    changes = cluster.up(slower)
+    assert changes.of("updated") == {
+        *(f"{verb}-{host}" for verb in ("deliver", "activate") for host in INFRA),
+        "home-infra-infra1",
+        "proof-infra",
+    }, changes.text
+    assert not changes.of("created") | changes.of("deleted") | changes.of("replaced"), changes.text
+    assert "connect_timeout 2" in cluster.on("infra0", "cat", "/etc/keepalived/current/keepalived.conf")
+    after = {host: cluster.on(host, "systemctl", "show", "keepalived", "--property", "MainPID") for host in cluster.hosts}
+    assert after == before, "a change reloads, it does not restart"
+    assert holders(cluster, ROUTERS) == ["infra0"]
+
+
+def test_infra2_comes_and_goes_and_takes_its_share_meanwhile(cluster: Cluster) -> None:
+    servers = {server["name"]: server["id"] for server in cluster.tenant()["servers"]}
+
+    def with_infra2(c: dict[str, Any]) -> None:
+        c["pools"]["infra"]["hosts"]["infra2"] = "192.168.0.7"
+
+    grown = cluster.up(with_infra2)
+    assert not grown.of("replaced") | grown.of("deleted"), grown.text
+    assert {s["name"] for s in cluster.tenant()["servers"]} == {*servers, "infra2"}
+    answer = cloud.client("bastion", ROUTERS, 80, 300)
+    assert answer["failed"] == 0 and set(answer["answers"]) == {*INFRA, "infra2"}, answer
+
+    shrunk = cluster.up()
+    assert not shrunk.of("replaced") | shrunk.of("created"), shrunk.text
+    assert {s["name"]: s["id"] for s in cluster.tenant()["servers"]} == servers
+    answer = cloud.client("bastion", ROUTERS, 80, 300)
+    assert answer["failed"] == 0 and set(answer["answers"]) == set(INFRA), answer
+
+
+def test_a_configuration_that_cannot_work_changes_nothing(cluster: Cluster) -> None:
+    def no_such_image(c: dict[str, Any]) -> None:
+        c["pools"]["infra"]["image"] = "debian-99"
+        c["vips"]["infra"]["services"][0]["health_check"]["connect_timeout"] = 3
+
+    try:
+        changes = cluster.up(no_such_image)
+    except RuntimeError as error:
+        assert "pools.infra.image" in str(error) and "debian-99" in str(error)
+    else:
+        raise AssertionError(changes.text)
+    assert "connect_timeout 1" in cluster.on("infra0", "cat", "/etc/keepalived/current/keepalived.conf")
+
+
+def test_destroy_leaves_nothing_in_the_tenant(cluster: Cluster) -> None:
+    from lab.phases import Phases
+
+    stack.run("destroy", "--yes", "--skip-preview", "--stack", stack.NAME, "--config-file", str(stack.configuration()), phases=Phases())
+    left = {kind: [resource.get("name") for resource in found] for kind, found in cluster.tenant().items()}
+    assert left.pop("security_groups") == ["default"]
+    assert not any(left.values()), left
+
+
+def test_make_down_leaves_no_process_namespace_or_interface(cluster: Cluster) -> None:
+    done = subprocess.run([sys.executable, "-m", "lab", "down"], cwd=PROJECT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert cloud.running() is None
+    assert not cloud.state().exists()
