@@ -35,6 +35,15 @@ up: .venv ## the article's cluster on a real OpenStack of its own, to answers th
 down: .venv ## all of that away
 	$(PYTHON) -m lab down
 
+.PHONY: lint
+lint: .venv ## ruff, mypy, shellcheck, go vet, actionlint
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy components operations lab __main__.py tests
+	.venv/bin/shellcheck $$(awk 'FNR == 1 && /^#!.*sh$$/ { print FILENAME } { nextfile }' $$(git ls-files))
+	set -e; for folder in $(sort $(dir $(shell git ls-files '*.go'))); do go -C $$folder vet .; done
+	go -C .github/tools tool actionlint -shellcheck $(CURDIR)/.venv/bin/shellcheck
+
 .PHONY: test
 test: engine ## unit tests, and a representative part of the data plane's
 	$(PYTHON) -m pytest tests/unit -n 2
