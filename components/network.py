@@ -86,7 +86,9 @@ def allocation_pool(cluster: Cluster) -> tuple[IPv4Address, IPv4Address]:
     named |= {node.host.address for node in cluster.nodes()} | ({cluster.network.gateway} if cluster.network.gateway else set())
 
     def distance(block: IPv4Network) -> int:
-        return min(max(int(block[0]) - int(address), int(address) - int(block[-1])) for address in named)
+        """In blocks, rounded up; 0 when there is a named address inside."""
+        nearest = min(max(int(block[0]) - int(address), int(address) - int(block[-1])) for address in named)
+        return -(-max(0, nearest) // block.num_addresses)
 
     for prefix in range(min(subnet.prefixlen + 4, 32), 33):
         # max() keeps the first of equals: the same configuration always gives the same pool.

@@ -36,12 +36,12 @@ def allowed_address_pairs(cluster: Cluster, node: Node) -> list[str]:
     """What a node may send from besides its own address, in a fixed order.
 
     The addresses its pool serves, plain: ML2/OVN takes only a plain address for one that moves between ports. On a director also the
-    clients' ranges, because direct routing sends a client's packet on with the client's address.
+    ranges of its clients and of its neighbours, because direct routing sends a client's packet on with the client's address.
     """
     vips = cluster.vips_of(node.pool_name)
     pairs = {str(vip.address) for vip in vips.values()}
     if vips and node.name in cluster.directors(node.pool_name):
-        pairs |= {str(range_) for range_ in cluster.network.client_cidrs}
+        pairs |= {str(range_) for range_ in (cluster.network.cidr, *cluster.network.client_cidrs)}
     return sorted(pairs)
 
 

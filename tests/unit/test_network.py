@@ -1,0 +1,231 @@
+"""What the program asks of Neutron for the network and the addresses."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address, IPv4Network
+from typing import Any
+
+import pulumi
+import pytest
+from conftest import Deploy, Deployment
+
+from components.cluster import Cluster, ConfigurationError
+from components.network import EPHEMERAL, ClusterNetwork, NetworkArgs, allocation_pool, ingress_rules
+
+
+def make(deploy: Deploy, data: dict[str, Any], absent: frozenset[str] = frozenset()) -> Deployment:
+    def program() -> dict[str, pulumi.Output[str]]:
+        return ClusterNetwork("network", NetworkArgs(Cluster.parse(data))).floating_ips
+
+    return deploy(program, absent)
+
+
+def rule_names(data: dict[str, Any]) -> set[str]:
+    return {rule.name for rule in ingress_rules(Cluster.parse(data))}
+
+
+def test_the_nodes_group_is_stateless_because_a_director_sees_half_of_each_conversation(deploy: Deploy, article: dict[str, Any]) -> None:
+    group = make(deploy, article).of("SecGroup")["nodes"]
+    assert group.inputs["stateful"] is False
+    # Deleting Neutron's default rules races with it: 409.
+    assert "deleteDefaultRules" not in group.inputs
+
+
+def test_no_rule_names_a_remote_group(deploy: Deploy, article: dict[str, Any]) -> None:
+    rules = make(deploy, article).of("SecGroupRule").values()
+    assert rules
+    assert all(rule.inputs.keys().isdisjoint({"remoteGroupId", "remoteAddressGroupId"}) and rule.inputs["remoteIpPrefix"] for rule in rules)
+
+
+def test_vrrp_is_let_in_from_the_subnet_by_its_name_and_without_ports(deploy: Deploy, article: dict[str, Any]) -> None:
+    rule = make(deploy, article).of("SecGroupRule")["vrrp-from-192.168.0.0/24"]
+    assert rule.inputs == {
+        "securityGroupId": "nodes-id",
+        "direction": "ingress",
+        "ethertype": "IPv4",
+        "protocol": "vrrp",
+        "remoteIpPrefix": "192.168.0.0/24",
+    }
+
+
+def test_the_rules_of_the_article_are_these_and_no_others(article: dict[str, Any]) -> None:
+    assert rule_names(article) == {
+        "icmp-from-0.0.0.0/0",
+        "tcp-32768-60999-from-0.0.0.0/0",
+        "udp-32768-60999-from-0.0.0.0/0",
+        "vrrp-from-192.168.0.0/24",
+        *(f"tcp-{port}-from-{source}" for port in (22, 80, 443, 8443) for source in ("10.0.0.0/8", "192.168.0.0/24")),
+    }
+
+
+def test_every_rule_is_registered_with_its_ports(deploy: Deploy, article: dict[str, Any]) -> None:
+    article["network"]["allow"] = [{"protocol": "tcp", "ports": "2379-2380"}]
+    registered = {
+        (rule.inputs["protocol"], rule.inputs.get("portRangeMin"), rule.inputs.get("portRangeMax"), rule.inputs["remoteIpPrefix"])
+        for rule in make(deploy, article).of("SecGroupRule").values()
+    }
+    assert registered == {(rule.protocol, *(rule.ports or (None, None)), str(rule.source)) for rule in ingress_rules(Cluster.parse(article))}
+    assert ("tcp", 2379, 2380, "192.168.0.0/24") in registered
+
+
+def test_answers_to_the_nodes_own_calls_are_let_in_from_anywhere(article: dict[str, Any]) -> None:
+    anywhere = IPv4Network("0.0.0.0/0")
+    assert {(rule.protocol, rule.ports) for rule in ingress_rules(Cluster.parse(article)) if rule.source == anywhere} == {
+        ("icmp", None),
+        ("tcp", EPHEMERAL),
+        ("udp", EPHEMERAL),
+    }
+
+
+def test_ssh_is_for_the_named_ranges_and_the_subnet_alone_once_they_are_named(article: dict[str, Any]) -> None:
+    article["ssh"].update(allowed_cidrs=["198.51.100.0/24"], port=2022)
+    assert {name for name in rule_names(article) if name.startswith("tcp-2022-")} == {
+        "tcp-2022-from-198.51.100.0/24",
+        "tcp-2022-from-192.168.0.0/24",
+    }
+    assert not any(name.startswith("tcp-22-") for name in rule_names(article))
+
+
+@pytest.mark.parametrize(
+    ("service", "rule"),
+    [
+        ({"port": 53, "protocol": "UDP", "health_check": {"type": "misc", "script": "checks/dns"}}, "udp-53-from-10.0.0.0/8"),
+        ({"port": 53, "protocol": "UDP", "health_check": {"type": "tcp", "connect_port": 8053}}, "tcp-8053-from-192.168.0.0/24"),
+        ({"port": 80, "scheduler": "rr", "health_check": {"type": "tcp"}}, "udp-8848-from-192.168.0.0/24"),
+        ({"port": 80, "persistence_timeout": 50, "health_check": {"type": "tcp"}}, "udp-8848-from-192.168.0.0/24"),
+        ({"port": 80, "forwarding_method": "TUN", "health_check": {"type": "tcp"}}, "ipip-from-192.168.0.0/24"),
+    ],
+)
+def test_what_a_service_needs_is_let_in_and_nothing_of_it_where_it_is_not_needed(article: dict[str, Any], service: dict[str, Any], rule: str) -> None:
+    assert rule not in rule_names(article)
+    article["vips"]["master"]["services"] = [service]
+    assert rule in rule_names(article)
+
+
+def test_vrrp_with_ah_travels_as_ah(article: dict[str, Any]) -> None:
+    article["keepalived"] = {"vrrp_version": 2}
+    article["vips"]["master"].update(advert_interval=1, authentication="AH")
+    article["vips"]["infra"].update(advert_interval=1)
+    assert "ah-from-192.168.0.0/24" in rule_names(article)
+
+
+def test_one_rule_wanted_twice_is_asked_for_once(article: dict[str, Any]) -> None:
+    # Neutron refuses the second with 409.
+    article["network"]["client_cidrs"] = ["192.168.0.0/24", "192.168.0.0/24"]
+    article["network"]["allow"] = [{"protocol": "tcp", "ports": 80}, {"protocol": "tcp", "ports": "443-443"}]
+    article["ssh"]["port"] = 443
+    rules = ingress_rules(Cluster.parse(article))
+    assert len(rules) == len(set(rules)) == len({rule.name for rule in rules})
+
+
+def test_rules_come_in_an_order_that_the_configuration_does_not_change(article: dict[str, Any]) -> None:
+    rules = ingress_rules(Cluster.parse(article))
+    article["network"]["client_cidrs"].reverse()
+    article["vips"] = dict(reversed(article["vips"].items()))
+    assert ingress_rules(Cluster.parse(article)) == rules
+
+
+def test_each_address_is_kept_by_an_unbound_port_of_its_own(deploy: Deploy, article: dict[str, Any]) -> None:
+    ports = make(deploy, article).of("Port")
+    assert {name: port.inputs for name, port in ports.items()} == {
+        f"vip-{name}": {
+            "name": f"vip-{name}",
+            "networkId": "network-id",
+            "fixedIps": [{"subnetId": "subnet-id", "ipAddress": address}],
+            "securityGroupIds": ["nodes-id"],
+        }
+        for name, address in (("master", "192.168.0.250"), ("infra", "192.168.0.251"))
+    }
+
+
+def test_a_reserved_address_has_a_port_named_exactly_as_its_key(deploy: Deploy, article: dict[str, Any]) -> None:
+    article["network"]["reserved"] = {"bastion": "192.168.0.100"}
+    port = make(deploy, article).of("Port")["reserved-bastion"]
+    assert port.inputs["name"] == "bastion"
+    assert port.inputs["fixedIps"] == [{"subnetId": "subnet-id", "ipAddress": "192.168.0.100"}]
+    assert port.inputs["securityGroupIds"] == ["nodes-id"]
+
+
+def test_each_address_has_a_floating_ip_on_its_port_once_the_subnet_has_a_router(deploy: Deploy, article: dict[str, Any]) -> None:
+    article["vips"]["infra"]["floating_ip"] = False
+    done = make(deploy, article)
+    assert {name: ip.inputs for name, ip in done.of("FloatingIp").items()} == {"vip-master": {"pool": "public", "portId": "vip-master-id"}}
+    # The other way round at the end: the floating IP goes before the router's interface.
+    assert {"RouterInterface router", "Port vip-master"} <= done.before(done.of("FloatingIp")["vip-master"])
+    assert done.returned.keys() == {"master"}
+
+
+def test_without_an_external_network_there_is_no_router_and_no_floating_ip(deploy: Deploy, article: dict[str, Any]) -> None:
+    del article["network"]["external"]
+    done = make(deploy, article)
+    assert not done.of("Router") and not done.of("RouterInterface") and not done.of("FloatingIp") and not done.looked_up
+    assert done.returned == {}
+
+
+def test_a_network_without_a_gateway_is_made_without_one(deploy: Deploy, article: dict[str, Any]) -> None:
+    del article["network"]["external"], article["network"]["gateway"]
+    subnet = make(deploy, article).of("Subnet")["subnet"].inputs
+    assert subnet["noGateway"] is True and "gatewayIp" not in subnet
+
+
+def test_an_existing_network_is_looked_up_and_not_made(deploy: Deploy, article: dict[str, Any]) -> None:
+    del article["network"]["external"]
+    article["network"]["existing"] = "ocp"
+    done = make(deploy, article)
+    assert not done.of("Subnet") and "openstack:networking/network:Network" not in {resource.type for resource in done.resources}
+    assert done.looked_up == [("getNetwork", {"name": "ocp"}), ("getSubnet", {"networkId": "ocp-id", "cidr": "192.168.0.0/24"})]
+    assert done.of("Port")["vip-master"].inputs["networkId"] == "ocp-id"
+    assert done.of("Port")["vip-master"].inputs["fixedIps"][0]["subnetId"] == "192.168.0.0/24-id"
+
+
+@pytest.mark.parametrize(
+    ("change", "absent", "message"),
+    [
+        ({}, "public", "network.external: 'public': no such network that this project can see; `openstack network list` shows"),
+        ({"external": None, "existing": "ocp"}, "ocp", "network.existing: 'ocp': no such network that this project can see"),
+        ({"external": None, "existing": "ocp"}, "192.168.0.0/24", "network.cidr: '192.168.0.0/24': no such subnet that this project can see"),
+    ],
+)
+def test_a_name_that_the_cloud_has_not_is_refused_before_anything_is_made(
+    deploy: Deploy, article: dict[str, Any], change: dict[str, Any], absent: str, message: str
+) -> None:
+    article["network"].update(change)
+    done = Deployment()
+    with pytest.raises(ConfigurationError, match="^" + message.replace(".", r"\.")):
+        done = make(deploy, article, frozenset({absent}))
+    assert not done.resources
+
+
+def test_the_subnet_gives_away_no_address_that_the_configuration_names(deploy: Deploy, article: dict[str, Any]) -> None:
+    article["network"]["reserved"] = {"bastion": "192.168.0.100"}
+    subnet = make(deploy, article).of("Subnet")["subnet"].inputs
+    assert subnet["cidr"] == "192.168.0.0/24" and subnet["gatewayIp"] == "192.168.0.1"
+    assert subnet["allocationPools"] == [{"start": "192.168.0.160", "end": "192.168.0.175"}]
+
+
+@pytest.mark.parametrize("change", [{"hosts": {"master3": "192.168.0.7"}}, {"reserved": {"registry": "192.168.0.249"}}])
+def test_a_neighbour_more_does_not_move_the_addresses_that_neutron_gives_away(article: dict[str, Any], change: dict[str, Any]) -> None:
+    before = allocation_pool(Cluster.parse(article))
+    article["pools"]["master"]["hosts"] |= change.get("hosts", {})
+    article["network"]["reserved"] = change.get("reserved", {})
+    assert allocation_pool(Cluster.parse(article)) == before
+
+
+@pytest.mark.parametrize("prefix", [28, 26, 20, 16])
+def test_a_subnet_of_any_size_keeps_its_named_addresses_out_of_the_pool(article: dict[str, Any], prefix: int) -> None:
+    small = {"master0": "192.168.0.2", "master1": "192.168.0.3", "master2": "192.168.0.4"}
+    article["network"].update(cidr=f"192.168.0.0/{prefix}", client_cidrs=[])
+    article["pools"] = {"master": {**article["pools"]["master"], "hosts": small}}
+    article["vips"] = {"master": {**article["vips"]["master"], "address": "192.168.0.14"}}
+    first, last = allocation_pool(Cluster.parse(article))
+    named = {IPv4Address(f"192.168.0.{last}") for last in (0, 1, 2, 3, 4, 14)} | {IPv4Network(f"192.168.0.0/{prefix}").broadcast_address}
+    assert first <= last and not any(first <= address <= last for address in named)
+
+
+def test_a_subnet_that_is_full_is_refused(article: dict[str, Any]) -> None:
+    hosts = {f"master{n}": f"192.168.0.{n}" for n in range(2, 6)}
+    article["network"].update(cidr="192.168.0.0/29", client_cidrs=[])
+    article["pools"] = {"master": {**article["pools"]["master"], "hosts": hosts}}
+    article["vips"] = {"master": {**article["vips"]["master"], "address": "192.168.0.6", "owner": "master2"}}
+    with pytest.raises(ConfigurationError, match=r"^network\.cidr: 192\.168\.0\.0/29 has no address left .*; use a larger subnet$"):
+        allocation_pool(Cluster.parse(article))
