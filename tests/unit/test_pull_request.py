@@ -1,0 +1,376 @@
+"""What a pull request shows: real changes in a real git repository, and the scripts that the workflows run."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from operations import diff, report
+
+PROJECT = Path(__file__).parents[2]
+SCRIPTS = PROJECT / ".github" / "scripts"
+
+Change = Callable[[str, str, str], None]
+
+
+def git(repository: Path, *arguments: str) -> str:
+    identity = ["-c", "user.name=Test", "-c", "user.email=test@example.org", "-c", "commit.gpgsign=false"]
+    return subprocess.run(["git", "-C", repository, *identity, *arguments], check=True, capture_output=True, text=True).stdout
+
+
+def operations(repository: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """The operator's command as users run it, with the code that lies in that repository."""
+    command = [sys.executable, "-m", "operations", *arguments]
+    return subprocess.run(command, cwd=repository, capture_output=True, text=True, timeout=60)
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """This project's program in a repository of its own, on a branch from main."""
+    path = tmp_path / "project"
+    for part in ("components", "operations", "templates"):
+        shutil.copytree(PROJECT / part, path / part, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(PROJECT / "Pulumi.dev.yaml", path)
+    (path / ".gitignore").write_text("__pycache__/\n/build/\n")
+    git(tmp_path, "init", "--quiet", "--initial-branch=main", str(path))
+    git(path, "add", "--all")
+    git(path, "commit", "--quiet", "--message=base")
+    git(path, "checkout", "--quiet", "-b", "change")
+    return path
+
+
+@pytest.fixture
+def change(repository: Path) -> Change:
+    """Replace a text in a file, and commit."""
+
+    def replace(name: str, old: str, new: str) -> None:
+        file = repository / name
+        assert old in file.read_text(), f"{name} has no {old!r} (any more)"
+        file.write_text(file.read_text().replace(old, new))
+        git(repository, "commit", "--quiet", "--all", "--message=change")
+
+    return replace
+
+
+def shown(repository: Path, base: str = "main") -> str:
+    output = repository / "build"
+    assert diff.diff(repository, base, output)
+    return report.report(output)
+
+
+def test_a_branch_that_changes_nothing_shows_no_change_for_every_host(repository: Path) -> None:
+    done = operations(repository, "diff", "--base", "main")
+    assert done.returncode == 0, done.stderr
+    text = done.stdout
+    assert [line for line in text.splitlines() if line.startswith("- ")] == [
+        f"- `{host}`: no change" for host in ("infra0", "infra1", "master0", "master1", "master2")
+    ]
+    assert "```" not in text
+
+
+def test_a_checks_timing_reloads_the_hosts_of_its_pool_and_no_other(repository: Path, change: Change) -> None:
+    change("Pulumi.dev.yaml", "path: /healthz}", "path: /healthz, delay_loop: 2}")
+    text = shown(repository)
+    assert "- `infra0`: reload; 2 files (`keepalived.conf`, `node.conf`)" in text
+    assert "- `infra1`: reload; 2 files (`keepalived.conf`, `node.conf`)" in text
+    assert text.count(": no change") == 3
+    assert "\n-    delay_loop 1\n+    delay_loop 2\n" in text
+    assert "`infra0`, `infra1`: `keepalived.conf`\n```diff\n" in text, "hosts with the same difference share it"
+
+
+def test_the_whole_patch_names_every_stack_host_and_file_and_patch_takes_it(repository: Path, change: Change, tmp_path: Path) -> None:
+    change("Pulumi.dev.yaml", "path: /healthz}", "path: /healthz, delay_loop: 2}")
+    output = tmp_path / "output"
+    assert operations(repository, "diff", "--base", "main", "--output", str(output)).returncode == 0
+    text = (output / "hosts.diff").read_text()
+    assert [line for line in text.splitlines() if line.startswith("+++")] == [
+        f"+++ b/dev/{host}/{file}" for host in ("infra0", "infra1") for file in ("keepalived.conf", "node.conf")
+    ]
+    subprocess.run(["git", "apply", "--directory=stacks", str(output / "hosts.diff")], cwd=output / "base", check=True)
+    for side in ("base", "head"):
+        assert "delay_loop 2" in (output / side / "stacks/dev/infra0/keepalived.conf").read_text()
+
+
+def test_a_templates_change_shows_on_every_host_that_has_the_file_as_base_is_rendered_by_its_own_templates(repository: Path, change: Change) -> None:
+    change("templates/etc/keepalived/current/sysctl.conf.j2", "net.ipv4.vs.sloppy_tcp = 1", "net.ipv4.vs.sloppy_tcp = 0")
+    text = shown(repository)
+    assert text.count(": reload; 1 file (`sysctl.conf`)") == 5
+    assert "-net.ipv4.vs.sloppy_tcp = 1\n+net.ipv4.vs.sloppy_tcp = 0\n" in text
+
+
+def test_base_is_rendered_by_its_own_code(repository: Path, change: Change) -> None:
+    change("components/keepalived.py", "POOR_VIEW_WEIGHT = -100", "POOR_VIEW_WEIGHT = -90")
+    assert '-    quorum_down "/usr/local/lib/openshift-lvs/quorum infra-80 -100"\n+' in shown(repository)
+
+
+def test_another_owner_is_said_to_move_the_address(repository: Path, change: Change) -> None:
+    change("Pulumi.dev.yaml", "owner: master0", "owner: master1")
+    text = shown(repository)
+    assert "- address `192.168.0.250` (`master`) moves from `master0` to `master1`\n" in text
+    assert "- priority of `master1` for `192.168.0.250`: 140 → 150\n" in text
+    assert "192.168.0.251` (`infra`) moves" not in text
+
+
+def test_another_address_and_a_new_and_a_lost_one_are_said(repository: Path, change: Change) -> None:
+    change("Pulumi.dev.yaml", "address: 192.168.0.250", "address: 192.168.0.249")
+    change("Pulumi.dev.yaml", "      infra:\n        address:", "      routers:\n        address:")
+    text = shown(repository)
+    assert "- address `192.168.0.250` (`master`) becomes `192.168.0.249`\n" in text
+    assert "- address `192.168.0.251` (`infra`) is given up\n" in text
+    assert "- address `192.168.0.251` (`routers`) is new, at `infra0`\n" in text
+
+
+def test_a_new_and_a_removed_host_are_said(repository: Path, change: Change) -> None:
+    change("Pulumi.dev.yaml", "infra1: 192.168.0.6", "infra2: 192.168.0.7")
+    text = shown(repository)
+    assert "- `infra1`: removed from the stack\n" in text
+    assert "- `infra2`: new\n" in text
+    assert "- `infra0`: reload; 2 files (`keepalived.conf`, `services`)\n" in text
+
+
+def test_a_host_that_directs_no_longer_stops_keepalived(repository: Path, change: Change) -> None:
+    change("Pulumi.dev.yaml", "hosts: {infra0", "directors: [infra0]\n        hosts: {infra0")
+    assert "- `infra1`: keepalived stops; " in shown(repository)
+
+
+def test_a_new_and_a_deleted_stack_are_said(repository: Path) -> None:
+    git(repository, "mv", "Pulumi.dev.yaml", "Pulumi.prod.yaml")
+    text = shown(repository)
+    assert "### Stack `dev`\n\nThe stack is deleted. Its hosts (`infra0`, `infra1`, `master0`, `master1`, `master2`) keep" in text
+    assert "### Stack `prod`\n\nThe stack is new.\n" in text
+    assert "- `master0`: new\n" in text
+
+
+def test_a_refused_configuration_shows_its_error_and_fails(repository: Path, change: Change, tmp_path: Path) -> None:
+    change("Pulumi.dev.yaml", "owner: master0", "ownr: master0")
+    output = tmp_path / "output"
+    done = operations(repository, "diff", "--base", "main", "--output", str(output))
+    assert done.returncode == 1
+    comment = (output / "comment.md").read_text()
+    assert "**The configuration is refused**" in comment
+    assert "vips.master.ownr: unknown key; did you mean 'owner'?" in comment
+    assert str(repository) not in comment
+
+
+def test_a_base_that_was_refused_does_not_hide_the_head_that_mends_it(repository: Path, change: Change) -> None:
+    git(repository, "checkout", "--quiet", "main")
+    change("Pulumi.dev.yaml", "owner: master0", "ownr: master0")
+    git(repository, "checkout", "--quiet", "-b", "mended")
+    change("Pulumi.dev.yaml", "ownr: master0", "owner: master0")
+    text = shown(repository)
+    assert "The base could not be rendered, so everything counts as new:\n```text\nvips.master.owner: missing\nvips.master.ownr: unknown key" in text
+    assert "- `master0`: new\n" in text
+
+
+def test_scripts_and_units_that_every_host_gets_are_listed(repository: Path, change: Change) -> None:
+    change("templates/usr/local/lib/openshift-lvs/wait-for", "set -eu", "set -eu  # strict")
+    text = shown(repository)
+    assert "Scripts or units change and are installed anew (`install-HOST`), without a reload: `usr/local/lib/openshift-lvs/wait-for`" in text
+    assert text.count(": no change") == 5
+
+
+def test_what_main_did_since_the_branch_began_is_not_shown(repository: Path, change: Change) -> None:
+    git(repository, "checkout", "--quiet", "main")
+    change("Pulumi.dev.yaml", "owner: master0", "owner: master1")
+    git(repository, "checkout", "--quiet", "change")
+    assert shown(repository).count(": no change") == 5
+
+
+def test_a_merge_is_compared_with_its_first_parent_as_the_workflow_does(repository: Path, change: Change) -> None:
+    change("Pulumi.dev.yaml", "owner: infra0", "owner: infra1")
+    git(repository, "checkout", "--quiet", "main")
+    change("Pulumi.dev.yaml", "owner: master0", "owner: master1")
+    git(repository, "merge", "--quiet", "--no-edit", "change")
+    text = shown(repository, "HEAD^1")
+    assert "moves from `infra0` to `infra1`" in text
+    assert "moves from `master0`" not in text
+
+
+def test_a_change_that_is_not_committed_is_shown_and_the_repository_is_left_as_it_was(repository: Path) -> None:
+    stack = repository / "Pulumi.dev.yaml"
+    stack.write_text(stack.read_text().replace("owner: master0", "owner: master1"))
+    before = git(repository, "status", "--porcelain") + git(repository, "worktree", "list") + git(repository, "for-each-ref")
+    assert "moves from `master0` to `master1`" in shown(repository)
+    assert git(repository, "status", "--porcelain") + git(repository, "worktree", "list") + git(repository, "for-each-ref") == before
+
+
+def test_an_unknown_base_names_it_and_says_what_to_fetch(repository: Path) -> None:
+    done = operations(repository, "diff", "--base", "origin/main")
+    assert done.returncode == 1
+    assert "--base: 'origin/main' is not a commit here; fetch it first: git fetch origin BRANCH" in done.stderr
+
+
+def test_a_base_without_a_common_commit_names_the_remedy(repository: Path) -> None:
+    git(repository, "checkout", "--quiet", "--orphan", "stranger")
+    git(repository, "commit", "--quiet", "--message=stranger")
+    with pytest.raises(diff.BaseError, match="has no common commit with HEAD here"):
+        diff.diff(repository, "main", repository / "build")
+
+
+# --- the report of rendered files, which may come from anyone ---
+
+
+def rendered(folder: Path, side: str, stack: str, host: str, **files: str) -> None:
+    target = folder / side / "stacks" / stack / host
+    target.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        (target / name).write_text(text)
+
+
+def test_content_cannot_end_its_fence(tmp_path: Path) -> None:
+    rendered(tmp_path, "base", "dev", "m0", file="a\n")
+    rendered(tmp_path, "head", "dev", "m0", file="```\n````\n@everyone [approved](https://example.org)\n```\n")
+    lines = report.report(tmp_path).splitlines()
+    start, end = lines.index("`````diff"), lines.index("`````")
+    assert any("@everyone" in line for line in lines[start:end])
+    assert not any("@everyone" in line for line in [*lines[:start], *lines[end:]])
+
+
+def test_a_name_cannot_end_its_code_span_or_its_line(tmp_path: Path) -> None:
+    rendered(tmp_path, "head", "dev", "m0`\n# <b>approved @everyone", file="a\n")
+    line = next(line for line in report.report(tmp_path).splitlines() if line.startswith("- "))
+    assert line == "- `` m0`\\n# <b>approved @everyone ``: new"
+
+
+def test_characters_that_hide_or_turn_text_are_shown_as_escapes(tmp_path: Path) -> None:
+    rendered(tmp_path, "head", "dev", "m0", file="weight \u202e1\x1b[2J\n")
+    assert "weight \\u202e1\\u001b[2J" in report.report(tmp_path)
+
+
+def test_a_link_in_an_artifact_is_not_followed(tmp_path: Path) -> None:
+    secret = tmp_path / "token"
+    secret.write_text("token-of-the-runner")
+    folder = tmp_path / "change"
+    rendered(folder, "head", "dev", "m0", file="a\n")
+    (folder / "head/stacks/dev/m0/link").symlink_to(secret)
+    (folder / "head/stacks/dev/m1").symlink_to(tmp_path)
+    (folder / "head/refused").mkdir()
+    (folder / "head/refused/dev").symlink_to(secret)
+    (folder / "preview").symlink_to(tmp_path)
+    assert "token-of-the-runner" not in report.report(folder)
+    assert "token-of-the-runner" not in report.patch(folder)
+
+
+def test_a_long_comment_ends_whole_within_githubs_limit_and_points_to_the_rest(tmp_path: Path) -> None:
+    for number in range(60):
+        rendered(tmp_path, "head", "dev", f"m{number:02}", file=f"{number} ä\n" * 500)
+    text = report.report(tmp_path, report.COMMENT_LIMIT)
+    assert 40_000 < len(text.encode()) <= 65_536
+    assert text.count("```") % 2 == 0, "no fence is left open"
+    assert "- `m59`: new" in text, "the summary comes first"
+    assert text.endswith("prints it.\n")
+    assert "hosts.diff" in text
+    assert report.patch(tmp_path).count("+++ ") == 60
+
+
+def test_a_summary_beyond_the_limit_is_cut_too(tmp_path: Path) -> None:
+    for number in range(200):
+        rendered(tmp_path, "head", "dev", f"m{number:03}", file="a\n")
+    assert len(report.report(tmp_path, 1_000).encode()) <= 1_000
+
+
+def test_a_last_line_that_loses_its_end_is_a_difference(tmp_path: Path) -> None:
+    rendered(tmp_path, "base", "dev", "m0", file="a\n")
+    rendered(tmp_path, "head", "dev", "m0", file="a")
+    assert "+\\ No newline at end of file" in report.report(tmp_path)
+
+
+def test_an_empty_artifact_is_said_not_hidden(tmp_path: Path) -> None:
+    assert "Nothing was rendered" in report.report(tmp_path)
+
+
+def test_a_preview_is_part_of_the_report(tmp_path: Path) -> None:
+    (tmp_path / "preview").mkdir()
+    (tmp_path / "preview" / "dev.txt").write_text("~ command:remote:Command: (update)\n")
+    assert "### `pulumi preview --diff` of `dev`\n```text\n~ command:remote:Command: (update)\n```\n" in report.report(tmp_path)
+
+
+def test_the_report_needs_the_standard_library_only(tmp_path: Path) -> None:
+    command = [sys.executable, "-S", "-m", "operations.report", str(tmp_path)]
+    done = subprocess.run(command, cwd=PROJECT, env={"PATH": os.environ["PATH"]}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(report.MARK)
+
+
+# --- the workflows' scripts, with what they call replaced by a recorder ---
+
+
+@pytest.fixture
+def called(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run a script with a stand-in for the program it calls; calls.txt has that one's arguments."""
+
+    def run(script: str, program: str, body: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        stub = tmp_path / "bin" / program
+        stub.parent.mkdir(exist_ok=True)
+        stub.write_text(f'#!/bin/sh\nprintf "%s\\n" "$*" >>{tmp_path}/calls.txt\n{body}\n')
+        stub.chmod(0o755)
+        return subprocess.run(
+            [SCRIPTS / script, *arguments],
+            env={"PATH": f"{stub.parent}:{os.environ['PATH']}", "GITHUB_REPOSITORY": "owner/project", **environment},
+            capture_output=True,
+            text=True,
+        )
+
+    return run
+
+
+RUN = {"HEAD_OWNER": "someone", "HEAD_BRANCH": "a branch; rm -rf /", "HEAD_SHA": "0123abc"}
+GH = 'case "$*" in *pulls*) echo "$PULL" ;; *--paginate*) echo "$THERE" ;; esac'
+
+
+def comment(tmp_path: Path) -> Path:
+    (tmp_path / "comment.md").write_text(f"{report.MARK}\ntext\n")
+    return tmp_path / "comment.md"
+
+
+def test_the_first_report_becomes_a_comment(called: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path) -> None:
+    done = called("comment", "gh", GH, str(comment(tmp_path)), PULL="7", THERE="", **RUN)
+    calls = (tmp_path / "calls.txt").read_text()
+    assert done.returncode == 0, done.stderr
+    assert "head=someone:a branch; rm -rf /" in calls
+    assert f"--method POST repos/owner/project/issues/7/comments -F body=@{tmp_path}/comment.md" in calls
+
+
+def test_a_later_report_replaces_the_comment(called: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path) -> None:
+    assert called("comment", "gh", GH, str(comment(tmp_path)), PULL="7", THERE="99", **RUN).returncode == 0
+    calls = (tmp_path / "calls.txt").read_text()
+    assert "--method PATCH repos/owner/project/issues/comments/99" in calls
+    assert "POST" not in calls
+
+
+def test_a_pull_request_that_moved_on_gets_no_comment(called: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path) -> None:
+    done = called("comment", "gh", GH, str(comment(tmp_path)), PULL="", THERE="", **RUN)
+    assert done.returncode == 0
+    assert "no open pull request has 0123abc as its head" in done.stdout
+    assert (tmp_path / "calls.txt").read_text().count("\n") == 1, "the question, and nothing after it"
+
+
+def test_a_preview_ends_as_pulumi_did_and_leaves_no_credentials(called: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path) -> None:
+    body = (
+        'echo "$OS_CLIENT_CONFIG_FILE" >"$SEEN"; cat "$OS_CLIENT_CONFIG_FILE" >>"$SEEN"; echo "${PULUMI_BACKEND_URL-unset}" >>"$SEEN"; echo "a change"; exit 3'
+    )
+    target, seen, summary = tmp_path / "out/dev.txt", tmp_path / "seen", tmp_path / "summary"
+    done = called(
+        "preview", "pulumi", body, "dev", str(target),
+        CLOUDS_YAML="clouds: {}", PULUMI_BACKEND_URL="", SEEN=str(seen), GITHUB_STEP_SUMMARY=str(summary),
+    )  # fmt: skip
+    assert done.returncode == 3
+    assert target.read_text() == "a change\n"
+    assert summary.read_text().endswith("\n    a change\n")
+    clouds, text, backend = seen.read_text().splitlines()
+    assert (text, backend) == ("clouds: {}", "unset")
+    assert not Path(clouds).exists()
+    assert "preview --stack dev --diff --non-interactive --color never" in (tmp_path / "calls.txt").read_text()
+
+
+def test_a_preview_without_credentials_names_the_secret(called: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path) -> None:
+    done = called("preview", "pulumi", "", "dev", str(tmp_path / "dev.txt"))
+    assert done.returncode != 0
+    assert "CLOUDS_YAML" in done.stderr
+    assert not (tmp_path / "calls.txt").exists()
