@@ -61,7 +61,8 @@ def bundle(files: tuple[File, ...]) -> str:
 
     A line `==> PATH MODE`, then the file's lines, each behind two blanks.
     """
-    return "".join(f"==> {file.path} {file.mode:04o}\n" + "".join(f"  {line}\n" for line in file.text.splitlines()) for file in files)
+    # Only a line feed ends a line, here as for awk on the node: str.splitlines knows form feeds and more.
+    return "".join(f"==> {file.path} {file.mode:04o}\n" + "".join(f"  {line}\n" for line in _lines(file.text)) for file in files)
 
 
 def version(files: tuple[File, ...]) -> str:
@@ -83,6 +84,10 @@ def authentication(cluster: Cluster, host: str, auth_pass: dict[str, str]) -> di
         for name, vip in vips.items()
         if vip.authentication and host in cluster.directors(vip.pool)
     }
+
+
+def _lines(text: str) -> list[str]:
+    return text.removesuffix("\n").split("\n") if text else []
 
 
 def _template(name: str) -> jinja2.Template:
@@ -163,7 +168,10 @@ def _check_scripts(vips: dict[str, Vip], root: Path) -> list[File]:
             if not (root / check.script).is_file():
                 raise ConfigurationError(f"{key}: {check.script!r} is not a file of the repository; give a path from its root")
             # 0755 and root's: what keepalived's script security asks for. One that is not executable would be ignored without a word.
-            file = File(_script_name(check), 0o755, (root / check.script).read_text())
+            try:
+                file = File(_script_name(check), 0o755, (root / check.script).read_text())
+            except UnicodeDecodeError:
+                raise ConfigurationError(f"{key}: {check.script!r} is not text; wrap a program in a script that calls it") from None
             if not file.text.startswith("#!"):
                 raise ConfigurationError(f"{key}: {check.script!r} does not begin with #!, so it cannot be run; add its interpreter")
             if files.setdefault(file.path, file) != file:
