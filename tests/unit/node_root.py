@@ -1,0 +1,130 @@
+"""A node for the scripts: the lab's Debian under an overlay, in namespaces of its own, with stubs for what needs a kernel with IPVS.
+
+Real are keepalived -t, ip, nft, sysctl (but for net.ipv4.vs), the shell and awk. Stubs stand in front of systemctl, ipvsadm, modprobe and
+journalctl; they write what they are asked to /stub/calls. `systemctl` runs what the unit files on the node say, but for keepalived itself:
+starting or reloading it fills the stub's table of virtual servers from the version in force, as keepalived does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from components import keepalived
+from components.cluster import Cluster
+from components.keepalived import File
+from lab.cloud import layers
+
+LIB = "/usr/local/lib/openshift-lvs"
+STUBS = Path(__file__).parent / "stubs"
+
+
+@dataclass
+class Node:
+    """One node: its files as they are on it, and a way to run a verb there."""
+
+    pid: int
+    """The first process of its namespaces."""
+
+    def path(self, name: str) -> Path:
+        """A file of the node. Only for relative links: an absolute one would lead out of it."""
+        return Path(f"/proc/{self.pid}/root/{name.lstrip('/')}")
+
+    def read(self, name: str) -> str:
+        return self.path(name).read_text()
+
+    def write(self, name: str, text: str, mode: int = 0o644) -> None:
+        path = self.path(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        path.chmod(mode)
+
+    def run(self, *command: str, stdin: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run a command on the node as an ssh session would."""
+        enter = ["nsenter", f"--target={self.pid}", "--mount", "--net", "--pid", "--root", "--wdns=/"]
+        clean = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", **environment}
+        return subprocess.run([*enter, *command], input=stdin, env=clean, capture_output=True, text=True, timeout=60)
+
+    def verb(self, verb: str, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+        """Run one of the scripts."""
+        return self.run(f"{LIB}/{verb}", *arguments, stdin=stdin)
+
+    def succeeds(self, verb: str, *arguments: str, stdin: str = "") -> str:
+        """Run one of the scripts and return what it says."""
+        done = self.verb(verb, *arguments, stdin=stdin)
+        assert done.returncode == 0, f"{verb}: exit {done.returncode}\n{done.stdout}{done.stderr}"
+        return done.stdout
+
+    def sh(self, script: str, stdin: str = "") -> str:
+        """Run a shell command that must succeed; its output."""
+        done = self.run("sh", "-euc", script, stdin=stdin)
+        assert done.returncode == 0, f"{script}: exit {done.returncode}\n{done.stdout}{done.stderr}"
+        return done.stdout
+
+    def deliver(self, files: tuple[File, ...]) -> str:
+        """Stage files as the program does; the version's name."""
+        version = keepalived.version(files)
+        self.succeeds("deliver", version, stdin=keepalived.bundle(files))
+        return version
+
+    def roll_out(self, cluster: Cluster, host: str, root: Path = keepalived.ROOT) -> str:
+        """Deliver and activate what the cluster says of that host; the version's name."""
+        version = self.deliver(keepalived.render(cluster, host, root))
+        self.succeeds("activate", version)
+        return version
+
+    def calls(self) -> list[str]:
+        """What the stubs were asked since the last look, questions left out."""
+        log = self.path("/stub/calls")
+        lines = log.read_text().splitlines()
+        log.write_text("")
+        return [line for line in lines if not line.startswith(("systemctl -q is-active", "systemctl is-active", "ipvsadm --list"))]
+
+    @property
+    def in_force(self) -> str | None:
+        """The version that `current` points to."""
+        link = self.path("/etc/keepalived/current")
+        return link.readlink().name if link.is_symlink() else None
+
+    def addresses_on(self, interface: str) -> set[str]:
+        """IPv4 addresses of an interface, without the loopback's own."""
+        lines = self.sh(f"ip -4 -o address show dev {interface}").splitlines()
+        return {line.split()[3] for line in lines} - {"127.0.0.1/8"}
+
+
+@contextlib.contextmanager
+def node(awk: str = "mawk", tools: bool = True) -> Iterator[Node]:
+    """A node that lives as long as the context: an interface eth0, the stubs, and the tools in place unless told otherwise."""
+    setup = """
+        mount -t tmpfs node "$2"; mkdir "$2/upper" "$2/work" "$2/root"
+        mount -t overlay -o "lowerdir=$1,upperdir=$2/upper,workdir=$2/work" node "$2/root"
+        cd "$2/root"
+        mount -t proc proc proc; mount -t sysfs sys sys; mount -t tmpfs run run; mount --bind /dev/null dev/null
+        ip link set lo up; ip link add eth0 type veth peer name wire; ip address add 192.168.0.2/24 dev eth0; ip link set wire up; ip link set eth0 up
+        ln -sf "/usr/bin/$4" etc/alternatives/awk
+        mkdir stub usr/local/sbin -p; : >stub/calls; : >stub/table
+        cp -p "$3"/* usr/local/sbin/; for tool in ipvsadm; do ln -sf "../local/sbin/$tool" "usr/sbin/$tool"; done
+        exec chroot . sh -c 'echo ready; read -r forever'
+    """
+    root = layers.root()
+    # The mount point is hidden again with the namespace, so one folder serves every node.
+    folder = Path(os.environ.get("TMPDIR", "/tmp")) / "openshift-lvs-node"
+    folder.mkdir(exist_ok=True)
+    command = ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "sh", "-euc", setup, "sh", str(root), str(folder), str(STUBS), awk]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdin and process.stdout and process.stderr
+        try:
+            if process.stdout.readline() != "ready\n":
+                raise AssertionError(f"the node did not come up: {process.stderr.read()}")
+            made = Node(int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()))
+            if tools:
+                for file in keepalived.tools():
+                    made.write(file.path, file.text, file.mode)
+            yield made
+        finally:
+            process.stdin.close()
+            process.wait(10)

@@ -1,0 +1,259 @@
+"""Rendering: whole files against golden files that a person reviews, and every one of them before a real `keepalived -t`.
+
+golden/dev is the article's cluster (Pulumi.dev.yaml). The other stacks are golden/Pulumi.NAME.yaml: the article's own keepalived.conf
+translated, each health check with all its options, and every option of a service. When a change of them is meant:
+
+    python -m operations render --stack dev --output tests/unit/golden/dev
+    python -m operations render --root tests/unit/golden --stack NAME --output tests/unit/golden/NAME
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import yaml
+
+from components import keepalived
+from components.cluster import Cluster, ConfigurationError, Scheduler
+from components.keepalived import ROOT, File
+from operations import render
+from tests.unit.node_root import Node, node
+
+GOLDEN = Path(__file__).parent / "golden"
+STACKS = {"dev": ROOT, **{path.name.split(".")[1]: GOLDEN for path in sorted(GOLDEN.glob("Pulumi.*.yaml"))}}
+PASSWORDS = {"master": "pa55word"}
+
+
+@pytest.fixture(scope="module")
+def real() -> Iterator[Node]:
+    """One node that is asked about everything rendered here."""
+    with node() as made:
+        yield made
+
+
+def configuration() -> dict[str, Any]:
+    """The article's cluster as a mapping that a test may change."""
+    data: dict[str, Any] = yaml.safe_load((ROOT / "Pulumi.dev.yaml").read_text())["config"]["openshift-lvs:cluster"]
+    return copy.deepcopy(data)
+
+
+def rendered(data: dict[str, Any]) -> dict[str, tuple[File, ...]]:
+    """The files of every host."""
+    cluster = Cluster.parse(data)
+    return {host.name: keepalived.render(cluster, host.name) for host in cluster.nodes()}
+
+
+def text(files: tuple[File, ...], name: str = "keepalived.conf") -> str:
+    return next(file.text for file in files if file.path == name)
+
+
+def accepts(real: Node, cluster: Cluster, host: str, root: Path = ROOT) -> None:
+    """Deliver as the program does, secrets too: `validate` on the node has keepalived read it and wants not a word."""
+    version = real.deliver(keepalived.render(cluster, host, root))
+    secrets = keepalived.authentication(cluster, host, PASSWORDS)
+    if secrets:
+        bundle = keepalived.bundle(tuple(File(path, 0o600, content) for path, content in secrets.items()))
+        real.succeeds("deliver-secret", version, stdin=bundle)
+    said = real.run("/usr/local/lib/openshift-lvs/validate", f"/etc/keepalived/versions/{version}")
+    assert (said.returncode, said.stdout, said.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("stack", STACKS)
+def test_rendered_files_are_the_golden_ones(stack: str) -> None:
+    hosts = render.files(STACKS[stack], stack)
+    wanted = {str(path.relative_to(GOLDEN / stack)): path.read_text() for path in (GOLDEN / stack).rglob("*") if path.is_file()}
+    assert {f"{host}/{file.path}": file.text for host, files in hosts.items() for file in files} == wanted, __doc__
+
+
+@pytest.mark.parametrize("stack", STACKS)
+def test_a_real_keepalived_accepts_every_golden_file_without_a_word(real: Node, stack: str) -> None:
+    cluster = render.cluster(STACKS[stack], stack)
+    for host in cluster.nodes():
+        accepts(real, cluster, host.name, STACKS[stack])
+
+
+@pytest.mark.parametrize("scheduler", get_args(Scheduler))
+def test_a_real_keepalived_knows_every_scheduler_of_the_model(real: Node, scheduler: str) -> None:
+    data = configuration()
+    data["vips"]["infra"]["services"][0] |= {"scheduler": scheduler}
+    accepts(real, Cluster.parse(data), "infra0")
+
+
+@pytest.mark.parametrize("method", ["DR", "NAT", "TUN"])
+def test_a_real_keepalived_takes_every_forwarding_method(real: Node, method: str) -> None:
+    data = configuration()
+    data["vips"]["infra"]["services"][0] |= {"forwarding_method": method}
+    accepts(real, Cluster.parse(data), "infra0")
+
+
+def test_a_real_keepalived_takes_ah_authentication_and_an_address_alone(real: Node) -> None:
+    data = configuration() | {"keepalived": {"vrrp_version": 2}}
+    data["vips"]["master"] |= {"authentication": "AH", "advert_interval": 1}
+    data["vips"]["infra"] |= {"advert_interval": 2}
+    data["pools"]["infra"]["directors"] = ["infra0"]
+    for host in ("master0", "infra0", "infra1"):
+        accepts(real, Cluster.parse(data), host)
+
+
+def test_a_check_script_comes_along_where_keepalived_looks_for_it() -> None:
+    files = render.files(GOLDEN, "misc-check")["infra0"]
+    script = next(file for file in files if file.path == "checks/backlog")
+    assert (script.mode, script.text) == (0o755, (GOLDEN / "checks/backlog").read_text())
+    assert f'misc_path "{keepalived.CURRENT}/checks/backlog active --fast 192.168.0.5 9000"' in text(files)
+
+
+def test_rendering_twice_gives_the_same_bytes() -> None:
+    first, second = rendered(configuration()), rendered(configuration())
+    assert {host: keepalived.bundle(files) for host, files in first.items()} == {host: keepalived.bundle(files) for host, files in second.items()}
+
+
+def test_the_order_of_pools_and_addresses_does_not_change_a_file() -> None:
+    data = configuration()
+    turned = {**data, "pools": dict(reversed(data["pools"].items())), "vips": dict(reversed(data["vips"].items()))}
+    assert rendered(turned) == rendered(data)
+
+
+def test_a_change_of_one_pool_leaves_the_files_of_the_other_alone() -> None:
+    before = rendered(configuration())
+    data = configuration()
+    data["pools"]["infra"]["hosts"]["infra2"] = "192.168.0.7"
+    data["vips"]["infra"]["services"][0]["health_check"]["path"] = "/ready"
+    after = rendered(data)
+    assert [host for host in before if before[host] != after[host]] == ["infra0", "infra1"]
+
+
+def test_another_address_of_a_host_shows_in_its_neighbours_only_where_they_name_it() -> None:
+    before = rendered(configuration())
+    data = configuration()
+    data["pools"]["master"]["hosts"]["master1"] = "192.168.0.9"
+    after = rendered(data)
+    for host in ("master0", "master2"):
+        changed = [
+            (one, other)
+            for old, new in zip(before[host], after[host], strict=True)
+            for one, other in zip(old.text.splitlines(), new.text.splitlines(), strict=True)
+            if one != other
+        ]
+        assert changed
+        assert all(one.replace("192.168.0.3", "192.168.0.9") == other for one, other in changed)
+
+
+def test_an_operators_note_about_one_host_changes_only_its_priority() -> None:
+    before = rendered(configuration())
+    data = configuration()
+    data["vips"]["master"]["priorities"] = {"master2": 99}
+    after = rendered(data)
+    assert [host for host in before if before[host] != after[host]] == ["master2"]
+    assert "    priority 99\n" in text(after["master2"])
+
+
+def test_no_two_directors_have_the_same_priority_and_the_owner_has_the_highest() -> None:
+    data = configuration()
+    data["pools"]["infra"]["hosts"] = {f"infra{number}": str(IPv4Address("192.168.0.10") + number) for number in range(60)}
+    data["vips"]["infra"]["owner"] = "infra7"
+    cluster = Cluster.parse(data)
+    priorities = {host: cluster.priority(cluster.vips["infra"], host) for host in cluster.directors("infra")}
+    assert len(set(priorities.values())) == 60
+    assert max(priorities, key=lambda host: priorities[host]) == "infra7"
+    assert all(1 <= priority <= 254 for priority in priorities.values())
+
+
+def test_a_server_that_is_no_director_gets_no_keepalived() -> None:
+    data = configuration()
+    data["pools"]["master"]["directors"] = ["master0", "master1"]
+    files = rendered(data)
+    assert [file.path for file in files["master2"]] == ["node.conf", "sysctl.conf", "modules.conf"]
+    assert "real_server 192.168.0.4 " in text(files["master0"])
+    assert "net.ipv4.vs." not in text(files["master2"], "sysctl.conf")
+
+
+def test_every_service_has_a_mark_of_its_own_that_the_rules_of_kube_proxy_do_not_read() -> None:
+    data = configuration()
+    everything = [
+        {"port": port, "protocol": protocol, "health_check": {"type": "tcp", "connect_port": 1}}
+        for port in (1, 80, 16383, 16384, 16464, 32768, 49152, 65535)
+        for protocol in ("TCP", "UDP")
+    ]
+    data["vips"]["infra"]["services"] = data["vips"]["master"]["services"] = everything
+    files = rendered(data)
+    marks = [int(line.split()[0]) for host in ("master0", "infra0") for line in text(files[host], "services").splitlines()[1:]]
+    servers = {"master0": 3, "infra0": 2}
+    assert len(set(marks)) == 2 * len(everything)
+    assert len(marks) == sum(servers.values()) * len(everything)
+    assert not any(mark & 0xC000 or mark >= 2**32 for mark in marks)
+
+
+def test_a_service_needs_the_majority_of_its_weight_and_with_a_sorry_server_any() -> None:
+    data = configuration()
+    service = data["vips"]["master"]["services"][0]
+    service["weights"] = {"master0": 5, "master1": 2}
+    assert "    quorum 5\n" in text(rendered(data)["master0"])
+    service["sorry_server"] = "192.168.0.99"
+    assert "    quorum 1\n" in text(rendered(data)["master0"])
+
+
+def test_connections_are_synced_only_where_directors_decide_differently() -> None:
+    data = configuration()
+    assert all("lvs_sync_daemon" not in text(files) for files in rendered(data).values())
+    data["vips"]["infra"]["services"][0]["scheduler"] = "rr"
+    files = rendered(data)
+    assert "    lvs_sync_daemon eth0 infra id 52\n" in text(files["infra0"])
+    assert "net.ipv4.vs.backup_only = 1\n" in text(files["infra0"], "sysctl.conf")
+    assert "lvs_sync_daemon" not in text(files["master0"])
+
+
+def test_a_regular_expression_reaches_keepalived_as_it_was_written() -> None:
+    """keepalived takes one backslash of a quoted string for itself, so each is there twice."""
+    assert r'regex "^v[0-9]+\\.[0-9]+"' in text(render.files(GOLDEN, "http-check")["infra0"])
+
+
+@pytest.mark.parametrize(
+    ("script", "content", "fault"),
+    [
+        ("checks/none", None, "'checks/none' is not a file of the repository"),
+        ("checks/plain", b"exit 0\n", "'checks/plain' does not begin with #!"),
+        ("checks/binary", b"\x7fELF\xff\xfe", "'checks/binary' is not text"),
+    ],
+    ids=["missing", "no interpreter", "a program"],
+)
+def test_a_check_script_that_cannot_run_is_refused_with_its_key(tmp_path: Path, script: str, content: bytes | None, fault: str) -> None:
+    (tmp_path / "checks").mkdir()
+    if content is not None:
+        (tmp_path / script).write_bytes(content)
+    data = configuration()
+    data["vips"]["infra"]["services"][0]["health_check"] = {"type": "misc", "script": script}
+    with pytest.raises(ConfigurationError) as error:
+        keepalived.render(Cluster.parse(data), "infra0", tmp_path)
+    assert f"vips.infra.services (port 80).health_check.script: {fault}" in str(error.value)
+
+
+def test_two_check_scripts_of_one_name_are_refused_and_the_same_one_twice_is_not(tmp_path: Path) -> None:
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "check").write_text(f"#!/bin/sh\n# {folder}\n")
+    data = configuration()
+    first, second = data["vips"]["infra"]["services"]
+    first["health_check"] = second["health_check"] = {"type": "misc", "script": "one/check"}
+    assert [file.path for file in keepalived.render(Cluster.parse(data), "infra0", tmp_path)].count("checks/check") == 1
+    second["health_check"] = {"type": "misc", "script": "two/check"}
+    with pytest.raises(ConfigurationError, match="different script of the name 'checks/check'"):
+        keepalived.render(Cluster.parse(data), "infra0", tmp_path)
+
+
+def test_the_password_is_in_a_file_of_its_own_and_its_host_is_a_director() -> None:
+    data = configuration() | {"keepalived": {"vrrp_version": 2}}
+    data["vips"]["master"] |= {"authentication": "PASS", "advert_interval": 1}
+    data["vips"]["infra"] |= {"advert_interval": 1}
+    data["pools"]["master"]["directors"] = ["master0", "master1"]
+    cluster = Cluster.parse(data)
+    assert all("pa55word" not in file.text for host in cluster.nodes() for file in keepalived.render(cluster, host.name))
+    assert "    include auth-master.conf\n" in text(keepalived.render(cluster, "master0"))
+    wanted = {"auth-master.conf": "authentication {\n    auth_type PASS\n    auth_pass pa55word\n}\n"}
+    assert keepalived.authentication(cluster, "master0", PASSWORDS) == wanted
+    assert keepalived.authentication(cluster, "master2", PASSWORDS) == {}
+    assert keepalived.authentication(cluster, "infra0", PASSWORDS) == {}
