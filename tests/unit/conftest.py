@@ -1,24 +1,21 @@
-"""A program run against a monitor that records what it registers, and the cluster of the article to run it on."""
+"""The cluster of the article, and programs run on it without an engine."""
 
 from __future__ import annotations
 
 import asyncio
-import copy
 import os
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 # An Output that is formatted into a string raises instead of ending up in a file as a warning. Read when pulumi is imported.
 os.environ["PULUMI_ERROR_OUTPUT_STRING"] = "1"
 
-import pulumi
 import pytest
 import yaml
-from pulumi.runtime import mocks, rpc
 
 from components.cluster import Cluster
+from tests.unit import recording
 
 PROJECT = Path(__file__).parents[2]
 
@@ -28,129 +25,19 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("filterwarnings", "ignore::DeprecationWarning:pulumi_openstack")
 
 
-@dataclass(frozen=True)
-class Registered:
-    """A resource as the engine was told of it. Keys of `inputs` are the provider's (camelCase); `secrets` names those that are secret."""
-
-    type: str
-    name: str
-    urn: str
-    parent: str
-    inputs: dict[str, Any]
-    secrets: frozenset[str]
-    dependencies: frozenset[str]
-    ignore_changes: frozenset[str]
-    delete_before_replace: bool
-    create_timeout: str
-
-
-@dataclass
-class Deployment:
-    """What one run of a program registered and looked up, and what it returned."""
-
-    resources: list[Registered] = field(default_factory=list)
-    looked_up: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
-    returned: Any = None
-
-    def of(self, kind: str) -> dict[str, Registered]:
-        """The resources of a type (the last part of its token, such as `Port`), by name."""
-        return {resource.name: resource for resource in self.resources if resource.type.rpartition(":")[2] == kind}
-
-    def before(self, resource: Registered) -> set[str]:
-        """Types and names, as `Port vip-master`, of all that `resource` waits for, directly or not."""
-        by_urn = {known.urn: known for known in self.resources}
-        waiting, seen = [resource.urn], set[str]()
-        while waiting:
-            for urn in by_urn[waiting.pop()].dependencies - seen:
-                seen.add(urn)
-                waiting.append(urn)
-        return {f"{by_urn[urn].type.rpartition(':')[2]} {by_urn[urn].name}" for urn in seen}
-
-
-class RecordingMonitor(mocks.MockMonitor):
-    """Pulumi's own mock keeps inputs only; the order of a deployment and its secrets are in the rest of a registration."""
-
-    def __init__(self, deployment: Deployment, absent: frozenset[str]) -> None:
-        super().__init__(Cloud(deployment, absent))
-        self.deployment = deployment
-
-    def RegisterResource(self, request: Any) -> Any:
-        response = super().RegisterResource(request)  # type: ignore[no-untyped-call]
-        if request.type != "pulumi:pulumi:Stack":
-            given = rpc.deserialize_properties(request.object)
-            self.deployment.resources.append(
-                Registered(
-                    type=request.type,
-                    name=request.name,
-                    urn=response.urn,
-                    parent=request.parent,
-                    inputs={key: rpc.unwrap_rpc_secret(value) for key, value in given.items()},
-                    secrets=frozenset(key for key, value in given.items() if rpc.is_rpc_secret(value)),
-                    dependencies=frozenset(request.dependencies),
-                    ignore_changes=frozenset(request.ignoreChanges),
-                    delete_before_replace=request.deleteBeforeReplace,
-                    create_timeout=request.customTimeouts.create,
-                )
-            )
-        return response
-
-
-class Cloud(mocks.Mocks):
-    """Gives every resource an id and finds every name but the absent ones."""
-
-    def __init__(self, deployment: Deployment, absent: frozenset[str]) -> None:
-        self.deployment = deployment
-        self.absent = absent
-
-    def new_resource(self, args: mocks.MockResourceArgs) -> tuple[str | None, dict[str, Any]]:
-        outputs = {key: rpc.unwrap_rpc_secret(value) for key, value in args.inputs.items()}
-        if args.typ.endswith(":FloatingIp"):
-            outputs["address"] = f"203.0.113.{len(args.name)}"
-        if args.typ.endswith(":Keypair"):
-            outputs["name"] = f"{args.name}-autonamed"
-        return f"{args.name}-id", outputs
-
-    def call(self, args: mocks.MockCallArgs) -> Any:
-        kind = args.token.rpartition(":")[2]
-        self.deployment.looked_up.append((kind, dict(args.args)))
-        name = args.args.get("name") or args.args.get("cidr")
-        if name in self.absent:
-            return {}, [("", "Your query returned no results. Please change your search criteria and try again.")]
-        return {"id": f"{name}-id"}
-
-
-Deploy = Callable[..., Deployment]
-
-
 @pytest.fixture
-def deploy() -> Iterator[Deploy]:
-    """`deploy(program, absent=...)` runs a program function to its end; names in `absent` are not in the cloud."""
-
-    def run(program: Callable[[], Any], absent: frozenset[str] | set[str] = frozenset()) -> Deployment:
-        deployment = Deployment()
-        mocks.set_mocks(
-            Cloud(deployment, frozenset(absent)),
-            project="openshift-lvs",
-            stack="test",
-            preview=False,
-            monitor=RecordingMonitor(deployment, frozenset(absent)),
-        )
-
-        def whole() -> pulumi.Output[None]:
-            return pulumi.Output.from_input(program()).apply(lambda value: setattr(deployment, "returned", value))
-
-        pulumi.runtime.test(whole)()  # type: ignore[no-untyped-call]
-        return deployment
-
+def deploy() -> Iterator[recording.Deploy]:
+    """`deploy(program, absent=...)`, each test with an event loop of its own."""
     asyncio.set_event_loop(asyncio.new_event_loop())
-    yield run
+    yield recording.deploy
     asyncio.get_event_loop().close()
 
 
 @pytest.fixture
 def article() -> dict[str, Any]:
     """The cluster of Pulumi.dev.yaml as a mapping of the test's own to change."""
-    return copy.deepcopy(yaml.safe_load((PROJECT / "Pulumi.dev.yaml").read_text())["config"]["openshift-lvs:cluster"])
+    data: dict[str, Any] = yaml.safe_load((PROJECT / "Pulumi.dev.yaml").read_text())["config"]["openshift-lvs:cluster"]
+    return data
 
 
 @pytest.fixture

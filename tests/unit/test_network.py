@@ -7,17 +7,17 @@ from typing import Any
 
 import pulumi
 import pytest
-from conftest import Deploy, Deployment
 
 from components.cluster import Cluster, ConfigurationError
 from components.network import EPHEMERAL, ClusterNetwork, NetworkArgs, allocation_pool, ingress_rules
+from tests.unit.recording import Deploy, Deployment
 
 
-def make(deploy: Deploy, data: dict[str, Any], absent: frozenset[str] = frozenset()) -> Deployment:
+def make(deploy: Deploy, data: dict[str, Any], absent: frozenset[str] = frozenset(), into: Deployment | None = None) -> Deployment:
     def program() -> dict[str, pulumi.Output[str]]:
         return ClusterNetwork("network", NetworkArgs(Cluster.parse(data))).floating_ips
 
-    return deploy(program, absent)
+    return deploy(program, absent, into)
 
 
 def rule_names(data: dict[str, Any]) -> set[str]:
@@ -192,8 +192,8 @@ def test_a_name_that_the_cloud_has_not_is_refused_before_anything_is_made(
     article["network"].update(change)
     done = Deployment()
     with pytest.raises(ConfigurationError, match="^" + message.replace(".", r"\.")):
-        done = make(deploy, article, frozenset({absent}))
-    assert not done.resources
+        make(deploy, article, frozenset({absent}), done)
+    assert done.looked_up and not [resource for resource in done.resources if resource.type.startswith("openstack:")]
 
 
 def test_the_subnet_gives_away_no_address_that_the_configuration_names(deploy: Deploy, article: dict[str, Any]) -> None:
