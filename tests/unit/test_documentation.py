@@ -1,0 +1,108 @@
+"""docs/configuration.md says of every key what the model says."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from components import cluster
+
+PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"
+
+MODELS: dict[str, type[BaseModel]] = {
+    "`openshift-lvs:cluster`": cluster.Cluster,
+    "`network`": cluster.Network,
+    "`network.allow`": cluster.Allow,
+    "`ssh`": cluster.Ssh,
+    "`ssh.bastion`": cluster.Bastion,
+    "`keepalived`": cluster.Keepalived,
+    "`keepalived.notifications`": cluster.Notifications,
+    "`pools.NAME`": cluster.Pool,
+    "`pools.NAME.hosts.HOST`": cluster.Host,
+    "`vips.NAME`": cluster.Vip,
+    "`vips.NAME.services`": cluster.VirtualService,
+    "`health_check`": cluster.Check,
+    "Checks that open a connection": cluster.ConnectingCheck,
+    "`type: tcp`": cluster.TcpCheck,
+    "`type: http`, `type: ssl`": cluster.HttpCheck,
+    "`urls`": cluster.Url,
+    "`type: smtp`": cluster.SmtpCheck,
+    "`type: misc`": cluster.MiscCheck,
+}
+
+
+def rows(heading: str) -> dict[str, list[str]]:
+    """The cells of each key in the table under a heading."""
+    found = re.search(rf"^##+ {re.escape(heading)}\n(.*?)(?=^##|\Z)", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    assert found, f"no heading {heading!r}"
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in found[1].splitlines() if line.startswith("| `")]
+    return {row[0].strip("`"): row for row in cells}
+
+
+def own_fields(model: type[BaseModel]) -> dict[str, FieldInfo]:
+    """The fields that a model has itself, or has otherwise than the model it extends."""
+    return {name: model.model_fields[name] for name in model.__annotations__ if name in model.model_fields}
+
+
+def shown_default(field: FieldInfo) -> str:
+    if field.default is PydanticUndefined:
+        return "required"
+    match field.default:
+        case None:
+            return "none"
+        case bool(value):
+            return f"`{str(value).lower()}`"
+        case () | []:
+            return "`[]`"
+        case BaseModel() | {}:
+            return "`{}`"
+        case float(value):
+            return f"`{value:g}`"
+        case value:
+            return f"`{value}`"
+
+
+def bounds(schema: Any) -> set[str]:
+    """The numbers that bound a key, and the words it may be, wherever they stand in its schema."""
+    if isinstance(schema, list):
+        return {bound for part in schema for bound in bounds(part)}
+    if not isinstance(schema, dict):
+        return set()
+    found = {f"{schema[key]:g}" if schema[key] < 1e6 else str(schema[key]) for key in ("minimum", "maximum", "exclusiveMaximum") if key in schema}
+    found |= {f"`{word}`" for word in [*schema.get("enum", []), *([schema["const"]] if "const" in schema else [])]}
+    return found | {bound for part in schema.values() for bound in bounds(part)}
+
+
+@pytest.mark.parametrize("heading", MODELS)
+def test_the_page_has_every_key_of_the_model_and_no_other(heading: str) -> None:
+    assert list(rows(heading)) == list(own_fields(MODELS[heading]))
+
+
+@pytest.mark.parametrize("heading", MODELS)
+def test_the_page_has_every_keys_default(heading: str) -> None:
+    fields = own_fields(MODELS[heading])
+    assert {key: row[2] for key, row in rows(heading).items()} == {key: shown_default(field) for key, field in fields.items()}
+
+
+@pytest.mark.parametrize("heading", MODELS)
+def test_the_page_has_the_bounds_and_words_of_every_key(heading: str) -> None:
+    schema = MODELS[heading].model_json_schema()["properties"]
+    for key, row in rows(heading).items():
+        lacking = {bound for bound in bounds(schema[key]) if not re.search(rf"(?<![\d.]){re.escape(bound)}(?![\d.])", row[1])}
+        assert not lacking, f"{heading} {key}: {row[1]!r} does not say {lacking}"
+
+
+def test_the_page_documents_every_model_of_the_configuration() -> None:
+    models = {model for model in vars(cluster).values() if isinstance(model, type) and issubclass(model, cluster.Model) and model is not cluster.Model}
+    assert models == set(MODELS.values())
+
+
+def test_every_word_that_older_files_use_is_on_the_page() -> None:
+    lacking = {word for word in cluster.RENAMED if f"`{word}`" not in PAGE.read_text()} - {"auth_pass"}
+    assert not lacking
