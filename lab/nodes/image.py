@@ -32,5 +32,5 @@ def image() -> Path:
         (opt / "image").rename(folder / "image")
         shutil.rmtree(opt)
 
-    key = cache.digest(sources, INITRD_INIT, " ".join(PACKAGES), str(layers.root()))
+    key = cache.digest(sources, INITRD_INIT, " ".join(PACKAGES))
     return cache.build("nodes-image", key, make) / "image"

@@ -206,7 +206,9 @@ def _traffic() -> Path:
     source = HERE / "traffic"
 
     def make(folder: Path) -> None:
-        built = subprocess.run(["go", "build", "-o", folder / "traffic", "."], cwd=source, env={**os.environ, "CGO_ENABLED": "0"}, capture_output=True, text=True)
+        built = subprocess.run(
+            ["go", "build", "-o", folder / "traffic", "."], cwd=source, env={**os.environ, "CGO_ENABLED": "0"}, capture_output=True, text=True
+        )
         if built.returncode:
             raise MachineError(f"go build in {source}: {built.stderr.strip()}")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import secrets
+import shutil
 import subprocess
 import time
 from collections.abc import Mapping
@@ -51,19 +52,9 @@ def up(described: Mapping[str, Any] | None = None, auth_pass: Mapping[str, str] 
     return round(time.monotonic() - began, 1)
 
 
-def start_up(described: Mapping[str, Any]) -> subprocess.Popen[str]:
-    """The same, started and not waited for."""
-    _prepare()
-    _write({CLUSTER: dict(described)})
-    return subprocess.Popen(
-        _command("up", "--yes", "--skip-preview"), cwd=PROJECT, env=_environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-
-
 def forget() -> None:
     """The stack as if it had never been, for nodes that are new."""
-    for path in sorted(_folder().rglob("*"), reverse=True):
-        path.rmdir() if path.is_dir() else path.unlink()
+    shutil.rmtree(_folder(), ignore_errors=True)
 
 
 def _prepare() -> None:

@@ -5,8 +5,10 @@ import (
 	"os"
 	"runtime"
 	"slices"
+	"sync"
 	"syscall"
 	"time"
+	"unsafe"
 )
 
 // Holders says which nodes to look at for which addresses.
@@ -23,58 +25,129 @@ type Holding struct {
 }
 
 const (
-	lookEvery = 50 * time.Millisecond
-	sysSetns  = 308 // x86-64; the syscall package has no name for it
+	sysSetns      = 308 // x86-64; the syscall package has no name for it
+	newAddresses  = 1 << (syscall.RTNLGRP_IPV4_IFADDR - 1)
+	lookAgain     = 200 * time.Millisecond
+	loopbackIndex = 1
 )
 
-// watch records every change of who holds an address. A look enters the node's network namespace and leaves nothing
-// open there, so that a node that is switched off is really gone.
+// watch records every change of who holds an address, as the kernels' own news tell it.
 func watch(what Holders, over <-chan struct{}, record func(Holding)) {
-	// The thread ends with this goroutine: it is not unlocked, since it is in another namespace then.
-	runtime.LockOSThread()
-	before := map[string][]string{}
-	ticker := time.NewTicker(lookEvery)
-	defer ticker.Stop()
-	for {
-		at, now := seconds(time.Now()), map[string][]string{}
-		for _, node := range what.Nodes {
-			for _, address := range addressesOf(node) {
-				now[address] = append(now[address], node)
-			}
-		}
-		for _, address := range what.Addresses {
-			if known, seen := before[address]; !seen || !slices.Equal(known, now[address]) {
-				before[address] = append([]string{}, now[address]...)
-				record(Holding{at, address, before[address]})
-			}
-		}
-		select {
-		case <-over:
+	var (
+		lock  sync.Mutex
+		nodes sync.WaitGroup
+		held  = map[string][]string{}
+	)
+	for _, address := range what.Addresses {
+		held[address] = []string{}
+		record(Holding{seconds(time.Now()), address, []string{}})
+	}
+	changed := func(node, address string, has bool) {
+		lock.Lock()
+		defer lock.Unlock()
+		holders, asked := held[address]
+		if !asked || slices.Contains(holders, node) == has {
 			return
-		case <-ticker.C:
+		}
+		holders = slices.DeleteFunc(slices.Clone(holders), func(other string) bool { return other == node })
+		if has {
+			holders = append(holders, node)
+		}
+		held[address] = holders
+		record(Holding{seconds(time.Now()), address, holders})
+	}
+	for _, node := range what.Nodes {
+		nodes.Add(1)
+		go func() {
+			defer nodes.Done()
+			// The thread ends with this goroutine: it is not unlocked, since it is in another namespace then.
+			runtime.LockOSThread()
+			for !ended(over) {
+				follow(node, over, func(address string, has bool) { changed(node, address, has) })
+				if ended(over) {
+					return
+				}
+				for _, address := range what.Addresses {
+					changed(node, address, false)
+				}
+				time.Sleep(lookAgain)
+			}
+		}()
+	}
+	nodes.Wait()
+}
+
+// follow tells of a node's addresses until the node is switched off, which takes its namespace away.
+func follow(node string, over <-chan struct{}, tell func(address string, has bool)) {
+	path := "/run/netns/" + node
+	namespace, err := os.Open(path)
+	if err != nil {
+		return
+	}
+	defer namespace.Close()
+	opened, err := namespace.Stat()
+	if err != nil {
+		return
+	}
+	if _, _, errno := syscall.RawSyscall(sysSetns, namespace.Fd(), syscall.CLONE_NEWNET, 0); errno != 0 {
+		return
+	}
+	socket, err := syscall.Socket(syscall.AF_NETLINK, syscall.SOCK_RAW, syscall.NETLINK_ROUTE)
+	if err != nil {
+		return
+	}
+	defer syscall.Close(socket)
+	patience := syscall.NsecToTimeval(int64(lookAgain))
+	if syscall.Bind(socket, &syscall.SockaddrNetlink{Family: syscall.AF_NETLINK, Groups: newAddresses}) != nil ||
+		syscall.SetsockoptTimeval(socket, syscall.SOL_SOCKET, syscall.SO_RCVTIMEO, &patience) != nil {
+		return
+	}
+	if known, err := syscall.NetlinkRIB(syscall.RTM_GETADDR, syscall.AF_INET); err == nil {
+		read(known, tell)
+	}
+	buffer := make([]byte, 1<<16)
+	for !ended(over) {
+		length, _, err := syscall.Recvfrom(socket, buffer, 0)
+		if err == nil {
+			read(buffer[:length], tell)
+			continue
+		}
+		if now, err := os.Stat(path); err != nil || !os.SameFile(opened, now) {
+			return
 		}
 	}
 }
 
-func addressesOf(node string) []string {
-	namespace, err := os.Open("/run/netns/" + node)
+func read(news []byte, tell func(address string, has bool)) {
+	messages, err := syscall.ParseNetlinkMessage(news)
 	if err != nil {
-		return nil
+		return
 	}
-	defer namespace.Close()
-	if _, _, errno := syscall.RawSyscall(sysSetns, namespace.Fd(), syscall.CLONE_NEWNET, 0); errno != 0 {
-		return nil
-	}
-	eth0, err := net.InterfaceByName("eth0")
-	if err != nil {
-		return nil
-	}
-	found, _ := eth0.Addrs()
-	addresses := []string{}
-	for _, each := range found {
-		if network, ok := each.(*net.IPNet); ok {
-			addresses = append(addresses, network.IP.String())
+	for _, message := range messages {
+		if message.Header.Type != syscall.RTM_NEWADDR && message.Header.Type != syscall.RTM_DELADDR {
+			continue
+		}
+		// Every node has the addresses on lo; who has one on its interface holds it.
+		if (*syscall.IfAddrmsg)(unsafe.Pointer(&message.Data[0])).Index == loopbackIndex {
+			continue
+		}
+		attributes, err := syscall.ParseNetlinkRouteAttr(&message)
+		if err != nil {
+			continue
+		}
+		for _, attribute := range attributes {
+			if attribute.Attr.Type == syscall.IFA_LOCAL {
+				tell(net.IP(attribute.Value).String(), message.Header.Type == syscall.RTM_NEWADDR)
+			}
 		}
 	}
-	return addresses
+}
+
+func ended(over <-chan struct{}) bool {
+	select {
+	case <-over:
+		return true
+	default:
+		return false
+	}
 }

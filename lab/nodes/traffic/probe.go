@@ -11,6 +11,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -20,6 +21,8 @@ type Config struct {
 	Requests []Requests `json:"requests"`
 	Streams  []Streams  `json:"streams"`
 	Holders  Holders    `json:"holders"`
+	// Sources are the client's addresses, taken in turn, since affinity sends each to one server; the kernel chooses when there is none.
+	Sources []string `json:"sources"`
 }
 
 // Requests are new connections at a fixed pace, whatever becomes of those before; each is held open before it asks.
@@ -89,20 +92,21 @@ func probe(given string) error {
 		recordStream   = func(r StreamResult) { lock.Lock(); result.Streams = append(result.Streams, r); lock.Unlock() }
 		recordHoldings = func(h Holding) { lock.Lock(); result.Holders = append(result.Holders, h); lock.Unlock() }
 	)
+	next := source(config.Sources)
 	all.Add(1)
 	go func() { defer all.Done(); watch(config.Holders, over, recordHoldings) }()
 	for _, kind := range config.Streams {
 		for range kind.Count {
 			all.Add(1)
 			attached.Add(1)
-			go func() { defer all.Done(); recordStream(stream(kind, over, attached.Done)) }()
+			go func() { defer all.Done(); recordStream(stream(kind, next(), over, attached.Done)) }()
 		}
 	}
 	attached.Wait()
 	result.Began = seconds(time.Now())
 	for _, kind := range config.Requests {
 		all.Add(1)
-		go func() { defer all.Done(); requests(kind, over, recordRequest) }()
+		go func() { defer all.Done(); requests(kind, next, over, recordRequest) }()
 	}
 	fmt.Println("ready")
 	if _, err := io.Copy(io.Discard, os.Stdin); err != nil {
@@ -114,7 +118,18 @@ func probe(given string) error {
 	return json.NewEncoder(os.Stdout).Encode(result)
 }
 
-func requests(kind Requests, over <-chan struct{}, record func(RequestResult)) {
+// source gives the client's addresses in turn.
+func source(addresses []string) func() net.Addr {
+	var taken atomic.Int64
+	return func() net.Addr {
+		if len(addresses) == 0 {
+			return nil
+		}
+		return &net.TCPAddr{IP: net.ParseIP(addresses[int(taken.Add(1))%len(addresses)])}
+	}
+}
+
+func requests(kind Requests, next func() net.Addr, over <-chan struct{}, record func(RequestResult)) {
 	var open sync.WaitGroup
 	ticker := time.NewTicker(milliseconds(kind.Every))
 	defer ticker.Stop()
@@ -128,15 +143,15 @@ func requests(kind Requests, over <-chan struct{}, record func(RequestResult)) {
 			go func() {
 				defer open.Done()
 				began := time.Now()
-				server, err := ask(kind, began.Add(milliseconds(kind.Timeout)))
+				server, err := ask(kind, next(), began.Add(milliseconds(kind.Timeout)))
 				record(RequestResult{kind.Name, seconds(began), time.Since(began).Seconds(), server, word(err)})
 			}()
 		}
 	}
 }
 
-func ask(kind Requests, deadline time.Time) (string, error) {
-	dialer := net.Dialer{Deadline: deadline}
+func ask(kind Requests, from net.Addr, deadline time.Time) (string, error) {
+	dialer := net.Dialer{Deadline: deadline, LocalAddr: from}
 	connection, err := dialer.Dial("tcp4", kind.Address)
 	if err != nil {
 		return "", err
@@ -147,7 +162,7 @@ func ask(kind Requests, deadline time.Time) (string, error) {
 	}
 	if kind.TLS {
 		// The workload's certificate is made when it starts, and proves nothing to anyone.
-		connection = tls.Client(connection, &tls.Config{InsecureSkipVerify: true})
+		connection = tls.Client(connection, &tls.Config{InsecureSkipVerify: true, CurvePreferences: cheap})
 	}
 	time.Sleep(milliseconds(kind.Hold))
 	if _, err := io.WriteString(connection, "GET / HTTP/1.0\r\n\r\n"); err != nil {
@@ -164,7 +179,7 @@ func ask(kind Requests, deadline time.Time) (string, error) {
 	return strings.TrimSpace(body), nil
 }
 
-func stream(kind Streams, over <-chan struct{}, attached func()) StreamResult {
+func stream(kind Streams, from net.Addr, over <-chan struct{}, attached func()) StreamResult {
 	result := StreamResult{Name: kind.Name}
 	fail := func(err error) StreamResult {
 		result.Error, result.FailedAt = word(err), seconds(time.Now())
@@ -172,7 +187,8 @@ func stream(kind Streams, over <-chan struct{}, attached func()) StreamResult {
 	}
 	attach := sync.OnceFunc(attached)
 	defer attach()
-	connection, err := net.DialTimeout("tcp4", kind.Address, lastWords)
+	dialer := net.Dialer{Timeout: lastWords, LocalAddr: from}
+	connection, err := dialer.Dial("tcp4", kind.Address)
 	if err != nil {
 		return fail(err)
 	}

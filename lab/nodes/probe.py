@@ -1,0 +1,216 @@
+"""The probes at the client while something happens to the nodes, and what they saw."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from lab.nodes import machine
+from lab.phases import wait_for
+
+CLIENTS = [f"192.168.0.{last}" for last in range(101, 161)]
+"""The client's addresses: enough for an affinity by address to meet every server."""
+STREAMS = 12
+FAST_MS, HOLD_MS, SLOW_MS, STREAM_MS = 20, 300, 500, 100
+TIMEOUT_MS = 900
+"""Below the second after which a lost SYN is sent again: a request that needed that counts as failed."""
+READY_S = 30
+WHOLE_S = 60
+
+
+class Target(NamedTuple):
+    """An address under test: the port that is asked, whether by TLS too, the port of that."""
+
+    vip: str
+    address: str
+    port: int
+    tls_port: int
+
+
+MASTER = Target("master", "192.168.0.250", 8443, 8443)
+INFRA = Target("infra", "192.168.0.251", 80, 443)
+
+
+@dataclass(frozen=True)
+class Request:
+    """A connection: when it began (the machine's clock), how long it took, who answered or what went wrong."""
+
+    name: str
+    at: float
+    seconds: float
+    server: str
+    error: str
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A long-lived connection: its server, lines echoed, the longest silence between two, what went wrong and when."""
+
+    name: str
+    server: str
+    lines: int
+    longest: float
+    error: str
+    failed_at: float
+
+
+@dataclass(frozen=True)
+class Holding:
+    """From this moment on these nodes had the address on their interface."""
+
+    at: float
+    address: str
+    nodes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the probes of one target saw."""
+
+    target: Target
+    began: float
+    ended: float
+    requests: tuple[Request, ...]
+    streams: tuple[Stream, ...]
+    holdings: tuple[Holding, ...]
+    syns_per_request: float
+
+    @property
+    def failures(self) -> list[Request]:
+        """Requests that were not answered in time."""
+        return [request for request in self.requests if request.error]
+
+    @property
+    def longest_gap_s(self) -> float:
+        """The longest time between a request that failed and the next that began and was answered: nobody was served in it."""
+        longest = 0.0
+        first: float | None = None
+        for request in (r for r in self.requests if r.name == self.target.vip):
+            if request.error and first is None:
+                first = request.at
+            elif not request.error and first is not None:
+                longest, first = max(longest, request.at - first), None
+        return round(max(longest, self.ended - first if first is not None else 0), 2)
+
+    @property
+    def answers(self) -> dict[str, int]:
+        """Answers by server."""
+        return dict(sorted(Counter(request.server for request in self.requests if not request.error).items()))
+
+    @property
+    def errors(self) -> dict[str, int]:
+        """Failures by what went wrong."""
+        return dict(Counter(f"{request.name}: {request.error}" for request in self.failures))
+
+    @property
+    def lost_streams(self) -> list[Stream]:
+        """Streams that broke, lost or repeated a line, or fell silent."""
+        return [stream for stream in self.streams if stream.error]
+
+    def last_failure_after(self, moment: float) -> float:
+        """Seconds from `moment` to when the last request that failed was begun; 0 when none failed."""
+        return round(max([0.0, *(request.at - moment for request in self.failures)]), 2)
+
+    def holders_at(self, moment: float) -> tuple[str, ...]:
+        """The nodes that had the address at that moment."""
+        return next((holding.nodes for holding in reversed(self.holdings) if holding.at <= moment), ())
+
+    def seconds_with_holders(self, count: int, since: float = 0) -> float:
+        """Seconds after `since` during which that many nodes held the address."""
+        ends = [*(holding.at for holding in self.holdings[1:]), self.ended]
+        pairs = zip(self.holdings, ends, strict=True)
+        return round(sum(max(0.0, end - max(since, holding.at)) for holding, end in pairs if len(holding.nodes) == count), 2)
+
+
+@dataclass
+class Probe:
+    """The probes of a target, from the client or from a node, while the `with` lasts; what they saw is in `seen` after it."""
+
+    target: Target
+    node: str | None = None
+
+    def __enter__(self) -> Probe:
+        machine.run("lab", "loops", "reset")
+        inside = ["lab", "exec", self.node] if self.node else ["ip", "netns", "exec", "client"]
+        self._running = machine.start(*inside, "/usr/local/bin/traffic", "probe", json.dumps(self._config()))
+        assert self._running.stdout
+        if self._running.stdout.readline().strip() != "ready":
+            raise machine.MachineError(f"the probes did not start: {self._running.communicate(timeout=READY_S)[1]}")
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        said, complaint = self._running.communicate(timeout=READY_S)
+        if failure[0] is not None:
+            return
+        if self._running.returncode:
+            raise machine.MachineError(f"the probes failed: {complaint}")
+        result = json.loads(said)
+        requests = [Request(**each) for each in result["requests"]]
+        connections = len(requests) + len(result["streams"])
+        self.seen = Seen(
+            self.target,
+            result["began"],
+            result["ended"],
+            tuple(sorted(requests, key=lambda request: request.at)),
+            tuple(Stream(**each) for each in result["streams"]),
+            tuple(Holding(each["at"], each["address"], tuple(each["nodes"])) for each in result["holders"]),
+            round(int(machine.run("lab", "loops").stdout) / connections, 2),
+        )
+
+    def _config(self) -> dict[str, Any]:
+        target = self.target
+        plain = f"{target.address}:{target.port}"
+        fast = {"name": target.vip, "address": plain, "every": FAST_MS, "hold": HOLD_MS, "timeout": TIMEOUT_MS}
+        tls = {"name": f"{target.vip} tls", "address": f"{target.address}:{target.tls_port}", "tls": True, "every": SLOW_MS, "timeout": TIMEOUT_MS}
+        return {
+            "requests": [fast, tls],
+            "streams": [{"name": target.vip, "address": plain, "count": STREAMS, "every": STREAM_MS}],
+            # From inside a node's own namespaces the others' cannot be seen.
+            "holders": {"nodes": [] if self.node else list(machine.NODES), "addresses": [target.address]},
+            "sources": [] if self.node else CLIENTS,
+        }
+
+
+def now() -> float:
+    """The machine's clock, which the probes use."""
+    return float(machine.run("date", "+%s.%N").stdout)
+
+
+def at(*command: str) -> float:
+    """Run a command in the machine; the moment at which it began."""
+    return float(machine.run("sh", "-euc", 'date +%s.%N; exec "$@" >&2', "sh", *command).stdout)
+
+
+def state() -> dict[str, tuple[int, tuple[str, ...]]]:
+    """Per node that is on: the live servers in its kernel's table, and the addresses on its interface."""
+    lines = (line.split() for line in machine.run("lab", "state").stdout.splitlines())
+    return {node: (int(live), tuple(addresses)) for node, live, *addresses in lines}
+
+
+def holder(target: Target) -> str:
+    """The node that holds an address. Waits until it is one."""
+    found: list[str] = []
+
+    def seen() -> tuple[bool, str]:
+        found[:] = [node for node, (_, addresses) in state().items() if target.address in addresses]
+        return len(found) == 1, f"on {', '.join(found) or 'none'}"
+
+    wait_for(f"one node to hold {target.address}", seen, WHOLE_S)
+    return found[0]
+
+
+def wait_until_whole(live: Mapping[str, int], target: Target) -> None:
+    """Until each of these directors has that many live servers in its table, and one of them holds the address."""
+
+    def seen() -> tuple[bool, str]:
+        nodes = {node: found for node, found in state().items() if node in live}
+        short = [
+            f"{node} has {nodes[node][0] if node in nodes else 'no'} of {count} servers" for node, count in live.items() if nodes.get(node, (-1,))[0] != count
+        ]
+        holders = [node for node, (_, addresses) in nodes.items() if target.address in addresses]
+        return not short and len(holders) == 1, "; ".join([*short, f"held by {', '.join(holders) or 'none'}"])
+
+    wait_for(f"every director to see every server, and one to hold {target.address}", seen, WHOLE_S)
