@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lab import cache
-from lab.cloud import layers
+from lab.cloud import kvm, layers
 from lab.phases import Phases, wait_for
 
 STEPS = {
@@ -62,17 +62,6 @@ def operator_key() -> Path:
 def bastion_host_key() -> str:
     """The bastion's public host key, for known_hosts; it answers on 127.0.0.1:2222 of the cloud's network namespace."""
     return (state() / "keys" / "bastion.pub").read_text().strip()
-
-
-def kvm_works() -> bool:
-    """Whether a virtual machine can be made; /dev/kvm may be there and yet of no use."""
-    create_vm = 0xAE01
-    try:
-        with Path("/dev/kvm").open("rb") as device:
-            os.close(fcntl.ioctl(device, create_vm, 0))
-    except OSError:
-        return False
-    return True
 
 
 def running() -> int | None:
@@ -140,8 +129,10 @@ def up(phases: Phases) -> None:
         with phases("cloud: ending one of other content"):
             down(wipe=False)
     if not running():
+        with phases("cloud: whether KVM works"):
+            kvm_works = kvm.works()
         with phases("cloud: process 1"):
-            _boot(lowers, image)
+            _boot(lowers, image, kvm_works)
             key.write_text(content)
     pids = {name: service["pid"] for name, service in status().items()}
     if ready.exists() and json.loads(ready.read_text()) == pids:
@@ -156,7 +147,7 @@ def up(phases: Phases) -> None:
     ready.write_text(json.dumps({name: service["pid"] for name, service in status().items()}))
 
 
-def _boot(lowers: Sequence[Path], image: Path) -> None:
+def _boot(lowers: Sequence[Path], image: Path, kvm_works: bool) -> None:
     folder, schemas = state(), cache.root() / "cloud-schemas"
     for path in (folder, folder / "log", schemas):
         path.mkdir(parents=True, exist_ok=True)
@@ -169,7 +160,7 @@ def _boot(lowers: Sequence[Path], image: Path) -> None:
         "unshare", "--mount", "--net", "--pid", "--uts", "--ipc", "--fork", "--kill-child", "sh", layers.HERE / "inside" / "boot.sh",
         folder, ":".join(map(str, lowers)), image, schemas,
     ]  # fmt: skip
-    environment = {**os.environ, **({"KVM": "1"} if kvm_works() else {})}
+    environment = {**os.environ, **({"KVM": "1"} if kvm_works else {})}
     with (folder / "log" / "init.log").open("a") as log:
         started = subprocess.Popen(list(map(str, command)), stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True)
 

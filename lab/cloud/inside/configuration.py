@@ -22,6 +22,7 @@ ENDPOINTS = {
     "nova": ("compute", "http://127.0.0.1:8774/v2.1"),
     "neutron": ("network", "http://127.0.0.1:9696"),
 }
+SCHEDULER = "/etc/nova/scheduler.conf"
 RABBIT = "rabbit://guest:guest@127.0.0.1:5672/"
 
 Options = Mapping[str, object]
@@ -123,6 +124,8 @@ def write_control_plane() -> None:
         # throw-away servers: no fsync; QEMU's translation cache is 1 GiB each unless it is told otherwise
         "libvirt": {"cpu_mode": "none", "disk_cachemodes": "file=unsafe", "tb_cache_size": 128, "mem_stats_period_seconds": 0},
     })  # fmt: skip
+    # one request after the other: requests that are weighed at once all find the same host the emptiest, and soft anti-affinity fails
+    write(SCHEDULER, {"DEFAULT": {"executor_thread_pool_size": 1}})
     write("/etc/neutron/neutron.conf", {
         "DEFAULT": {
             "core_plugin": "ml2", "service_plugins": "ovn-router", "transport_url": RABBIT, "state_path": STATE / "neutron",

@@ -250,6 +250,6 @@ def services() -> None:
     run(VENV / "bin/python", "-m", "lab.cloud.inside.accounts", log="accounts")
     # these two end when they cannot log in
     start("nova-conductor", "nova-conductor")
-    start("nova-scheduler", "nova-scheduler")
+    start("nova-scheduler", "nova-scheduler", "--config-file", "/etc/nova/nova.conf", "--config-file", configuration.SCHEDULER)
     for name in APIS:
         wait_for_service(f"{name}-api", functools.partial(answering, name))
