@@ -561,6 +561,8 @@ def _explain(model: type[Model], fault: Any) -> str:
     if fault["type"] == "missing":
         return f"{key}: missing"
     message = fault["msg"].removeprefix("Value error, ")
+    if fault["type"] == "ip_v4_network":
+        return f"{key}: {fault['input']!r} is not a network as ADDRESS/LENGTH with zeros after the length, such as 192.168.0.0/24"
     if fault["type"] == "value_error":
         return f"{key}.{message}" if key else message
     return f"{key}: {fault['input']!r}: {message}"

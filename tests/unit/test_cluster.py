@@ -1,0 +1,265 @@
+"""The configuration model: what cannot work is refused by key, value and remedy, and what is derived is right."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from components.cluster import Cluster, ConfigurationError, check_auth_pass
+
+REMOVED = object()
+
+
+def put(data: dict[str, Any], path: str, value: Any) -> None:
+    """Set (or remove) one key of nested mappings and lists."""
+    *parents, last = path.split(".")
+    here: Any = data
+    for key in parents:
+        here = here[int(key)] if isinstance(here, list) else here.setdefault(key, {})
+    if value is REMOVED:
+        del here[last]
+    elif isinstance(here, list):
+        here[int(last)] = value
+    else:
+        here[last] = value
+
+
+def refusal(data: dict[str, Any], *changes: tuple[str, Any]) -> str:
+    """What the model says of the cluster with these changes."""
+    for path, value in changes:
+        put(data, path, value)
+    with pytest.raises(ConfigurationError) as refused:
+        Cluster.parse(data)
+    return str(refused.value)
+
+
+SERVICE = "vips.master.services.0"
+CHECK = f"{SERVICE}.health_check"
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "says"),
+    [
+        # a wrong key
+        ("vips.master.adress", "192.168.0.250", ["vips.master.adress", "unknown key", "did you mean 'address'?"]),
+        ("network.client_cidr", [], ["network.client_cidr", "unknown key", "did you mean 'client_cidrs'?"]),
+        (f"{SERVICE}.lb_algo", "wlc", [f"{SERVICE}.lb_algo", "unknown key", "here it is scheduler"]),
+        (f"{SERVICE}.lb_kind", "DR", [f"{SERVICE}.lb_kind", "here it is forwarding_method"]),
+        ("vips.master.advert_int", 1, ["vips.master.advert_int", "here it is advert_interval"]),
+        ("vips.master.auth_pass", "secret", ["vips.master.auth_pass", "the secret openshift-lvs:auth_pass", "pulumi config set --secret"]),
+        (f"{CHECK}.nb_get_retry", 3, [f"{CHECK}.nb_get_retry", "here it is retry"]),
+        (f"{SERVICE}.nat_mask", "255.255.255.0", [f"{SERVICE}.nat_mask", "leave it out"]),
+        # addresses
+        ("pools.master.hosts.master0", "192.168.1.2", ["pools.master.hosts.master0", "192.168.1.2", "not a host address of the subnet 192.168.0.0/24"]),
+        ("pools.master.hosts.master0", "192.168.0.255", ["pools.master.hosts.master0", "192.168.0.255", "not a host address of the subnet"]),
+        ("pools.master.hosts.master0", "192.168.0.2000", ["pools.master.hosts.master0.address", "192.168.0.2000", "valid IPv4"]),
+        ("vips.master.address", "10.0.0.250", ["vips.master.address", "10.0.0.250", "192.168.0.0/24"]),
+        ("vips.master.address", "192.168.0.3", ["vips.master.address", "192.168.0.3 is taken by pools.master.hosts.master1", "takes that port down"]),
+        ("vips.master.address", "192.168.0.1", ["vips.master.address", "192.168.0.1 is taken by network.gateway"]),
+        ("vips.master.address", "192.168.0.251", ["vips.infra.address", "192.168.0.251 is taken by vips.master.address"]),
+        ("pools.infra.hosts.infra1", "192.168.0.5", ["pools.infra.hosts.infra1", "192.168.0.5 is taken by pools.infra.hosts.infra0"]),
+        ("network.reserved", {"bastion": "192.168.0.2"}, ["pools.master.hosts.master0", "192.168.0.2 is taken by network.reserved.bastion"]),
+        ("network.reserved", {"bastion": "192.0.2.1"}, ["network.reserved.bastion", "192.0.2.1", "192.168.0.0/24"]),
+        ("network.gateway", "192.168.9.1", ["network.gateway", "192.168.9.1 is outside the subnet 192.168.0.0/24"]),
+        ("network.gateway", REMOVED, ["network.gateway", "missing", "'public'", "such as 192.168.0.1"]),
+        ("network.existing", "ocp", ["network.external", "'public'", "'ocp'", "leave one out"]),
+        ("network.cidr", "192.168.0.7/24", ["network.cidr", "192.168.0.7/24", "zeros after the length, such as 192.168.0.0/24"]),
+        ("network.client_cidrs", ["128.0.0.0/1"], ["network.client_cidrs", "128.0.0.0/1", "multicast", "use 0.0.0.0/0 or 0.0.0.0/1, 128.0.0.0/2, 192.0.0.0/3"]),
+        ("network.allow", [{"protocol": "tcp", "ports": "1-65535"}], ["network.allow.0.ports", "1-65535", "not all of them"]),
+        ("network.allow", [{"protocol": "tcp", "ports": "90-80"}], ["network.allow.0.ports", "90-80", "N or N-M within 1 to 65535"]),
+        # VRRP
+        ("vips.master.virtual_router_id", 52, ["vips.infra.virtual_router_id", "52 is used by vips.master too", "choose another (1 to 255)"]),
+        ("vips.master.virtual_router_id", 256, ["vips.master.virtual_router_id", "256", "less than or equal to 255"]),
+        ("vips.master.owner", "infra0", ["vips.master.owner", "'infra0' is not a director of pool 'master'", "master0, master1, master2"]),
+        ("vips.master.owner", "master9", ["vips.master.owner", "'master9'", "it has master0, master1, master2"]),
+        ("vips.master.pool", "masters", ["vips.master.pool", "'masters' is not a pool", "the pools are master, infra"]),
+        ("vips.master.priorities", {"master1": 140, "master2": 140}, ["vips.master.priorities", "master2 and master1 both have 140", "no fixed owner"]),
+        ("vips.master.priorities", {"master1": 200}, ["vips.master.owner", "master0 has not the highest priority", "master1 has 200"]),
+        ("vips.master.priorities", {"infra0": 100}, ["vips.master.priorities.infra0", "not a director of pool 'master'"]),
+        ("vips.master.authentication", "PASS", ["vips.master.authentication", "version 3 has none", "keepalived.vrrp_version: 2"]),
+        ("keepalived.vrrp_version", 2, ["vips.master.advert_interval", "0.3 needs VRRP version 3"]),
+        # services and their checks
+        (f"{SERVICE}.scheduler", "random", [f"{SERVICE}.scheduler", "'random'", "'mh'", "'wlc'"]),
+        (f"{SERVICE}.port", 65536, [f"{SERVICE}.port", "65536", "65535"]),
+        (f"{SERVICE}.health_check", REMOVED, [f"{SERVICE}.health_check", "missing"]),
+        (CHECK, {"type": "ping"}, [CHECK, "ping", "'tcp'", "'misc'"]),
+        (CHECK, {"type": "http"}, [f"{CHECK}.path", "missing", "such as path: /healthz"]),
+        (CHECK, {"type": "misc"}, [f"{CHECK}.script", "missing"]),
+        (CHECK, {"type": "misc", "script": "../../bin/sh"}, [f"{CHECK}.script", "../../bin/sh"]),
+        (CHECK, {"type": "http", "path": "/", "enable_sni": True}, [f"{CHECK}.enable_sni", "use type: ssl"]),
+        (CHECK, {"type": "http", "path": "/", "urls": [{"path": "/"}]}, [f"{CHECK}.urls", "path", "use the one or the other"]),
+        (CHECK, {"type": "tcp", "connect_timeout": 0}, [f"{CHECK}.connect_timeout", "0", "greater than 0"]),
+        (CHECK, {"type": "tcp", "path": "/"}, [f"{CHECK}.path", "unknown key"]),
+        (f"{SERVICE}.protocol", "UDP", [CHECK, "tcp check of a UDP service needs connect_port", "use type: misc"]),
+        (f"{SERVICE}.weights", {"infra0": 2}, [f"{SERVICE}.weights.infra0", "not a host of pool 'master'", "master0, master1, master2"]),
+        (f"{SERVICE}.quorum", 4, [f"{SERVICE}.quorum", "4 is more than all servers weigh together (3)"]),
+        ("vips.infra.services.1.port", 80, ["vips.infra.services", "port 80/TCP is there twice"]),
+        ("vips.master.services", [], ["vips.master.services", "at least one service"]),
+        # pools
+        ("pools.master.image", REMOVED, ["pools.master.image", "missing", "or say existing: true"]),
+        ("pools.master.flavor", REMOVED, ["pools.master.flavor", "missing", "need an image and a flavor"]),
+        ("pools.master.existing", True, ["pools.master.hosts.master0.host_key", "needs its public host key", "ssh-keyscan -t ed25519 192.168.0.2"]),
+        ("pools.master.directors", ["master9"], ["pools.master.directors", "'master9'", "master0, master1, master2"]),
+        ("pools.master.hosts", {}, ["pools.master.hosts", "at least one host"]),
+        ("pools.infra.hosts.master0", "192.168.0.7", ["pools", "'master0' is used twice", "unique"]),
+        ("pools.infra.hosts.Infra_0", "192.168.0.7", ["pools.infra.hosts.Infra_0"]),
+        # text that keepalived.conf cannot carry
+        ("keepalived.router_id", "two words", ["keepalived.router_id", "two words"]),
+        ("keepalived.notifications", {"notification_email": ["ops@example.com"]}, ["keepalived.notifications.smtp_server", "missing"]),
+    ],
+)  # fmt: skip
+def test_what_cannot_work_is_refused_with_the_key_the_value_and_the_remedy(article: dict[str, Any], path: str, value: Any, says: list[str]) -> None:
+    told = refusal(article, (path, value))
+    assert not [part for part in says if part not in told], told
+
+
+def test_every_fault_is_told_at_once_one_a_line(article: dict[str, Any]) -> None:
+    told = refusal(article, ("network.gatway", "192.168.0.1"), ("vips.master.port", 8443)).splitlines()
+    assert [line.partition(":")[0] for line in told] == ["network.gatway", "vips.master.port"]
+
+
+def test_connection_sync_serves_one_address_a_pool(article: dict[str, Any]) -> None:
+    second = {"address": "192.168.0.252", "pool": "master", "virtual_router_id": 53, "owner": "master1", "services": article["vips"]["master"]["services"]}
+    put(article, "vips.second", second)
+    Cluster.parse(article)
+    told = refusal(article, (f"{SERVICE}.affinity", "connection"), (f"{SERVICE}.scheduler", "wlc"))
+    assert "pool 'master' holds 2 addresses, and connection sync serves one a node; use scheduler mh or sh" in told
+
+
+def test_a_stack_of_existing_hosts_needs_no_openstack(article: dict[str, Any]) -> None:
+    assert Cluster.parse(article).needs_openstack
+    for pool in article["pools"].values():
+        hosts = {name: {"address": address, "host_key": "ssh-ed25519 AAAA"} for name, address in pool["hosts"].items()}
+        pool.update(existing=True, hosts=hosts)
+    assert not Cluster.parse(article).needs_openstack
+
+
+def with_password(article: dict[str, Any]) -> Cluster:
+    for name in article["vips"]:
+        put(article, f"vips.{name}.advert_interval", 1)
+    put(article, "keepalived.vrrp_version", 2)
+    put(article, "vips.master.authentication", "PASS")
+    return Cluster.parse(article)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({}, ["openshift-lvs:auth_pass.master: missing", "pulumi config set --secret --path openshift-lvs:auth_pass.master"]),
+        ({"master": "nine-char"}, ["openshift-lvs:auth_pass.master: has 9 characters", "8"]),
+        ({"master": "with a"}, ["openshift-lvs:auth_pass.master", "blank"]),
+        ({"master": "right", "infra": "unused"}, ["openshift-lvs:auth_pass.infra", "remove it or set vips.infra.authentication: PASS"]),
+    ],
+)
+def test_a_password_that_cannot_work_is_refused_and_never_quoted(article: dict[str, Any], given: dict[str, str], says: list[str]) -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        check_auth_pass(with_password(article), given)
+    told = str(refused.value)
+    assert not [part for part in says if part not in told], told
+    assert not any(password in told for password in given.values())
+
+
+def test_a_password_of_eight_characters_is_taken(article: dict[str, Any]) -> None:
+    check_auth_pass(with_password(article), {"master": "eight-ch"})
+
+
+def of_size(article: dict[str, Any], hosts: int, owner: int) -> Cluster:
+    put(article, "pools.master.hosts", {f"master{n}": f"192.168.0.{10 + n}" for n in range(hosts)})
+    put(article, "vips.master.owner", f"master{owner}")
+    return Cluster.parse(article)
+
+
+@pytest.mark.parametrize("hosts", [1, 2, 3, 15, 16, 60, 141])
+@pytest.mark.parametrize("owner_at", ["first", "last"])
+def test_priorities_are_distinct_and_highest_on_the_owner_in_a_pool_of_any_size(article: dict[str, Any], hosts: int, owner_at: str) -> None:
+    owner = 0 if owner_at == "first" else hosts - 1
+    cluster = of_size(article, hosts, owner)
+    vip = cluster.vips["master"]
+    priorities = {host: cluster.priority(vip, host) for host in cluster.directors("master")}
+    assert len(set(priorities.values())) == hosts
+    assert all(1 <= priority <= 254 for priority in priorities.values())
+    assert max(priorities, key=lambda host: priorities[host]) == f"master{owner}"
+    backups = [priority for host, priority in priorities.items() if host != f"master{owner}"]
+    assert all(earlier > later for earlier, later in pairwise(backups)), "the backups stand in the order of the pool"
+
+
+def test_a_pool_with_more_directors_than_priorities_is_refused(article: dict[str, Any]) -> None:
+    hosts = {f"master{n}": f"192.168.0.{10 + n}" for n in range(160)}
+    assert "vips.master.priorities" in refusal(article, ("pools.master.hosts", hosts))
+
+
+@pytest.mark.parametrize(
+    ("advert", "version", "seconds"),
+    [
+        # RFC 9568, 6.1: Active_Down_Interval = 3 x advert + (256 - priority) x advert / 256, for the first backup's priority, 140
+        (0.3, 3, 1.036),
+        (1.0, 3, 3.453),
+        (40.0, 3, 138.125),
+        # RFC 3768, 6.1: Skew_Time = (256 - priority) / 256 seconds
+        (2, 2, 6.453),
+    ],
+)
+def test_the_time_of_a_takeover_follows_the_rfc(article: dict[str, Any], advert: float, version: int, seconds: float) -> None:
+    put(article, "keepalived.vrrp_version", version)
+    for name in article["vips"]:
+        put(article, f"vips.{name}.advert_interval", advert)
+    cluster = Cluster.parse(article)
+    assert cluster.takeover_seconds(cluster.vips["master"]) == seconds
+
+
+def test_the_highest_backup_takes_over_first_whatever_its_place(article: dict[str, Any]) -> None:
+    put(article, "vips.master.priorities", {"master0": 250, "master1": 100, "master2": 240})
+    cluster = Cluster.parse(article)
+    assert cluster.takeover_seconds(cluster.vips["master"]) == round(0.3 * (3 + 16 / 256), 3)
+
+
+@pytest.mark.parametrize(
+    ("check", "seconds"),
+    [
+        ({"type": "tcp"}, 4),
+        # the article's timings, which were measured to take 51 s for a silent server: checks that wait for the loop come on top
+        ({"type": "tcp", "delay_loop": 6, "connect_timeout": 10, "retry": 3, "delay_before_retry": 3}, 55),
+        ({"type": "tcp", "retry": 0}, 2),
+        ({"type": "misc", "script": "checks/etcd", "misc_timeout": 5}, 6),
+    ],
+)
+def test_the_time_of_an_eviction_is_the_loop_and_every_attempt(article: dict[str, Any], check: dict[str, Any], seconds: float) -> None:
+    put(article, CHECK, check)
+    assert Cluster.parse(article).vips["master"].services[0].eviction_seconds == seconds
+
+
+@pytest.mark.parametrize(
+    ("service", "alike", "flags"),
+    [
+        ({}, True, ("mh-port", "mh-fallback")),
+        ({"affinity": "client"}, True, ("mh-fallback",)),
+        ({"scheduler": "sh", "fallback": False}, True, ("sh-port",)),
+        ({"scheduler": "rr"}, False, ()),
+        ({"scheduler": "wlc", "persistence_timeout": 50}, False, ()),
+        ({"persistence_timeout": 50}, False, ("mh-port", "mh-fallback")),
+    ],
+)
+def test_directors_decide_alike_only_by_hashing_without_state(article: dict[str, Any], service: dict[str, Any], alike: bool, flags: tuple[str, ...]) -> None:
+    put(article, SERVICE, {"port": 8443, "health_check": {"type": "tcp"}, **service})
+    parsed = Cluster.parse(article).vips["master"].services[0]
+    assert (parsed.decides_alike, parsed.scheduler_flags) == (alike, flags)
+
+
+def test_the_marks_of_an_addresses_services_are_distinct_and_keep_kube_proxys_bits_clear(article: dict[str, Any]) -> None:
+    services = [
+        {"port": port, "protocol": protocol, "health_check": {"type": "tcp", "connect_port": 22}}
+        for protocol in ("TCP", "UDP")
+        for port in (1, 80, 443, 6443, 16384, 22623, 32768, 49152, 65535)
+    ]
+    put(article, "vips.master.services", services)
+    marks = [service.mark for service in Cluster.parse(article).vips["master"].services]
+    assert len(set(marks)) == len(services)
+    assert not any(mark & 0xC000 for mark in marks)
+
+
+def test_the_short_form_of_a_check_is_one_url(article: dict[str, Any]) -> None:
+    put(article, CHECK, {"type": "http", "path": "/healthz", "status_code": 200})
+    url = Cluster.parse(article).vips["master"].services[0].health_check.urls[0]  # type: ignore[union-attr]
+    assert (url.path, url.status_code) == ("/healthz", "200")
