@@ -182,12 +182,13 @@ def test_what_main_did_since_the_branch_began_is_not_shown(repository: Path, cha
     assert shown(repository).count(": no change") == 5
 
 
-def test_a_merge_is_compared_with_its_first_parent_as_the_workflow_does(repository: Path, change: Change) -> None:
+def test_a_merge_in_a_shallow_clone_is_compared_with_its_first_parent_as_the_workflow_does(repository: Path, change: Change, tmp_path: Path) -> None:
     change("Pulumi.dev.yaml", "owner: infra0", "owner: infra1")
     git(repository, "checkout", "--quiet", "main")
     change("Pulumi.dev.yaml", "owner: master0", "owner: master1")
     git(repository, "merge", "--quiet", "--no-edit", "change")
-    text = shown(repository, "HEAD^1")
+    git(tmp_path, "clone", "--quiet", "--depth=2", f"file://{repository}", "clone")
+    text = shown(tmp_path / "clone", "HEAD^1")
     assert "moves from `infra0` to `infra1`" in text
     assert "moves from `master0`" not in text
 
