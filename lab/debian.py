@@ -24,7 +24,7 @@ class BuildError(RuntimeError):
     """A build step failed; names the step, the log, and its last lines."""
 
 
-def run_logged(what: str, command: Sequence[str | Path], log: Path, **options: object) -> None:
+def run_logged(what: str, command: Sequence[object], log: Path, **options: object) -> None:
     """Run `command` with its output appended to `log`; raise BuildError with the last lines when it fails."""
     with log.open("a") as out:
         done = subprocess.run([str(c) for c in command], stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, **options)  # type: ignore[call-overload]

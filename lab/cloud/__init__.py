@@ -12,7 +12,8 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -95,19 +96,26 @@ def inside() -> list[str]:
     return ["nsenter", "--target", str(_pid()), *namespaces, "--", "/usr/bin/env", "-i", *settings]
 
 
-def _run(*command: str) -> str:
-    done = subprocess.run([*inside(), *command], capture_output=True, text=True, stdin=subprocess.DEVNULL)
-    if done.returncode:
-        raise CloudError(
-            f"{' '.join(command)} failed in the cloud with status {done.returncode}; logs are in {state() / 'log'}; it said:\n{done.stderr.strip()[-3000:]}"
-        )
-    return done.stdout
+def _run(*command: str, note: Callable[[str], None] = lambda line: None) -> str:
+    """Run a command in the cloud and return what it printed; `note` is told every line while it runs."""
+    said = []
+    with tempfile.TemporaryFile("w+") as faults:
+        with subprocess.Popen([*inside(), *command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=faults, text=True) as process:
+            assert process.stdout
+            for line in process.stdout:
+                said.append(line)
+                note(line.strip())
+        if process.returncode:
+            faults.seek(0)
+            reason = faults.read().strip()[-3000:]
+            raise CloudError(f"{' '.join(command)} failed in the cloud with status {process.returncode}; logs are in {state() / 'log'}; it said:\n{reason}")
+    return "".join(said)
 
 
 def status() -> dict[str, dict[str, int]]:
     """Every service with its pid (0: dead, and about to be started again), seconds of life and restarts."""
     answer: dict[str, dict[str, int]] = json.loads(
-        _run("/usr/bin/python3", "-c", "import json; from lab.cloud.inside import init; print(json.dumps(init.status()))")
+        _run("/usr/bin/python3", "-c", "import json; from lab.cloud.system import init; print(json.dumps(init.status()))")
     )
     return answer
 
@@ -123,7 +131,7 @@ def up(phases: Phases) -> None:
     with phases("cloud: image of the nodes"):
         image = layers.image()
     lowers = [openstack, ovn, layers.root()]
-    content = cache.digest(*map(str, lowers), str(image), layers.HERE / "inside")
+    content = cache.digest(*map(str, lowers), str(image), layers.HERE / "system")
     key, ready = state() / "key", state() / "ready"
     if running() and (not key.exists() or key.read_text() != content):
         with phases("cloud: ending one of other content"):
@@ -137,13 +145,13 @@ def up(phases: Phases) -> None:
     pids = {name: service["pid"] for name, service in status().items()}
     if ready.exists() and json.loads(ready.read_text()) == pids:
         with phases("cloud: check"):
-            _run("/usr/bin/python3", "-m", "lab.cloud.inside.steps", "check")
+            _run("/usr/bin/python3", "-m", "lab.cloud.system.steps", "check")
         return
     for step, phase in STEPS.items():
         with phases(phase):
-            _run("/usr/bin/python3", "-m", "lab.cloud.inside.steps", step)
+            _run("/usr/bin/python3", "-m", "lab.cloud.system.steps", step, note=phases.note)
     with phases("cloud: check"):
-        _run("/usr/bin/python3", "-m", "lab.cloud.inside.steps", "check")
+        _run("/usr/bin/python3", "-m", "lab.cloud.system.steps", "check")
     ready.write_text(json.dumps({name: service["pid"] for name, service in status().items()}))
 
 
@@ -157,7 +165,7 @@ def _boot(lowers: Sequence[Path], image: Path, kvm_works: bool) -> None:
     shutil.copytree(layers.HERE.parent, folder / "code" / "lab", ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "image-key").write_text(image.name)
     command = [
-        "unshare", "--mount", "--net", "--pid", "--uts", "--ipc", "--fork", "--kill-child", "sh", layers.HERE / "inside" / "boot.sh",
+        "unshare", "--mount", "--net", "--pid", "--uts", "--ipc", "--fork", "--kill-child", "sh", layers.HERE / "system" / "boot.sh",
         folder, ":".join(map(str, lowers)), image, schemas,
     ]  # fmt: skip
     environment = {**os.environ, **({"KVM": "1"} if kvm_works else {})}
@@ -227,13 +235,13 @@ def client(source: Literal["bastion", "external"], address: str, port: int, coun
     Returns {sent, failed, answers: {server: count}, errors: {what: count}, slowest_s}.
     """
     options = ["--count", str(count), "--concurrency", str(concurrency), "--timeout", str(timeout_s)]
-    answer: dict[str, Any] = json.loads(_run("ip", "netns", "exec", source, "python3", "-m", "lab.cloud.inside.client", address, str(port), *options))
+    answer: dict[str, Any] = json.loads(_run("ip", "netns", "exec", source, "python3", "-m", "lab.cloud.system.client", address, str(port), *options))
     return answer
 
 
 def hypervisor_of() -> dict[str, str]:
     """The hypervisor of every server, by the server's name."""
-    return dict(line.split("\t") for line in _run("/usr/bin/python3", "-m", "lab.cloud.inside.steps", "servers").splitlines())
+    return dict(line.split("\t") for line in _run("/usr/bin/python3", "-m", "lab.cloud.system.steps", "servers").splitlines())
 
 
 def flows(hypervisor: str) -> list[str]:

@@ -13,9 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lab import cache
-from lab.cloud.inside import configuration
-from lab.cloud.inside.configuration import DATABASE_SOCKET, STATE, VENV, database
-from lab.cloud.inside.init import start, status
+from lab.cloud.system import configuration
+from lab.cloud.system.configuration import DATABASE_SOCKET, STATE, VENV, database
+from lab.cloud.system.init import start, status
 from lab.phases import wait_for
 
 DATABASES = ["keystone", "placement", "glance", "neutron", "nova_api", "nova", "nova_cell0"]
@@ -31,6 +31,11 @@ APIS = {
 GIVE_UP_AFTER = 4
 
 
+def say(text: str) -> None:
+    """What the step is at; the host side shows the last of it when a phase takes long."""
+    print(text, flush=True)
+
+
 def end_of(log: Path) -> str:
     return f"{log} ends:\n" + "\n".join(log.read_text(errors="replace").splitlines()[-8:])
 
@@ -43,7 +48,7 @@ def wait_for_service(name: str, seen: Callable[[], tuple[bool, str]], deadline_s
             raise RuntimeError(f"{name} ended {restarts} times in a row; {end_of(STATE / 'log' / f'{name}.log')}")
         return seen()
 
-    wait_for(name, seen_alive, deadline_s)
+    wait_for(name, seen_alive, deadline_s, note=lambda last: say(f"{name}: {last}"))
 
 
 def run(*command: str | Path, log: str, **env: str) -> None:
@@ -247,7 +252,7 @@ def services() -> None:
         start(f"{name}-api", "uwsgi", "--ini", f"/etc/uwsgi/{name}.ini", **env)
     start("neutron-maintenance", "neutron-ovn-maintenance-worker", *NEUTRON_FILES)
     wait_for_service("keystone-api", functools.partial(answering, "keystone"))
-    run(VENV / "bin/python", "-m", "lab.cloud.inside.accounts", log="accounts")
+    run(VENV / "bin/python", "-m", "lab.cloud.system.accounts", log="accounts")
     # these two end when they cannot log in
     start("nova-conductor", "nova-conductor")
     start("nova-scheduler", "nova-scheduler", "--config-file", "/etc/nova/nova.conf", "--config-file", configuration.SCHEDULER)

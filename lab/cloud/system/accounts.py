@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import openstack
 
-from lab.cloud.inside import configuration
+from lab.cloud.system import configuration
 
 
 def main() -> None:
-    identity = openstack.connect(cloud="admin").identity
+    # openstacksdk types it as Keystone v2 or v3; it is v3
+    identity: Any = openstack.connect(cloud="admin").identity
     roles = {name: identity.find_role(name) or identity.create_role(name=name) for name in ("admin", "service", "member", "reader")}
 
     def user(name: str, project_name: str, password: str, *granted: str) -> None:

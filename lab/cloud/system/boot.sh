@@ -44,4 +44,4 @@ echo "127.0.0.1 localhost cloud gateway $(seq -s ' ' -f 'node%.0f' 5)" > "$root/
 : > "$root/etc/resolv.conf"
 ip link set lo up
 exec chroot "$root" /usr/bin/env -i PATH=/opt/ovn/bin:/opt/openstack/bin:/usr/sbin:/usr/bin:/sbin:/bin PYTHONPATH=/srv/code PYTHONDONTWRITEBYTECODE=1 \
-    LC_ALL=C.UTF-8 HOME=/root /usr/bin/python3 -m lab.cloud.inside.init
+    LC_ALL=C.UTF-8 HOME=/root /usr/bin/python3 -m lab.cloud.system.init

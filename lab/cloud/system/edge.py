@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lab.cloud.inside.configuration import OVN_NB, STATE
-from lab.cloud.inside.hypervisors import EXTERNAL_BRIDGE, GATEWAY, cable, ip, namespace, vsctl
-from lab.cloud.inside.init import start
+from lab.cloud.system.configuration import OVN_NB, STATE
+from lab.cloud.system.hypervisors import EXTERNAL_BRIDGE, GATEWAY, cable, ip, namespace, vsctl
+from lab.cloud.system.init import start
 
 BASTION, EXTERNAL = "bastion", "external"
 EXTERNAL_ADDRESS = "203.0.113.10/24"
@@ -52,7 +52,7 @@ def edge() -> None:
     listen = f"TCP-LISTEN:{SSH_PORT},bind=127.0.0.1,reuseaddr,fork,backlog=64"
     start("bastion", "socat", listen, f"EXEC:ip netns exec {BASTION} /usr/sbin/sshd -i -f /etc/ssh/bastion")
     start("repository", "ip", "netns", "exec", BASTION, "python3", "-m", "http.server", "--directory", "/opt/image/repository", "80")
-    start("plug", "/usr/bin/python3", "-m", "lab.cloud.inside.edge")
+    start("plug", "/usr/bin/python3", "-m", "lab.cloud.system.edge")
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from lab.cloud.inside import configuration
-from lab.cloud.inside.configuration import OVN_SB, STATE
-from lab.cloud.inside.control_plane import run, socket_made, sql, wait_for_service
-from lab.cloud.inside.init import start
+from lab.cloud.system import configuration
+from lab.cloud.system.configuration import OVN_SB, STATE
+from lab.cloud.system.control_plane import run, say, socket_made, sql, wait_for_service
+from lab.cloud.system.init import start
 from lab.phases import wait_for
 
 NODES = [f"node{number}" for number in range(1, 6)]
@@ -166,7 +166,7 @@ def hypervisors() -> None:
         hosts = sql("select host from nova.compute_nodes where deleted = 0").split()[1:]
         return set(NODES) <= set(hosts), f"{len(hosts)} of {len(NODES)} registered"
 
-    wait_for("the hypervisors in Nova", registered, 300)
+    wait_for("the hypervisors in Nova", registered, 300, note=say)
     run("nova-manage", "cell_v2", "discover_hosts", log="discover-hosts")
 
     def chassis() -> tuple[bool, str]:
@@ -175,4 +175,4 @@ def hypervisors() -> None:
         ).stdout.split()
         return {GATEWAY, *NODES} <= set(names), f"OVN has {sorted(names)}"
 
-    wait_for("the chassis in OVN", chassis, 120)
+    wait_for("the chassis in OVN", chassis, 120, note=say)

@@ -1,12 +1,12 @@
-"""`python -m lab.cloud.inside.steps STEP`: one step of bringing the cloud up. Every step can be run again."""
+"""`python -m lab.cloud.system.steps STEP`: one step of bringing the cloud up. Every step can be run again."""
 
 from __future__ import annotations
 
 import functools
 import sys
 
-from lab.cloud.inside import configuration, control_plane, edge, hypervisors
-from lab.cloud.inside.init import status
+from lab.cloud.system import configuration, control_plane, edge, hypervisors
+from lab.cloud.system.init import status
 from lab.phases import wait_for
 
 
@@ -39,7 +39,7 @@ STEPS = {
     "schemas": control_plane.schemas,
     "services": control_plane.services,
     "hypervisors": hypervisors.hypervisors,
-    "offer": lambda: control_plane.run(configuration.VENV / "bin/python", "-m", "lab.cloud.inside.offer", log="offer"),
+    "offer": lambda: control_plane.run(configuration.VENV / "bin/python", "-m", "lab.cloud.system.offer", log="offer"),
     "edge": edge.edge,
     "check": check,
     "servers": servers,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import openstack
 
@@ -17,7 +18,7 @@ COMMAND_LINE = " ".join([
 ])  # fmt: skip
 
 
-def offer_image(cloud: openstack.connection.Connection, content: str) -> None:
+def offer_image(cloud: Any, content: str) -> None:
     current = cloud.image.find_image(IMAGE)
     if current and current.properties.get("content") == content:
         return
@@ -27,9 +28,7 @@ def offer_image(cloud: openstack.connection.Connection, content: str) -> None:
 
     def upload(name: str, file: str, disk_format: str, container_format: str, **properties: str) -> str:
         with (FILES / file).open("rb") as data:
-            made = cloud.image.create_image(
-                name=name, disk_format=disk_format, container_format=container_format, visibility="public", data=data, use_import=False, **properties
-            )
+            made = cloud.image.create_image(name=name, disk_format=disk_format, container_format=container_format, visibility="public", data=data, **properties)
         return str(made.id)
 
     kernel = upload(f"{IMAGE}-kernel", "vmlinuz", "aki", "aki")
@@ -41,7 +40,7 @@ def offer_image(cloud: openstack.connection.Connection, content: str) -> None:
     )  # fmt: skip
 
 
-def offer_network(cloud: openstack.connection.Connection) -> None:
+def offer_network(cloud: Any) -> None:
     network = cloud.network.find_network(EXTERNAL) or cloud.network.create_network(
         name=EXTERNAL, is_router_external=True, provider_network_type="flat", provider_physical_network="public"
     )
@@ -52,7 +51,7 @@ def offer_network(cloud: openstack.connection.Connection) -> None:
         )  # fmt: skip
 
 
-def warm_up(tenant: openstack.connection.Connection) -> None:
+def warm_up(tenant: Any) -> None:
     """Neutron may refuse (403) the first request to make something; have that happen to a network that no one needs."""
 
     def made() -> tuple[bool, str]:
