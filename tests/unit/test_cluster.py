@@ -37,6 +37,7 @@ def refusal(data: dict[str, Any], *changes: tuple[str, Any]) -> str:
 
 SERVICE = "vips.master.services.0"
 CHECK = f"{SERVICE}.health_check"
+BARE = {"port": 8443, "health_check": {"type": "tcp"}}
 
 
 @pytest.mark.parametrize(
@@ -95,6 +96,11 @@ CHECK = f"{SERVICE}.health_check"
         (f"{SERVICE}.protocol", "UDP", [CHECK, "tcp check of a UDP service needs connect_port", "use type: misc"]),
         (f"{SERVICE}.weights", {"infra0": 2}, [f"{SERVICE}.weights.infra0", "not a host of pool 'master'", "master0, master1, master2"]),
         (f"{SERVICE}.quorum", 4, [f"{SERVICE}.quorum", "4 is more than all servers weigh together (3)"]),
+        (SERVICE, {**BARE, "affinity": "client", "scheduler": "wlc"}, [f"{SERVICE}.affinity", "needs scheduler mh or sh", "use persistence_timeout"]),
+        (SERVICE, {**BARE, "persistence_granularity": "255.255.255.0"}, [f"{SERVICE}.persistence_granularity", "without persistence_timeout"]),
+        (SERVICE, {**BARE, "ops": True}, [f"{SERVICE}.ops", "for UDP, this is TCP"]),
+        (SERVICE, {**BARE, "uthreshold": 10, "lthreshold": 10}, [f"{SERVICE}.lthreshold", "10 must be below uthreshold 10"]),
+        (CHECK, {"type": "http", "urls": [{"path": "/", "regex_options": ["icase"]}]}, [f"{CHECK}.urls.0.regex", "missing"]),
         ("vips.infra.services.1.port", 80, ["vips.infra.services", "port 80/TCP is there twice"]),
         ("vips.master.services", [], ["vips.master.services", "at least one service"]),
         # pools
@@ -118,6 +124,11 @@ def test_what_cannot_work_is_refused_with_the_key_the_value_and_the_remedy(artic
 def test_every_fault_is_told_at_once_one_a_line(article: dict[str, Any]) -> None:
     told = refusal(article, ("network.gatway", "192.168.0.1"), ("vips.master.port", 8443)).splitlines()
     assert [line.partition(":")[0] for line in told] == ["network.gatway", "vips.master.port"]
+
+
+def test_a_host_that_is_not_there_is_refused_with_those_that_are(cluster: Cluster) -> None:
+    with pytest.raises(ConfigurationError, match=r"'master9' is not in this stack; its hosts are master0, master1, master2, infra0, infra1"):
+        cluster.node("master9")
 
 
 def test_connection_sync_serves_one_address_a_pool(article: dict[str, Any]) -> None:
