@@ -113,6 +113,10 @@ def write_control_plane() -> None:
         "scheduler": {"workers": 1, "max_attempts": 12},
         "filter_scheduler": {
             "enabled_filters": "ComputeFilter,ComputeCapabilitiesFilter,ImagePropertiesFilter,ServerGroupAntiAffinityFilter,ServerGroupAffinityFilter",
+            # the hypervisors share one disk, so what each says is free differs by chance; and servers are to spread at once,
+            # not only when the group's members are known to be where they are
+            "disk_weight_multiplier": 0,
+            "num_instances_weight_multiplier": -10,
         },
         "oslo_concurrency": {"lock_path": STATE / "nova/lock"},
         "vnc": {"enabled": False},
