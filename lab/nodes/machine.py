@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from lab import cache
-from lab.cloud import layers
+from lab.cloud import kvm, layers
 from lab.nodes.image import image
 from lab.phases import wait_for
 
@@ -120,12 +120,6 @@ def start(*command: str) -> subprocess.Popen[str]:
     return subprocess.Popen([*ssh(), "machine", shlex.join(command)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def kvm_works() -> bool:
-    """Whether the processor can carry a virtual machine; a /dev/kvm alone does not say so."""
-    flags = Path("/proc/cpuinfo").read_text()
-    return os.access("/dev/kvm", os.R_OK | os.W_OK) and (" vmx" in flags or " svm" in flags)
-
-
 def _start(built: Path) -> None:
     home = state()
     home.mkdir(parents=True, exist_ok=True)
@@ -134,7 +128,8 @@ def _start(built: Path) -> None:
         (home / "port").write_text(str(free.getsockname()[1]))
     (home / "known_hosts").write_text(f"[127.0.0.1]:{port()} {KeyPair.kept('machine').public}\n")
     (home / "payload.tar").write_bytes(_payload())
-    accelerator = ["-accel", "kvm", "-cpu", "host"] if kvm_works() else ["-accel", "tcg,thread=multi,tb-size=512", "-cpu", "max"]
+    hardware = kvm.works()
+    accelerator = ["-accel", "kvm", "-cpu", "host"] if hardware else ["-accel", "tcg,thread=multi,tb-size=512", "-cpu", "max"]
     seen = Path("/mnt")
     files, mine = seen / built.relative_to(cache.root()), seen / home.relative_to(cache.root())
     command = [
@@ -147,7 +142,7 @@ def _start(built: Path) -> None:
     ]  # fmt: skip
     # QEMU comes from the cloud's root file system: the machine itself need not have it. Its mounts end with it.
     enter = 'mount --bind "$2" "$1/mnt"; [ "$3" = no ] || mount --rbind /dev "$1/dev"; root=$1; shift 3; exec chroot "$root" "$@"'
-    whole = ["unshare", "--mount", "sh", "-euc", enter, "sh", layers.root(), cache.root(), "yes" if kvm_works() else "no", "env", f"TMPDIR={mine}", *command]
+    whole = ["unshare", "--mount", "sh", "-euc", enter, "sh", layers.root(), cache.root(), "yes" if hardware else "no", "env", f"TMPDIR={mine}", *command]
     done = subprocess.run([str(word) for word in whole], capture_output=True, text=True)
     if done.returncode:
         raise MachineError(f"QEMU did not start: {done.stderr.strip()}")

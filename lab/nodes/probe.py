@@ -14,7 +14,8 @@ from lab.phases import wait_for
 CLIENTS = [f"192.168.0.{last}" for last in range(101, 161)]
 """The client's addresses: enough for an affinity by address to meet every server."""
 STREAMS = 12
-FAST_MS, HOLD_MS, SLOW_MS, STREAM_MS = 20, 300, 500, 100
+FAST_MS, HOLD_MS, SLOW_MS, STREAM_MS = 20, 300, 500, 200
+CONTROL, CONTROL_MS = "control", 200
 TIMEOUT_MS = 900
 """Below the second after which a lost SYN is sent again: a request that needed that counts as failed."""
 READY_S = 30
@@ -22,16 +23,17 @@ WHOLE_S = 60
 
 
 class Target(NamedTuple):
-    """An address under test: the port that is asked, whether by TLS too, the port of that."""
+    """An address under test, its port and its port for TLS; and a server of the other pool that is asked directly, as a control."""
 
     vip: str
     address: str
     port: int
     tls_port: int
+    control: str
 
 
-MASTER = Target("master", "192.168.0.250", 8443, 8443)
-INFRA = Target("infra", "192.168.0.251", 80, 443)
+MASTER = Target("master", "192.168.0.250", 8443, 8443, "192.168.0.6:8443")
+INFRA = Target("infra", "192.168.0.251", 80, 443, "192.168.0.4:80")
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,12 @@ class Seen:
     streams: tuple[Stream, ...]
     holdings: tuple[Holding, ...]
     syns_per_request: float
+    control: tuple[Request, ...]
+
+    @property
+    def noise(self) -> int:
+        """Requests past the balancer that were not answered in time: what failed then may be the machine's fault."""
+        return sum(1 for request in self.control if request.error)
 
     @property
     def failures(self) -> list[Request]:
@@ -149,15 +157,16 @@ class Probe:
             raise machine.MachineError(f"the probes failed: {complaint}")
         result = json.loads(said)
         requests = [Request(**each) for each in result["requests"]]
-        connections = len(requests) + len(result["streams"])
+        connections = sum(request.name != CONTROL for request in requests) + len(result["streams"])
         self.seen = Seen(
             self.target,
             result["began"],
             result["ended"],
-            tuple(sorted(requests, key=lambda request: request.at)),
+            tuple(sorted((request for request in requests if request.name != CONTROL), key=lambda request: request.at)),
             tuple(Stream(**each) for each in result["streams"]),
             tuple(Holding(each["at"], each["address"], tuple(each["nodes"])) for each in result["holders"]),
             round(int(machine.run("lab", "loops").stdout) / connections, 2),
+            tuple(request for request in requests if request.name == CONTROL),
         )
 
     def _config(self) -> dict[str, Any]:
@@ -165,8 +174,9 @@ class Probe:
         plain = f"{target.address}:{target.port}"
         fast = {"name": target.vip, "address": plain, "every": FAST_MS, "hold": HOLD_MS, "timeout": TIMEOUT_MS}
         tls = {"name": f"{target.vip} tls", "address": f"{target.address}:{target.tls_port}", "tls": True, "every": SLOW_MS, "timeout": TIMEOUT_MS}
+        control = {"name": CONTROL, "address": target.control, "every": CONTROL_MS, "hold": HOLD_MS, "timeout": TIMEOUT_MS}
         return {
-            "requests": [fast, tls],
+            "requests": [fast, tls, control],
             "streams": [{"name": target.vip, "address": plain, "count": STREAMS, "every": STREAM_MS}],
             # From inside a node's own namespaces the others' cannot be seen.
             "holders": {"nodes": [] if self.node else list(machine.NODES), "addresses": [target.address]},

@@ -1,0 +1,120 @@
+"""How the data plane lab judges what its probes saw."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lab.nodes import picture, runner
+from lab.nodes.experiments import EXPERIMENTS, Bound, Scene, Step
+from lab.nodes.probe import MASTER, Holding, Request, Seen, Stream
+from lab.nodes.runner import Outcome
+
+BEGAN, MOMENT, ENDED = 1000.0, 1002.0, 1006.0
+
+
+def seen(failed: tuple[float, ...] = (), **changed: Any) -> Seen:
+    """Four requests a second in turn answered by three servers, those that began at the times `failed` not."""
+    requests = tuple(
+        Request("master", BEGAN + index / 4, 0.3, "" if index / 4 in failed else f"master{index % 3}", "timeout" if index / 4 in failed else "")
+        for index in range(24)
+    )
+    streams = tuple(Stream("master", f"master{index % 3}", 30, 0.2, "", 0.0) for index in range(12))
+    holdings = (Holding(999.9, MASTER.address, ()), Holding(999.95, MASTER.address, ("master0",)))
+    control = (Request("control", BEGAN, 0.3, "infra1", ""),)
+    whole = Seen(MASTER, BEGAN, ENDED, requests, streams, holdings, 1.7, control)
+    return dataclasses.replace(whole, **changed)
+
+
+def broken(bound: Bound, what: Seen) -> list[str]:
+    return list(runner.broken(bound, Scene(MASTER, "master0", "master1", moment=MOMENT, described={}), what))
+
+
+NOTHING_LOST = Bound("nothing lost")
+
+
+def test_nothing_is_broken_when_all_was_answered_and_every_stream_lives() -> None:
+    assert broken(NOTHING_LOST._replace(every_server=True, gap_s=0.1, quiet_after_s=0), seen()) == []
+
+
+def test_one_failed_request_breaks_a_bound_of_none() -> None:
+    assert "1 of 24 failed" in broken(NOTHING_LOST, seen(failed=(3.0,)))[0]
+
+
+def test_a_gap_lasts_from_the_first_failure_to_the_next_request_that_is_answered() -> None:
+    assert seen(failed=(3.0, 3.25, 3.5)).longest_gap_s == 0.75
+
+
+def test_a_gap_at_the_end_lasts_as_long_as_was_looked() -> None:
+    assert seen(failed=(5.5, 5.75)).longest_gap_s == 0.5
+
+
+def test_scattered_failures_are_no_long_gap() -> None:
+    assert seen(failed=(3.0, 3.5, 4.0)).longest_gap_s == 0.25
+
+
+def test_a_failure_after_the_quiet_began_breaks_the_bound() -> None:
+    bound = Bound("quiet", failed=None, quiet_after_s=1)
+    assert broken(bound, seen(failed=(2.5,))) == []
+    assert "1.5 s after the event" in broken(bound, seen(failed=(3.5,)))[0]
+
+
+def test_a_lost_stream_counts_unless_its_node_is_the_one_that_is_gone() -> None:
+    lost = (*seen().streams[:11], Stream("master", "master2", 3, 0.2, "reset", MOMENT))
+    assert "1 of 12 streams lost: ['master2: reset']" in broken(NOTHING_LOST, seen(streams=lost))[0]
+    assert broken(NOTHING_LOST._replace(may_lose_streams_of="master2"), seen(streams=lost)) == []
+
+
+def test_a_stream_that_lost_a_line_counts_whichever_node_is_gone_when_it_is_another_one() -> None:
+    lost = (Stream("master", "master1", 3, 0.2, "wanted line 3", MOMENT),)
+    assert broken(NOTHING_LOST._replace(may_lose_streams_of="master2"), seen(streams=lost))
+
+
+def test_more_syns_than_two_a_request_are_a_loop() -> None:
+    assert "loop" in broken(NOTHING_LOST, seen(syns_per_request=27))[0]
+
+
+def test_two_owners_for_longer_than_the_bound_break_it() -> None:
+    holdings = (*seen().holdings, Holding(1003.0, MASTER.address, ("master0", "master1")), Holding(1004.0, MASTER.address, ("master1",)))
+    assert seen(holdings=holdings).seconds_with_holders(2, MOMENT) == 1.0
+    assert "two nodes held the address for 1.0 s" in broken(NOTHING_LOST._replace(one_owner_after_s=0.7), seen(holdings=holdings))[0]
+
+
+def test_a_server_that_never_answers_breaks_a_fair_share() -> None:
+    requests = tuple(request for request in seen().requests if request.server != "master2")
+    assert "master2 answered less" in broken(NOTHING_LOST._replace(every_server=True), seen(requests=requests))[0]
+
+
+def outcome(what: Seen) -> Outcome:
+    step = Step("a thing happens", "planned", lambda scene: None, lambda scene: NOTHING_LOST)
+    return Outcome(step, NOTHING_LOST, what, MOMENT, 1.5, tuple(broken(NOTHING_LOST, what)))
+
+
+def test_a_failure_while_the_control_failed_too_is_called_noise() -> None:
+    noisy = (Request("control", BEGAN, 0.9, "", "timeout"),)
+    assert outcome(seen(failed=(3.0,), control=noisy)).noisy
+    assert not outcome(seen(failed=(3.0,))).noisy
+    assert not outcome(seen(control=noisy)).noisy
+
+
+def test_the_worst_of_all_runs_stands_in_the_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "RESULTS", tmp_path)
+    for run in (seen(), seen(failed=(3.0, 3.25)), seen(failed=(3.0,))):
+        runner.record(outcome(run))
+    (row,) = json.loads((tmp_path / "results.json").read_text())
+    assert (row["name"], row["runs"], row["failed"], row["holds"]) == ("a thing happens", 3, 2, False)
+    assert (tmp_path / "a-thing-happens.svg").read_text().count("#c0392b") == 2
+
+
+def test_a_picture_shows_who_held_the_address_and_every_failure() -> None:
+    drawn = picture.draw("a <title>", seen(failed=(3.0,)), MOMENT)
+    assert drawn.startswith("<svg") and "a &lt;title&gt;" in drawn and "master0 (" in drawn and "failed (1)" in drawn
+
+
+def test_there_are_at_least_thirty_named_faults_and_states() -> None:
+    names = [step.name for experiment in EXPERIMENTS for step in experiment.steps]
+    assert len(names) == len(set(names)) >= 30
