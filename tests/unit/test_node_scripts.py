@@ -1,0 +1,699 @@
+"""The node's scripts, run for real: what they do to a node, what they refuse, and that whatever was cut short is finished by the next run."""
+
+from __future__ import annotations
+
+import copy
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components import keepalived
+from components.cluster import Cluster
+from components.keepalived import File, bundle, render, version
+from components.load_balancer import _unpack_inline
+from lab.phases import wait_for
+from tests.unit.node_root import LIB, Node, node
+
+SCRIPTS = sorted((keepalived.TEMPLATES / "usr/local/lib/openshift-lvs").iterdir())
+MARK = str(51 << 20 | 8443)
+QUICK = {"type": "tcp", "connect_timeout": 0.1, "delay_loop": 0.1, "delay_before_retry": 0.1, "retry": 0}
+"""A check whose every say is had within a second."""
+
+STACK: dict[str, Any] = {
+    "network": {"cidr": "192.168.0.0/24"},
+    "pools": {
+        "master": {
+            "image": "debian-12",
+            "flavor": "m1.medium",
+            "hosts": {"master0": "192.168.0.2", "master1": "192.168.0.3", "master2": "192.168.0.4"},
+        }
+    },
+    "vips": {
+        "master": {
+            "address": "192.168.0.250",
+            "pool": "master",
+            "virtual_router_id": 51,
+            "owner": "master0",
+            "services": [{"port": 8443, "health_check": QUICK}],
+        }
+    },
+}
+KEEPALIVED_CALLS = ("systemctl start", "systemctl stop", "systemctl reload", "systemctl restart", "ipvsadm")
+
+
+def cluster(**service: Any) -> Cluster:
+    """Three masters behind one address, the service with these keys changed."""
+    data = copy.deepcopy(STACK)
+    data["vips"]["master"]["services"][0] |= service
+    return Cluster.parse(data)
+
+
+def without_master2() -> Cluster:
+    data = copy.deepcopy(STACK)
+    del data["pools"]["master"]["hosts"]["master2"]
+    return Cluster.parse(data)
+
+
+def with_second_address(**change: Any) -> Cluster:
+    data = copy.deepcopy(STACK)
+    first = data["vips"]["master"]
+    data["vips"]["other"] = {**first, "address": "192.168.0.251", "virtual_router_id": 52, "services": [{"port": 443, "health_check": QUICK}], **change}
+    return Cluster.parse(data)
+
+
+def kernel_calls(fresh: Node) -> list[str]:
+    """What keepalived and the table were told since the last look."""
+    return [call for call in fresh.calls() if call.startswith(KEEPALIVED_CALLS)]
+
+
+def table(fresh: Node) -> dict[str, int]:
+    """Weight by server of the first service."""
+    lines = (line.split() for line in fresh.read("/stub/table").splitlines())
+    return {server: int(weight) for mark, server, _, weight, _ in lines if mark == MARK}
+
+
+def states(fresh: Node) -> str:
+    """Every file of the node's configuration with its inode and time."""
+    return fresh.sh("cd /etc/keepalived && ls -l --time-style=full-iso current && find . -type f -printf '%p %i %T@ %m\\n' | sort")
+
+
+@pytest.fixture(params=["mawk", "gawk"])
+def either(request: pytest.FixtureRequest) -> Iterator[Node]:
+    """A node with Debian's awk, and one with Red Hat's."""
+    with node(awk=request.param) as made:
+        yield made
+
+
+@pytest.fixture
+def fresh() -> Iterator[Node]:
+    """A node with the tools and nothing delivered."""
+    with node() as made:
+        yield made
+
+
+@pytest.fixture
+def serving() -> Iterator[Node]:
+    """A node with a first version in force."""
+    with node() as made:
+        made.roll_out(cluster(), "master0")
+        made.calls()
+        yield made
+
+
+def test_shellcheck_has_nothing_to_say() -> None:
+    stubs = sorted((Path(__file__).parent / "stubs").iterdir())
+    done = subprocess.run([Path(sys.executable).parent / "shellcheck", "--external-sources", *SCRIPTS, *stubs], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_every_script_is_executable_says_what_it_does_and_stops_at_a_fault() -> None:
+    for script in SCRIPTS:
+        text = script.read_text()
+        assert script.stat().st_mode & 0o111 == 0o111, script.name
+        assert text.splitlines()[1].startswith(f"# {script.name}"), script.name
+        assert "\nset -eu\n" in text, script.name
+
+
+# Delivery
+
+
+def test_first_delivery_stages_the_files_and_puts_the_address_on_lo_and_nothing_else(either: Node) -> None:
+    files = render(cluster(), "master0")
+    name = either.deliver(files)
+    for file in files:
+        path = either.path(f"/etc/keepalived/versions/{name}/{file.path}")
+        assert (path.read_text(), path.stat().st_mode & 0o777, path.stat().st_uid) == (file.text, file.mode, 0)
+    assert either.addresses_on("lo") == {"192.168.0.250/32"}
+    assert either.in_force is None
+    assert kernel_calls(either) == []
+
+
+def test_sysctls_come_after_the_modules(fresh: Node) -> None:
+    fresh.deliver(render(cluster(), "master0"))
+    calls = [call.split()[0] for call in fresh.calls()]
+    assert calls == ["modprobe", "modprobe", "sysctl"]
+    assert fresh.sh("/usr/sbin/sysctl -n net.ipv4.conf.all.arp_ignore net.ipv4.conf.lo.arp_announce").split() == ["1", "2"]
+    assert "net.ipv4.vs.sloppy_tcp = 1" in fresh.read("/stub/sysctl")
+
+
+def test_a_kernel_without_the_scheduler_is_refused_by_its_modules_name(fresh: Node) -> None:
+    fresh.write("/stub/no-modules", "ip_vs_mh\n")
+    files = render(cluster(), "master0")
+    done = fresh.verb("deliver", version(files), stdin=bundle(files))
+    assert done.returncode == 1
+    assert "kernel module ip_vs_mh: not in" in done.stderr
+    assert fresh.addresses_on("lo") == set()
+
+
+def test_delivering_what_is_there_touches_nothing(serving: Node) -> None:
+    before = states(serving)
+    serving.deliver(render(cluster(), "master0"))
+    assert states(serving) == before
+
+
+def test_a_delivery_cut_short_is_finished_by_the_next(fresh: Node) -> None:
+    files = render(cluster(), "master0")
+    half = f"/etc/keepalived/versions/{version(files)}.part"
+    fresh.write(f"{half}/keepalived.conf", "global_d")
+    fresh.write(f"{half}/left-over", "")
+    fresh.deliver(files)
+    assert not fresh.path(half).exists()
+    assert fresh.sh(f"ls /etc/keepalived/versions/{version(files)}").split() == sorted(file.path for file in files)
+
+
+def test_a_delivery_cut_short_inside_its_check_leaves_nothing_for_long(fresh: Node) -> None:
+    fresh.write("/etc/keepalived/validate.a1b2c3/auth-master.conf", "secret")
+    fresh.deliver(render(cluster(), "master0"))
+    assert "validate" not in fresh.sh("ls /etc/keepalived")
+
+
+@pytest.mark.parametrize(
+    ("what", "to", "said"),
+    [
+        ("lvs_sched mh", "lvs_sched nosuch", "nosuch"),
+        ("priority 150", "priority 1500", "1500"),
+        ("real_server 192.168.0.3 {", "real_server 192.168.0.300 {", "192.168.0.300"),
+        ("advert_int 0.3", "nat_mask 255.255.255.0", "nat_mask"),
+        ("interface eth0", "interface eth7", "eth7"),
+    ],
+)
+def test_a_file_that_keepalived_does_not_like_is_refused_before_the_swap(serving: Node, what: str, to: str, said: str) -> None:
+    in_force, before = serving.in_force, states(serving)
+    broken = tuple(file._replace(text=file.text.replace(what, to)) for file in render(cluster(), "master0"))
+    done = serving.verb("deliver", version(broken), stdin=bundle(broken))
+    assert done.returncode == 1
+    assert "keepalived refuses the configuration:" in done.stderr and said in done.stderr
+    done = serving.verb("activate", version(broken))
+    assert done.returncode == 1
+    assert kernel_calls(serving) == []
+    assert serving.in_force == in_force
+    assert states(serving).splitlines()[0] == before.splitlines()[0]
+
+
+def test_rules_that_nft_does_not_like_are_refused_before_the_swap(serving: Node) -> None:
+    broken = tuple(file._replace(text=file.text.replace("meta mark set", "meta mark sat")) for file in render(cluster(), "master0"))
+    done = serving.verb("deliver", version(broken), stdin=bundle(broken))
+    assert done.returncode != 0
+    assert "sat" in done.stderr
+
+
+def test_an_interface_that_is_not_there_is_named_with_those_that_are(fresh: Node) -> None:
+    data = copy.deepcopy(STACK)
+    data["pools"]["master"]["interface"] = "ens3"
+    files = render(Cluster.parse(data), "master0")
+    done = fresh.verb("deliver", version(files), stdin=bundle(files))
+    assert done.returncode == 1
+    assert "interface: ens3 is not on this node; it has" in done.stderr and "eth0" in done.stderr
+
+
+def misc(tmp_path: Path, user: str = "nobody") -> tuple[File, ...]:
+    (tmp_path / "check").write_text("#!/bin/sh\nexit 0\n")
+    return render(cluster(health_check={"type": "misc", "script": "check", "user": user, "delay_loop": 0.1, "misc_timeout": 1}), "master0", tmp_path)
+
+
+def test_the_script_of_a_check_is_delivered_and_may_be_run_by_its_user(fresh: Node, tmp_path: Path) -> None:
+    name = fresh.deliver(misc(tmp_path))
+    fresh.succeeds("activate", name)
+    fresh.sh("setpriv --reuid=nobody --regid=nogroup --clear-groups /etc/keepalived/current/checks/check 192.168.0.2 8443")
+
+
+@pytest.mark.parametrize("fault", ["missing", "not executable"])
+def test_a_check_script_that_cannot_be_run_is_refused(fresh: Node, tmp_path: Path, fault: str) -> None:
+    files = misc(tmp_path)
+    if fault == "missing":
+        broken = tuple(file for file in files if not file.path.startswith("checks/"))
+    else:
+        broken = tuple(file._replace(mode=0o644) if file.path.startswith("checks/") else file for file in files)
+    done = fresh.verb("deliver", version(broken), stdin=bundle(broken))
+    assert done.returncode == 1
+    assert "checks/check" in done.stderr
+
+
+def test_a_check_script_of_a_user_that_is_not_there_is_refused(fresh: Node, tmp_path: Path) -> None:
+    files = misc(tmp_path, user="prober")
+    done = fresh.verb("deliver", version(files), stdin=bundle(files))
+    assert done.returncode == 1
+    assert "health_check.user: prober is not a user of this node" in done.stderr
+
+
+ODD = {
+    "plain": "one\ntwo\n",
+    "empty": "",
+    "only-line-feeds": "\n\n\n",
+    "looks-like-a-header": "==> usr/bin/evil 0755\n  indented\n==>\n",
+    "blanks": "trailing  \n\ttab\t\n    \n  two\n",
+    "quotes": "'\"`$(touch /evil)`$HOME\\n\\\\ %s %d & | ; # !\n",
+    "controls": "form\x0cfeed carriage\r\nvertical\x0btab\n",
+    "letters": "Überraschung — ☂\n",
+    "folder/in/folder": "deep\n",
+}
+
+
+def test_a_bundle_comes_out_as_it_went_in_whatever_is_in_it(either: Node) -> None:
+    either.succeeds("unpack", "/tmp/a folder", stdin=bundle(tuple(File(path, 0o640, text) for path, text in ODD.items())))
+    for path, text in ODD.items():
+        there = either.path(f"/tmp/a folder/{path}")
+        assert there.read_bytes().decode() == text, path
+        assert there.stat().st_mode & 0o777 == 0o640
+    assert not either.path("/evil").exists()
+
+
+def test_a_bundle_without_a_last_line_feed_gets_one(either: Node) -> None:
+    either.succeeds("unpack", "/tmp/x", stdin=bundle((File("file", 0o644, "one\ntwo"),)))
+    assert either.read("/tmp/x/file") == "one\ntwo\n"
+
+
+def test_what_is_no_bundle_is_refused(either: Node) -> None:
+    done = either.verb("unpack", "/tmp/x", stdin="==> file 0644\nnot indented\n")
+    assert done.returncode != 0
+    assert "not a line of a bundle: not indented" in done.stderr
+    either.write("/tmp/occupied", "")
+    assert either.verb("unpack", "/tmp", stdin="==> occupied/file 0644\n  text\n").returncode != 0
+
+
+# Secrets
+
+
+def with_password() -> Cluster:
+    data = copy.deepcopy(STACK) | {"keepalived": {"vrrp_version": 2}}
+    data["vips"]["master"] |= {"authentication": "PASS", "advert_interval": 1}
+    return Cluster.parse(data)
+
+
+def deliver_secret(fresh: Node, password: str) -> str:
+    whole = with_password()
+    name = fresh.deliver(render(whole, "master0"))
+    secrets = keepalived.authentication(whole, "master0", {"master": password})
+    fresh.succeeds("deliver-secret", name, stdin=bundle(tuple(File(path, 0o600, text) for path, text in secrets.items())))
+    return name
+
+
+def test_the_password_is_for_roots_eyes_only_and_comes_by_itself(fresh: Node) -> None:
+    name = deliver_secret(fresh, "pa55word")
+    there = fresh.path(f"/etc/keepalived/versions/{name}/auth-master.conf")
+    assert there.stat().st_mode & 0o777 == 0o600
+    assert "auth_pass pa55word" in there.read_text()
+    assert "pa55word" not in bundle(render(with_password(), "master0"))
+    fresh.succeeds("activate", name)
+    assert fresh.sh("grep -rl pa55word /etc /run /tmp || true").split() == [f"/etc/keepalived/versions/{name}/auth-master.conf"]
+
+
+def test_a_version_whose_password_did_not_come_is_not_activated(fresh: Node) -> None:
+    name = fresh.deliver(render(with_password(), "master0"))
+    done = fresh.verb("activate", name)
+    assert done.returncode == 1
+    assert "auth-master.conf" in done.stderr
+    assert fresh.in_force is None
+
+
+# Activation
+
+
+def test_first_activation_starts_keepalived_and_its_unit_at_boot(either: Node) -> None:
+    name = either.deliver(render(cluster(), "master0"))
+    assert either.succeeds("activate", name) == f"{name} in force\n"
+    assert either.in_force == name
+    assert kernel_calls(either) == ["systemctl start openshift-lvs.service keepalived.service"]
+    assert f"meta mark set 0x{int(MARK):08x}" in either.sh("nft list table ip openshift_lvs")
+    assert either.read("/run/openshift-lvs/drain-master") == "0\n"
+    assert table(either) == {"192.168.0.2": 1, "192.168.0.3": 1, "192.168.0.4": 1}
+
+
+def test_activating_what_is_in_force_touches_nothing(serving: Node) -> None:
+    before = states(serving)
+    name = serving.in_force
+    assert name
+    assert serving.succeeds("activate", name) == f"{name} in force, nothing to do\n"
+    assert states(serving) == before
+    assert kernel_calls(serving) == []
+
+
+def test_a_change_reloads_and_never_restarts(serving: Node) -> None:
+    old = serving.in_force
+    new = serving.roll_out(cluster(health_check={**QUICK, "retry": 1}), "master0")
+    assert serving.in_force == new != old
+    assert kernel_calls(serving) == ["systemctl reload keepalived.service"]
+    assert sorted(serving.sh("ls /etc/keepalived/versions").split()) == sorted([str(old), new])
+
+
+def test_only_the_version_in_force_and_the_one_before_are_kept(serving: Node) -> None:
+    second = serving.roll_out(cluster(health_check={**QUICK, "retry": 1}), "master0")
+    staged = serving.deliver(render(cluster(health_check={**QUICK, "retry": 2}), "master0"))
+    third = serving.roll_out(cluster(health_check={**QUICK, "retry": 3}), "master0")
+    assert staged != third
+    assert sorted(serving.sh("ls /etc/keepalived/versions").split()) == sorted([second, third])
+
+
+def test_a_version_that_was_not_delivered_is_refused_with_a_remedy(serving: Node) -> None:
+    done = serving.verb("activate", "0123456789ab")
+    assert done.returncode == 1
+    assert "version 0123456789ab is not on this node; run pulumi up with --refresh" in done.stderr
+
+
+def test_a_server_that_fails_under_the_new_version_brings_the_old_one_back(serving: Node) -> None:
+    old = serving.in_force
+    new = serving.deliver(render(cluster(health_check={**QUICK, "connect_port": 9}), "master0"))
+    serving.write("/stub/dead", f"{new} 192.168.0.3\n")
+    done = serving.verb("activate", new)
+    assert done.returncode == 1
+    assert f"servers that answered before fail their checks now: {MARK} 192.168.0.3" in done.stderr
+    assert "keepalived's own words" in done.stderr
+    assert done.stderr.endswith(f"rolled back to {old}\n")
+    assert serving.in_force == old
+    assert kernel_calls(serving) == ["systemctl reload keepalived.service"] * 2
+    assert table(serving) == {"192.168.0.2": 1, "192.168.0.3": 1, "192.168.0.4": 1}
+
+
+def test_a_reload_that_fails_brings_the_old_version_back(serving: Node) -> None:
+    old = serving.in_force
+    new = serving.deliver(render(cluster(health_check={**QUICK, "retry": 1}), "master0"))
+    serving.write("/stub/refuses-reload", "")
+    done = serving.verb("activate", new)
+    assert done.returncode == 1
+    assert "reload failed" in done.stderr and f"rolled back to {old}" in done.stderr
+    assert serving.in_force == old
+
+
+def test_rules_that_do_not_load_bring_the_old_version_back(serving: Node) -> None:
+    old = serving.in_force
+    new = serving.deliver(render(cluster(health_check={**QUICK, "retry": 1}), "master0"))
+    serving.write("/usr/local/sbin/nft", f'#!/bin/sh\n[ "$1" = --check ] || [ "$(readlink /etc/keepalived/current)" != versions/{new} ]\n', 0o755)
+    done = serving.verb("activate", new)
+    assert done.returncode == 1
+    assert f"rolled back to {old}" in done.stderr
+    assert serving.in_force == old
+
+
+def test_what_was_rolled_back_can_be_tried_again(serving: Node) -> None:
+    new = serving.deliver(render(cluster(health_check={**QUICK, "retry": 1}), "master0"))
+    serving.write("/stub/refuses-reload", "")
+    assert serving.verb("activate", new).returncode == 1
+    assert serving.succeeds("activate", new) == f"{new} in force\n"
+
+
+def test_a_server_that_was_dead_before_does_not_hold_a_change_up(serving: Node) -> None:
+    serving.write("/stub/table", "".join(f"{MARK} 192.168.0.{n} DR 1 0\n" for n in (2, 4)))
+    new = serving.deliver(render(cluster(health_check={**QUICK, "retry": 1}), "master0"))
+    serving.write("/stub/dead", f"{new} 192.168.0.3\n")
+    assert serving.succeeds("activate", new) == f"{new} in force\n"
+
+
+def test_a_weight_of_nothing_and_another_forwarding_method_are_changes_like_any(serving: Node) -> None:
+    serving.write("/stub/table", serving.read("/stub/table").replace("DR", "NAT"))
+    serving.roll_out(cluster(weights={"master2": 0}), "master0")
+    assert table(serving) == {"192.168.0.2": 1, "192.168.0.3": 1, "192.168.0.4": 0}
+
+
+def test_a_sorry_server_at_work_is_no_server_that_was_removed(serving: Node) -> None:
+    serving.roll_out(cluster(sorry_server="192.168.0.99"), "master0")
+    serving.write("/stub/table", f"{MARK} 192.168.0.99 DR 1 9\n")
+    serving.calls()
+    serving.roll_out(cluster(sorry_server="192.168.0.99", health_check={**QUICK, "retry": 1}), "master0")
+    assert kernel_calls(serving) == ["systemctl reload keepalived.service"]
+
+
+def test_a_first_activation_that_fails_leaves_no_version_in_force(fresh: Node) -> None:
+    name = fresh.deliver(render(cluster(), "master0"))
+    fresh.write("/etc/systemd/system/keepalived.service.d/openshift-lvs.conf", "[Service]\nExecStartPre=false\n")
+    done = fresh.verb("activate", name)
+    assert done.returncode == 1
+    assert "keepalived is stopped: there is no version before to go back to" in done.stderr
+    assert fresh.in_force is None
+
+
+def test_a_version_in_force_stays_so_when_keepalived_has_a_bad_day(serving: Node) -> None:
+    name = str(serving.in_force)
+    serving.sh("rm /stub/active-keepalived.service")
+    serving.write("/etc/systemd/system/keepalived.service.d/openshift-lvs.conf", "[Service]\nExecStartPre=false\n")
+    done = serving.verb("activate", name)
+    assert done.returncode == 1
+    assert f"{name} stays in force: no other version was healthy before" in done.stderr
+    assert serving.in_force == name
+
+
+def test_a_dead_keepalived_is_started_again_by_the_version_in_force(serving: Node) -> None:
+    serving.sh("rm /stub/active-keepalived.service")
+    assert serving.succeeds("activate", str(serving.in_force)) == f"{serving.in_force} in force\n"
+    assert kernel_calls(serving) == ["systemctl start openshift-lvs.service keepalived.service"]
+
+
+def test_an_activation_cut_short_between_swap_and_reload_is_finished_by_the_next(serving: Node) -> None:
+    new = serving.deliver(render(cluster(health_check={**QUICK, "retry": 1}), "master0"))
+    serving.sh(f"ln -sfn versions/{new} /etc/keepalived/current")
+    assert serving.succeeds("activate", new) == f"{new} in force\n"
+    assert kernel_calls(serving) == ["systemctl reload keepalived.service"]
+
+
+def test_an_activation_cut_short_still_knows_where_to_go_back_to(serving: Node) -> None:
+    old = serving.in_force
+    new = serving.deliver(render(cluster(health_check={**QUICK, "retry": 1}), "master0"))
+    serving.sh(f"ln -sfn versions/{new} /etc/keepalived/current")
+    serving.write("/stub/dead", f"{new} 192.168.0.3\n")
+    done = serving.verb("activate", new)
+    assert (done.returncode, serving.in_force) == (1, old)
+
+
+def test_going_back_to_the_old_version_after_one_that_was_cut_short_reloads(serving: Node) -> None:
+    old = str(serving.in_force)
+    new = serving.deliver(render(cluster(health_check={**QUICK, "retry": 1}), "master0"))
+    serving.sh(f"ln -sfn versions/{new} /etc/keepalived/current")
+    assert serving.succeeds("activate", old) == f"{old} in force\n"
+    assert kernel_calls(serving) == ["systemctl reload keepalived.service"]
+    assert serving.in_force == old
+
+
+def test_a_removed_server_gets_no_new_connection_and_its_last_ones_time_to_end(either: Node) -> None:
+    either.roll_out(cluster(), "master0")
+    either.write("/stub/table", either.read("/stub/table").replace("192.168.0.4 DR 1 0", "192.168.0.4 DR 1 3"))
+    either.calls()
+    new = either.deliver(render(without_master2(), "master0"))
+    either.succeeds("activate", new)
+    drained = f"ipvsadm --edit-server --fwmark-service {MARK} --real-server 192.168.0.4 --gatewaying --weight 0"
+    assert kernel_calls(either) == [drained, "systemctl reload keepalived.service"]
+    # The stub ends one connection per look: three were left, so the reload came when none was.
+    assert table(either) == {"192.168.0.2": 1, "192.168.0.3": 1}
+
+
+def test_a_removed_server_waits_for_its_connections(serving: Node) -> None:
+    serving.write("/stub/table", serving.read("/stub/table").replace("192.168.0.4 DR 1 0", "192.168.0.4 DR 1 3"))
+    new = serving.deliver(render(without_master2(), "master0"))
+    serving.path("/stub/calls").write_text("")
+    serving.succeeds("drain-removed", f"/etc/keepalived/versions/{new}")
+    assert serving.read("/stub/table").splitlines()[-1] == f"{MARK} 192.168.0.4 DR 0 0"
+    looks = [call for call in serving.read("/stub/calls").splitlines() if call.startswith("ipvsadm --list --numeric")]
+    assert len(looks) >= 3
+
+
+def test_a_server_that_its_check_takes_away_meanwhile_is_no_failure(serving: Node) -> None:
+    new = serving.deliver(render(without_master2(), "master0"))
+    real = serving.read("/usr/local/sbin/ipvsadm")
+    gone = real.replace("--edit-server)", "--edit-server)\n    sed -i '/192.168.0.4/d' /stub/table", 1)
+    serving.write("/usr/local/sbin/ipvsadm", gone, 0o755)
+    serving.succeeds("activate", new)
+    assert serving.in_force == new
+
+
+def test_a_removed_address_leaves_lo(serving: Node) -> None:
+    serving.roll_out(with_second_address(), "master0")
+    assert serving.addresses_on("lo") == {"192.168.0.250/32", "192.168.0.251/32"}
+    serving.roll_out(cluster(), "master0")
+    assert serving.addresses_on("lo") == {"192.168.0.250/32"}
+    assert not serving.sh("ls /run/openshift-lvs | grep other || true")
+
+
+def test_an_address_of_a_version_that_was_never_activated_leaves_lo_too(serving: Node) -> None:
+    serving.deliver(render(with_second_address(), "master0"))
+    assert "192.168.0.251/32" in serving.addresses_on("lo")
+    serving.roll_out(cluster(health_check={**QUICK, "retry": 1}), "master0")
+    assert serving.addresses_on("lo") == {"192.168.0.250/32"}
+
+
+def test_an_address_of_a_version_that_was_rolled_back_leaves_lo_too(serving: Node) -> None:
+    new = serving.deliver(render(with_second_address(), "master0"))
+    serving.write("/stub/refuses-reload", "")
+    assert serving.verb("activate", new).returncode == 1
+    assert serving.addresses_on("lo") == {"192.168.0.250/32"}
+
+
+def server_only() -> Cluster:
+    data = copy.deepcopy(STACK)
+    data["pools"]["master"]["directors"] = ["master1", "master2"]
+    data["vips"]["master"]["owner"] = "master1"
+    return Cluster.parse(data)
+
+
+def test_a_server_that_is_no_director_has_the_address_and_no_keepalived(fresh: Node) -> None:
+    fresh.roll_out(server_only(), "master0")
+    assert fresh.addresses_on("lo") == {"192.168.0.250/32"}
+    assert "systemctl start openshift-lvs.service keepalived.service" not in fresh.calls()
+    assert fresh.run("nft", "list", "table", "ip", "openshift_lvs").returncode != 0
+
+
+def test_a_director_no_longer_neither_marks_nor_balances(serving: Node) -> None:
+    serving.roll_out(server_only(), "master0")
+    assert kernel_calls(serving) == ["systemctl stop keepalived.service"]
+    assert serving.run("nft", "list", "table", "ip", "openshift_lvs").returncode != 0
+    assert serving.addresses_on("lo") == {"192.168.0.250/32"}
+
+
+# Addresses
+
+
+def hold(fresh: Node, leaves: bool) -> None:
+    """The address is on the interface; a stand-in for keepalived takes it away as soon as it is drained."""
+    fresh.sh("ip address add 192.168.0.250/32 dev eth0")
+    if leaves:
+        drained = "grep -qs -- -254 /run/openshift-lvs/drain-master"
+        gone = "/usr/sbin/ip address delete 192.168.0.250/32 dev eth0 2>/dev/null"
+        fresh.write("/usr/local/sbin/ip", f'#!/bin/sh\nif {drained}; then {gone}; fi\nexec /usr/sbin/ip "$@"\n', 0o755)
+
+
+def test_draining_ends_when_the_address_is_gone_and_says_nothing(serving: Node) -> None:
+    hold(serving, leaves=True)
+    assert serving.succeeds("drain") == ""
+    assert serving.read("/run/openshift-lvs/drain-master") == "-254\n"
+
+
+def test_going_home_hands_over_and_then_stands_by_again(serving: Node) -> None:
+    hold(serving, leaves=True)
+    assert serving.succeeds("go-home", "master") == "master handed over\n"
+    assert serving.read("/run/openshift-lvs/drain-master") == "0\n"
+    assert serving.succeeds("go-home", "master") == ""
+
+
+def test_going_home_that_fails_does_not_leave_the_node_unable_to_own(serving: Node) -> None:
+    hold(serving, leaves=False)
+    done = serving.verb("go-home", "master")
+    assert done.returncode == 1
+    assert "to leave eth0; last seen: still here: 192.168.0.250" in done.stderr
+    assert serving.read("/run/openshift-lvs/drain-master") == "0\n"
+
+
+def test_an_instance_that_is_not_asked_about_may_keep_its_address(serving: Node) -> None:
+    serving.roll_out(with_second_address(), "master0")
+    serving.sh("ip address add 192.168.0.251/32 dev eth0")
+    assert serving.succeeds("holds-nothing", "master") == ""
+    assert serving.verb("holds-nothing", "other").stdout == "still here: 192.168.0.251\n"
+    assert serving.verb("holds-nothing").returncode == 1
+
+
+def test_a_stop_drains_and_leaves_no_address_behind(serving: Node) -> None:
+    hold(serving, leaves=True)
+    serving.sh("systemctl stop keepalived.service")
+    assert serving.read("/run/openshift-lvs/drain-master") == "-254\n"
+    assert "192.168.0.250/32" not in serving.addresses_on("eth0")
+    serving.sh("systemctl start keepalived.service")
+    assert serving.read("/run/openshift-lvs/drain-master") == "0\n"
+
+
+def test_a_node_that_was_drained_stays_drained_over_a_restart(serving: Node) -> None:
+    serving.write("/run/openshift-lvs/drained", "")
+    serving.sh("systemctl start keepalived.service")
+    assert serving.read("/run/openshift-lvs/drain-master") == "-254\n"
+
+
+def test_a_reload_does_not_forget_that_the_view_is_poor(serving: Node) -> None:
+    serving.succeeds("quorum", "master-8443", "-100")
+    serving.roll_out(cluster(health_check={**QUICK, "retry": 1}), "master0")
+    assert serving.read("/run/openshift-lvs/quorum-master-8443") == "-100\n"
+
+
+def test_a_service_that_comes_back_does_not_find_the_poor_view_of_its_past(serving: Node) -> None:
+    serving.roll_out(with_second_address(), "master0")
+    serving.succeeds("quorum", "other-443", "-100")
+    serving.roll_out(cluster(), "master0")
+    serving.roll_out(with_second_address(), "master0")
+    assert serving.read("/run/openshift-lvs/quorum-other-443") == "0\n"
+
+
+def test_a_director_that_starts_unchecked_starts_with_a_poor_view(fresh: Node) -> None:
+    fresh.roll_out(cluster(alpha=True), "master0")
+    assert fresh.read("/run/openshift-lvs/quorum-master-8443") == "-100\n"
+
+
+# Answers
+
+
+def test_answers_counts_what_is_answered_and_names_what_is_not(serving: Node) -> None:
+    serving.sh("cd /tmp && (python3 -m http.server --bind 127.0.0.1 8080 >/dev/null 2>&1 &)")
+    knock = ("bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/8080")
+    wait_for("the server to listen", lambda: ((done := serving.run(*knock)).returncode == 0, done.stderr), deadline_s=20)
+    assert serving.succeeds("answers", "10", "5", "127.0.0.1:8080", "127.0.0.1:8080/") == ("127.0.0.1:8080 answered 5 of 5\n127.0.0.1:8080/ answered 5 of 5\n")
+    done = serving.verb("answers", "1", "5", "127.0.0.1:8080", "127.0.0.1:8081")
+    assert done.returncode == 1
+    assert "127.0.0.1:8081: waited 1 s for 5 answers in a row; last seen: 0, then none" in done.stderr
+
+
+def test_a_wait_says_what_it_waited_for_and_saw_last(fresh: Node) -> None:
+    assert fresh.verb("wait-for", "0", "the rain to stop", "echo", "x").returncode == 0
+    done = fresh.verb("wait-for", "0", "the rain to stop", "sh", "-c", "echo it pours; exit 1")
+    assert (done.returncode, done.stderr) == (1, "waited 0 s for the rain to stop; last seen: it pours\n")
+
+
+# Installation and removal
+
+PACKAGE_MANAGER = '#!/bin/sh\necho "{name} $*" >>/stub/calls\n'
+
+
+def install(fresh: Node) -> subprocess.CompletedProcess[str]:
+    """As the program does: the bundle by stdin, unpacked by a script that comes with the command."""
+    script = f'd=$(mktemp -d) && trap \'rm -rf "$d"\' EXIT && {_unpack_inline()} && sh "$d{LIB}/install" "$d"'
+    return fresh.run("sh", "-c", script, stdin=bundle(keepalived.tools()))
+
+
+def test_installing_puts_every_tool_in_place_and_touches_none_the_second_time() -> None:
+    with node(tools=False) as bare:
+        done = install(bare)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.startswith("Keepalived v2.")
+        for file in keepalived.tools():
+            path = bare.path(file.path)
+            assert (path.read_text(), path.stat().st_mode & 0o777) == (file.text, file.mode)
+        inodes = {file.path: bare.path(file.path).stat().st_ino for file in keepalived.tools()}
+        assert install(bare).returncode == 0
+        assert inodes == {file.path: bare.path(file.path).stat().st_ino for file in keepalived.tools()}
+        assert not bare.sh("ls /tmp")
+        assert bare.calls()[-1] == "systemctl -q enable openshift-lvs.service keepalived.service"
+
+
+@pytest.mark.parametrize("manager", ["apt-get", "dnf"])
+def test_only_the_packages_that_are_missing_are_installed(manager: str) -> None:
+    with node(tools=False) as bare:
+        bare.write("/stub/manager", PACKAGE_MANAGER.format(name=manager), 0o755)
+        bare.sh(f"rm /usr/bin/apt-get /usr/sbin/nft /usr/sbin/ipvsadm /usr/local/sbin/ipvsadm; mv /stub/manager /usr/bin/{manager}")
+        assert install(bare).returncode == 0
+        installed = [call for call in bare.calls() if call.startswith(manager) and " install " in call]
+        assert len(installed) == 1
+        assert installed[0].endswith(" ipvsadm nftables")
+
+
+def test_without_a_package_manager_the_packages_are_named() -> None:
+    with node(tools=False) as bare:
+        bare.sh("rm /usr/bin/apt-get /usr/sbin/nft")
+        done = install(bare)
+        assert done.returncode == 1
+        assert "neither apt-get nor dnf is here; install nftables by hand" in done.stderr
+
+
+def test_removing_undoes_everything_but_the_packages(serving: Node) -> None:
+    serving.write("/stub/table", serving.read("/stub/table") + "7 10.0.0.1 NAT 1 0\n")
+    serving.deliver(render(with_second_address(), "master0"))
+    hold(serving, leaves=True)
+    assert serving.succeeds("remove") == "removed\n"
+    assert serving.addresses_on("lo") == set()
+    assert serving.addresses_on("eth0") == {"192.168.0.2/24"}
+    assert serving.run("nft", "list", "table", "ip", "openshift_lvs").returncode != 0
+    # Another's virtual server stays.
+    assert serving.read("/stub/table") == "7 10.0.0.1 NAT 1 0\n"
+    left = serving.sh(f"ls -d {LIB} /run/openshift-lvs /etc/keepalived/* /etc/systemd/system/openshift-lvs.service 2>/dev/null || true")
+    assert left.split() == ["/etc/keepalived/keepalived.conf.sample"]
+
+
+def test_removing_from_a_host_on_which_nothing_was_activated_works_too(fresh: Node) -> None:
+    fresh.deliver(render(cluster(), "master0"))
+    assert fresh.succeeds("remove") == "removed\n"
+    assert fresh.addresses_on("lo") == set()
