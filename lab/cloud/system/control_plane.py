@@ -26,9 +26,8 @@ APIS = {
     "neutron": (9696, "neutron.wsgi.api:application", {"OS_NEUTRON_CONFIG_DIR": "/etc/neutron", "OS_NEUTRON_CONFIG_FILES": "neutron.conf;ml2_conf.ini"}),
     "nova": (8774, "nova.wsgi.osapi_compute:application", {"OS_NOVA_CONFIG_DIR": "/etc/nova"}),
 }
-
-
 GIVE_UP_AFTER = 4
+"""A service that ended this many times in a row is not waited for any longer."""
 
 
 def say(text: str) -> None:
@@ -57,7 +56,7 @@ def run(*command: str | Path, log: str, **env: str) -> None:
     with file.open("a") as out:
         done = subprocess.run([str(c) for c in command], stdout=out, stderr=subprocess.STDOUT, env={**os.environ, **env})
     if done.returncode:
-        raise RuntimeError(f"{command[0]} failed with status {done.returncode}; {file} ends:\n" + "\n".join(file.read_text().splitlines()[-8:]))
+        raise RuntimeError(f"{command[0]} failed with status {done.returncode}; {end_of(file)}")
 
 
 def sql(statement: str, *arguments: str) -> str:

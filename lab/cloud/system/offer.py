@@ -22,6 +22,9 @@ def offer_image(cloud: Any, content: str) -> None:
     current = cloud.image.find_image(IMAGE)
     if current and current.properties.get("content") == content:
         return
+    if current and any(cloud.compute.servers(all_projects=True)):
+        print(f"{IMAGE} was built anew; the old one stays while there are servers, which were made from it")
+        return
     for name in (IMAGE, f"{IMAGE}-kernel", f"{IMAGE}-initrd"):
         if old := cloud.image.find_image(name):
             cloud.image.delete_image(old)
