@@ -21,8 +21,9 @@ PROJECT = Path(__file__).parents[2]
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """The OpenStack SDK warns of its own old names when it is imported."""
-    config.addinivalue_line("filterwarnings", "ignore::DeprecationWarning:pulumi_openstack")
+    """The SDKs warn of their own old names when they are imported."""
+    for package in ("pulumi_openstack", "pulumi_command"):
+        config.addinivalue_line("filterwarnings", f"ignore::DeprecationWarning:{package}")
 
 
 @pytest.fixture

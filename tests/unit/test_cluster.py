@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from components.cluster import Cluster, ConfigurationError, check_auth_pass
 
+PROJECT = Path(__file__).parents[2]
 REMOVED = object()
 
 
@@ -274,3 +277,10 @@ def test_the_short_form_of_a_check_is_one_url(article: dict[str, Any]) -> None:
     put(article, CHECK, {"type": "http", "path": "/healthz", "status_code": 200})
     url = Cluster.parse(article).vips["master"].services[0].health_check.urls[0]  # type: ignore[union-attr]
     assert (url.path, url.status_code) == ("/healthz", "200")
+
+
+def test_the_local_stack_is_the_articles_cluster_on_another_cloud(article: dict[str, Any]) -> None:
+    local = yaml.safe_load((PROJECT / "Pulumi.local.yaml").read_text())["config"]["openshift-lvs:cluster"]
+    Cluster.parse(local)
+    assert local["vips"] == article["vips"]
+    assert {name: pool["hosts"] for name, pool in local["pools"].items()} == {name: pool["hosts"] for name, pool in article["pools"].items()}

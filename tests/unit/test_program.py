@@ -1,0 +1,186 @@
+"""The whole program, run on a cloud and nodes that only record: what is made, in which order, what is shown and what is not."""
+
+from __future__ import annotations
+
+import json
+import runpy
+from pathlib import Path
+from typing import Any
+
+import pulumi
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+
+from components.cluster import Cluster, ConfigurationError
+from components.load_balancer import roll_out_order
+from tests.unit.recording import Deploy, Deployment, Registered
+
+PROGRAM = Path(__file__).parents[2] / "__main__.py"
+KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
+PRIVATE_KEY = KEY.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()).decode()
+PUBLIC_KEY = KEY.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
+SEED = "the-seed-of-the-host-keys"
+PASSWORD = "p4ssw0rd"  # noqa: S105 (a test's)
+SECRETS = {"ssh_private_key": PRIVATE_KEY, "host_key_seed": SEED}
+
+
+def run(deploy: Deploy, data: dict[str, Any], secrets: dict[str, str] = SECRETS, into: Deployment | None = None) -> Deployment:
+    """Run `__main__.py` on a stack's configuration; `returned` holds the stack's outputs."""
+    given = {"cluster": json.dumps(data), **secrets}
+
+    def program() -> dict[str, Any]:
+        pulumi.runtime.set_all_config({f"openshift-lvs:{key}": value for key, value in given.items()}, [f"openshift-lvs:{key}" for key in secrets])
+        runpy.run_path(str(PROGRAM))
+        root = pulumi.runtime.get_root_resource()
+        assert isinstance(root, pulumi.runtime.stack.Stack)
+        return dict(root.outputs)
+
+    return deploy(program, into=into)
+
+
+def with_password(article: dict[str, Any]) -> dict[str, Any]:
+    article["keepalived"] = {"vrrp_version": 2}
+    for vip in article["vips"].values():
+        vip["advert_interval"] = 1
+    article["vips"]["master"]["authentication"] = "PASS"
+    return article
+
+
+def existing(article: dict[str, Any]) -> dict[str, Any]:
+    for pool in article["pools"].values():
+        pool.update(existing=True, hosts={name: {"address": address, "host_key": PUBLIC_KEY} for name, address in pool["hosts"].items()})
+    return article
+
+
+def commands(done: Deployment) -> dict[str, Registered]:
+    return done.of("Command")
+
+
+def test_the_outputs_say_where_the_addresses_are_and_what_each_host_is(deploy: Deploy, article: dict[str, Any]) -> None:
+    outputs = run(deploy, article).returned
+    assert outputs["endpoints"]["master"] == {
+        "address": "192.168.0.250",
+        "floating_ip": "203.0.113.10",
+        "services": ["192.168.0.250:8443/TCP"],
+        "owner": "master0",
+        "takeover_seconds": 1.036,
+        "eviction_seconds": 4.0,
+    }
+    assert outputs["endpoints"]["infra"]["services"] == ["192.168.0.251:80/TCP", "192.168.0.251:443/TCP"]
+    assert outputs["hosts"]["master0"] | {"host_key": ""} == {
+        "address": "192.168.0.2",
+        "host_key": "",
+        "pool": "master",
+        "roles": ["director", "real server"],
+        "owner_of": ["master"],
+    }
+    assert outputs["hosts"]["infra1"]["owner_of"] == []
+    assert outputs["proofs"].keys() == {"master", "infra"}
+
+
+def test_no_command_starts_before_its_server_and_the_whole_network(deploy: Deploy, article: dict[str, Any]) -> None:
+    article["network"]["reserved"] = {"bastion": "192.168.0.100"}
+    done = run(deploy, article)
+    assert commands(done)
+    for name, command in commands(done).items():
+        before = done.before(command)
+        # At the end the other way round: what a command undoes is undone through a bastion that is still there.
+        assert {"Port reserved-bastion", "RouterInterface router", "SecGroupRule vrrp-from-192.168.0.0/24", "Port vip-master"} <= before, name
+        host = next(host for host, address in addresses(article).items() if command.inputs["connection"]["host"] == address)
+        assert f"Instance {host}" in before, name
+
+
+def addresses(data: dict[str, Any]) -> dict[str, str]:
+    return {node.name: str(node.host.address) for node in Cluster.parse(data).nodes()}
+
+
+def test_every_host_is_staged_before_the_first_of_its_pool_changes_and_backups_change_before_owners(deploy: Deploy, article: dict[str, Any]) -> None:
+    done = run(deploy, article)
+    for pool, order in (("master", ["master1", "master2", "master0"]), ("infra", ["infra1", "infra0"])):
+        assert roll_out_order(Cluster.parse(article), pool) == order
+        staged = {f"Command deliver-{host}" for host in order}
+        for index, host in enumerate(order):
+            before = done.before(commands(done)[f"activate-{host}"])
+            assert staged <= before
+            assert {part for part in before if part.startswith("Command activate-")} == {f"Command activate-{earlier}" for earlier in order[:index]}
+
+
+def test_the_proof_comes_when_all_of_the_pool_is_active_and_asks_from_outside_the_pool(deploy: Deploy, article: dict[str, Any]) -> None:
+    done = run(deploy, article)
+    proof = commands(done)["proof-master"]
+    assert {f"Command activate-{host}" for host in ("master0", "master1", "master2")} <= done.before(proof)
+    assert proof.inputs["connection"]["host"] == "192.168.0.5"
+
+
+def test_every_connection_verifies_the_host_key_of_the_host_and_of_the_bastion(deploy: Deploy, article: dict[str, Any]) -> None:
+    article["ssh"]["bastion"] = {"host": "198.51.100.1", "host_key": PUBLIC_KEY}
+    done = run(deploy, article)
+    keys = {host["address"]: host["host_key"] for host in done.returned["hosts"].values()}
+    for command in commands(done).values():
+        connection = command.inputs["connection"]
+        assert connection["hostKey"] == keys[connection["host"]] and connection["hostKey"].startswith("ssh-ed25519 ")
+        assert connection["proxy"]["hostKey"] == PUBLIC_KEY
+
+
+def test_what_is_secret_is_marked_so_wherever_it_goes(deploy: Deploy, article: dict[str, Any]) -> None:
+    done = run(deploy, with_password(article), {**SECRETS, "auth_pass": json.dumps({"master": PASSWORD})})
+    told = PRIVATE_KEY.splitlines()[2]
+    for resource in done.resources:
+        for key, value in resource.inputs.items():
+            if key not in resource.secrets:
+                assert not [secret for secret in (told, PASSWORD, SEED, "PRIVATE KEY") if secret in json.dumps(value)], f"{resource.name}: {key}"
+    assert any(PASSWORD in str(command.inputs.get("stdin")) for command in commands(done).values()), "the password reaches the nodes by stdin"
+
+
+def test_the_files_of_a_node_are_shown_by_a_preview(deploy: Deploy, article: dict[str, Any]) -> None:
+    done = run(deploy, with_password(article), {**SECRETS, "auth_pass": json.dumps({"master": PASSWORD})})
+    for name, command in commands(done).items():
+        if name.startswith("deliver-"):
+            assert "stdin" not in command.secrets and "create" not in command.secrets, name
+
+
+def test_a_change_is_an_update_in_place_so_no_command_has_triggers_or_another_update(deploy: Deploy, article: dict[str, Any]) -> None:
+    for command in commands(run(deploy, article)).values():
+        assert command.inputs.keys().isdisjoint({"triggers", "update", "environment"})
+        assert command.inputs["addPreviousOutputInEnv"] is False
+
+
+def test_a_changed_check_touches_the_files_of_its_pool_and_nothing_in_the_cloud(deploy: Deploy, article: dict[str, Any]) -> None:
+    before = {resource.urn: resource for resource in run(deploy, article).resources}
+    article["vips"]["infra"]["services"][1]["health_check"]["connect_timeout"] = 2
+    after = {resource.urn: resource for resource in run(deploy, article).resources}
+    assert before.keys() == after.keys()
+    changed = {resource.name for urn, resource in after.items() if resource.inputs != before[urn].inputs}
+    assert changed == {f"{verb}-{host}" for verb in ("deliver", "activate") for host in ("infra0", "infra1")} | {"home-infra-infra1", "proof-infra"}
+
+
+def test_a_stack_of_existing_hosts_asks_no_cloud_and_makes_nothing_in_it(deploy: Deploy, article: dict[str, Any]) -> None:
+    done = run(deploy, existing(article), {"ssh_private_key": PRIVATE_KEY})
+    assert not done.looked_up and not [resource for resource in done.resources if resource.type.startswith("openstack:")]
+    assert {name for name in commands(done) if name.startswith("activate-")} == {f"activate-{host}" for host in addresses(article)}
+
+
+@pytest.mark.parametrize(
+    ("secrets", "says"),
+    [
+        ({"host_key_seed": SEED}, "openshift-lvs:ssh_private_key: missing; the private key that opens the nodes: pulumi config set --secret"),
+        ({"ssh_private_key": PRIVATE_KEY}, "openshift-lvs:host_key_seed: missing; the seed of the ssh host keys: pulumi config set --secret"),
+        ({**SECRETS, "ssh_private_key": "none"}, "openshift-lvs:ssh_private_key: not an OpenSSH private key without a passphrase"),
+        ({**SECRETS, "auth_pass": '{"master": "p4ssw0rd"}'}, "openshift-lvs:auth_pass.master: no address of that name has `authentication`"),
+    ],
+)
+def test_a_missing_or_wrong_secret_is_refused_before_anything_is_made(deploy: Deploy, article: dict[str, Any], secrets: dict[str, str], says: str) -> None:
+    done = Deployment()
+    with pytest.raises(ConfigurationError) as refused:
+        run(deploy, article, secrets, done)
+    assert str(refused.value).startswith(says)
+    assert not done.resources and not done.looked_up
+
+
+def test_a_cluster_that_cannot_work_is_refused_before_anything_is_made(deploy: Deploy, article: dict[str, Any]) -> None:
+    done = Deployment()
+    article["vips"]["master"]["owner"] = "infra0"
+    with pytest.raises(ConfigurationError, match=r"^vips\.master\.owner: 'infra0' is not a director"):
+        run(deploy, article, into=done)
+    assert not done.resources and not done.looked_up
