@@ -1,0 +1,276 @@
+"""The load balancer component on nodes that only record: order, what a change touches, secrets, removal. The whole program: test_program.py."""
+
+from __future__ import annotations
+
+import copy
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+import pulumi
+import pytest
+from pulumi_openstack import compute
+
+from components import keepalived
+from components.cluster import Cluster
+from components.load_balancer import BOOTING_DIAL_ERRORS, RUNNING_DIAL_ERRORS, LoadBalancer, LoadBalancerArgs, roll_out_order
+from components.servers import Endpoint
+from tests.unit import recording
+from tests.unit.recording import Deploy, Deployment, Registered
+
+MASTERS = ["master0", "master1", "master2"]
+
+
+@pytest.fixture
+def goes_with(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """By command: the resource that it is deleted with, filled by every run."""
+    found: dict[str, str] = {}
+    register = recording.RecordingMonitor.RegisterResource
+
+    def remember(self: recording.RecordingMonitor, request: Any) -> Any:
+        found[request.name] = request.deletedWith
+        return register(self, request)
+
+    monkeypatch.setattr(recording.RecordingMonitor, "RegisterResource", remember)
+    return found
+
+
+def run(deploy: Deploy, data: Mapping[str, Any], passwords: Mapping[str, str] | None = None, key: str = "seed") -> Deployment:
+    """The component alone, on servers that are bare resources, or on existing hosts."""
+    cluster = Cluster.parse(data)
+
+    def program() -> dict[str, pulumi.Output[str]]:
+        hosts = {}
+        for node in cluster.nodes():
+            made = [] if node.pool.existing else [compute.Instance(node.name)]
+            hosts[node.name] = Endpoint(str(node.host.address), f"ssh-ed25519 {node.name}", [*made])
+        auth_pass = pulumi.Output.secret(dict(passwords or {}))
+        return LoadBalancer("lb", LoadBalancerArgs(cluster, hosts, pulumi.Output.secret("private"), auth_pass, pulumi.Output.secret(key))).proofs
+
+    return deploy(program)
+
+
+def commands(done: Deployment) -> dict[str, Registered]:
+    return done.of("Command")
+
+
+def before(done: Deployment, name: str) -> set[str]:
+    """Names of the commands that one waits for."""
+    return {part.removeprefix("Command ") for part in done.before(commands(done)[name]) if part.startswith("Command ")}
+
+
+def changed(old: Deployment, new: Deployment) -> dict[str, set[str]]:
+    """By command that is in both: the inputs that differ."""
+    pairs = {name: (one.inputs, commands(new)[name].inputs) for name, one in commands(old).items() if name in commands(new)}
+    differing = {name: {key for key in one.keys() | other.keys() if one.get(key) != other.get(key)} for name, (one, other) in pairs.items()}
+    return {name: keys for name, keys in differing.items() if keys}
+
+
+def verb(command: Registered) -> list[str]:
+    """The words of the command that runs on the node."""
+    shell = shlex.split(command.inputs["create"])
+    return shlex.split(shell[-1], comments=True)
+
+
+def with_password(article: dict[str, Any]) -> dict[str, Any]:
+    article["keepalived"] = {"vrrp_version": 2}
+    for vip in article["vips"].values():
+        vip["advert_interval"] = 1
+    article["vips"]["master"]["authentication"] = "PASS"
+    return article
+
+
+def with_two_addresses(article: dict[str, Any]) -> dict[str, Any]:
+    """The masters serve another address, which belongs to another of them."""
+    article["vips"]["machine-config"] = {**article["vips"]["master"], "address": "192.168.0.252", "virtual_router_id": 53, "owner": "master1"}
+    return article
+
+
+# Order
+
+
+def test_everything_is_installed_and_delivered_before_anything_of_the_pool_is_activated(deploy: Deploy, article: dict[str, Any]) -> None:
+    done = run(deploy, article)
+    first = before(done, "activate-master1")
+    assert first == {f"{step}-{host}" for step in ("install", "deliver") for host in MASTERS}
+
+
+def test_hosts_are_installed_at_once_and_pools_do_not_wait_for_each_other(deploy: Deploy, article: dict[str, Any]) -> None:
+    done = run(deploy, article)
+    assert all(before(done, f"install-{host}") == set() for host in [*MASTERS, "infra0", "infra1"])
+    assert not {name for name in before(done, "activate-infra0") if "master" in name}
+
+
+def test_an_address_goes_home_when_all_of_its_pool_is_active_and_is_proven_after_that(deploy: Deploy, article: dict[str, Any]) -> None:
+    done = run(deploy, article)
+    everyone = {f"activate-{host}" for host in MASTERS}
+    homes = {name for name in commands(done) if name.startswith("home-master-")}
+    assert homes == {"home-master-master1", "home-master-master2"}
+    for home in homes:
+        assert everyone <= before(done, home)
+    assert homes | everyone <= before(done, "proof-master")
+
+
+def test_an_address_with_one_director_is_proven_too(deploy: Deploy, article: dict[str, Any]) -> None:
+    article["pools"]["infra"]["directors"] = ["infra0"]
+    done = run(deploy, article)
+    assert not [name for name in commands(done) if name.startswith("home-infra")]
+    assert {"activate-infra0", "activate-infra1"} <= before(done, "proof-infra")
+
+
+def test_servers_change_before_backups_and_backups_before_owners(deploy: Deploy, article: dict[str, Any]) -> None:
+    article["pools"]["master"]["hosts"] |= {"master3": "192.168.0.8"}
+    article["pools"]["master"]["directors"] = ["master0", "master1", "master3"]
+    article["vips"]["master"]["owner"] = "master1"
+    order = ["master2", "master0", "master3", "master1"]
+    assert roll_out_order(Cluster.parse(article), "master") == order
+    done = run(deploy, article)
+    for earlier, later in zip(order, order[1:], strict=False):
+        assert f"activate-{earlier}" in before(done, f"activate-{later}")
+
+
+def test_two_addresses_of_one_pool_have_one_roll_out_and_each_its_homes_and_proof(deploy: Deploy, article: dict[str, Any]) -> None:
+    done = run(deploy, with_two_addresses(article))
+    assert len([name for name in commands(done) if name.startswith("activate-master")]) == 3
+    assert {name for name in commands(done) if name.startswith("home-machine-config-")} == {"home-machine-config-master0", "home-machine-config-master2"}
+    assert roll_out_order(Cluster.parse(article), "master") == ["master2", "master0", "master1"]
+    assert verb(commands(done)["proof-machine-config"])[1:] == ["120", "20", "192.168.0.252:8443"]
+
+
+# What runs
+
+
+def test_what_is_delivered_is_what_is_rendered_and_what_is_activated_is_what_was_delivered(deploy: Deploy, article: dict[str, Any]) -> None:
+    done = run(deploy, article)
+    for node in Cluster.parse(article).nodes():
+        files = keepalived.render(Cluster.parse(article), node.name)
+        assert commands(done)[f"deliver-{node.name}"].inputs["stdin"] == keepalived.bundle(files)
+        for step in ("deliver", "activate"):
+            assert verb(commands(done)[f"{step}-{node.name}"]) == [f"/usr/local/lib/openshift-lvs/{step}", keepalived.version(files)]
+
+
+def test_every_service_is_asked_for_and_http_with_its_path(deploy: Deploy, article: dict[str, Any]) -> None:
+    article["vips"]["infra"]["services"].append({"port": 53, "protocol": "UDP", "health_check": {"type": "tcp", "connect_port": 53}})
+    done = run(deploy, article)
+    assert verb(commands(done)["proof-infra"])[1:] == ["120", "20", "192.168.0.251:80/healthz", "192.168.0.251:443"]
+
+
+def test_a_cluster_that_is_yet_to_be_installed_is_not_asked(deploy: Deploy, article: dict[str, Any]) -> None:
+    article["vips"]["master"]["answers_within"] = 0
+    done = run(deploy, article)
+    assert "proof-master" not in commands(done)
+    assert done.returned["master"] == "not asked"
+
+
+def test_a_user_that_is_not_root_uses_sudo_and_root_does_not(deploy: Deploy, article: dict[str, Any]) -> None:
+    assert all(command.inputs["create"].startswith("sudo -n sh -c ") for command in commands(run(deploy, article)).values())
+    article["ssh"] = {"user": "root"}
+    assert all(command.inputs["create"].startswith("sh -c ") for command in commands(run(deploy, article)).values())
+
+
+def test_a_server_that_boots_is_waited_for_and_a_wrong_address_is_not(deploy: Deploy, article: dict[str, Any]) -> None:
+    article["pools"]["infra"] |= {
+        "existing": True,
+        "hosts": {"infra0": {"address": "192.168.0.5", "host_key": "k"}, "infra1": {"address": "192.168.0.6", "host_key": "k"}},
+    }
+    done = commands(run(deploy, article))
+    assert done["install-master0"].inputs["connection"]["dialErrorLimit"] == BOOTING_DIAL_ERRORS
+    assert done["install-infra0"].inputs["connection"]["dialErrorLimit"] == RUNNING_DIAL_ERRORS
+
+
+def test_every_connection_has_its_key_in_secret_and_verifies_the_host(deploy: Deploy, article: dict[str, Any]) -> None:
+    for name, command in commands(run(deploy, article)).items():
+        assert command.inputs["connection"]["hostKey"] == f"ssh-ed25519 {name.rpartition('-')[2]}" or name.startswith("proof-")
+        assert command.inputs["connection"]["hostKey"].startswith("ssh-ed25519 ")
+        assert "connection" in command.secrets
+
+
+# Secrets
+
+
+def test_the_password_travels_in_one_secret_stdin_per_director_of_its_address(deploy: Deploy, article: dict[str, Any]) -> None:
+    article["pools"]["master"]["directors"] = ["master0", "master1"]
+    done = run(deploy, with_password(article), {"master": "pa55word"})
+    carrying = {name for name, command in commands(done).items() if "pa55word" in str(command.inputs)}
+    assert carrying == {"secret-master0", "secret-master1"}
+    for name in carrying:
+        assert "stdin" in commands(done)[name].secrets
+        assert "pa55word" not in commands(done)[name].inputs["create"]
+
+
+def test_another_password_is_another_version_of_the_same_files(deploy: Deploy, article: dict[str, Any]) -> None:
+    old, new = (run(deploy, with_password(article), {"master": password}) for password in ("pa55word", "drow55ap"))
+    changes = changed(old, new)
+    hosts = {f"{step}-{host}": {"create"} for step in ("deliver", "activate") for host in MASTERS}
+    assert changes == hosts | {f"secret-{host}": {"create", "stdin"} for host in MASTERS} | {
+        name: {"create"} for name in ("home-master-master1", "home-master-master2", "proof-master")
+    }
+
+
+def test_the_name_of_a_version_tells_nothing_of_the_password_without_the_key(deploy: Deploy, article: dict[str, Any]) -> None:
+    one, other = (run(deploy, with_password(article), {"master": "pa55word"}, key) for key in ("seed", "another"))
+    assert verb(commands(one)["activate-master0"]) != verb(commands(other)["activate-master0"])
+
+
+# Changes
+
+
+def test_a_change_of_a_service_is_text_in_the_commands_of_its_pool_and_nothing_comes_or_goes(deploy: Deploy, article: dict[str, Any]) -> None:
+    old = run(deploy, article)
+    article["vips"]["infra"]["services"][0]["health_check"]["path"] = "/ready"
+    new = run(deploy, article)
+    assert commands(old).keys() == commands(new).keys()
+    hosts = ("infra0", "infra1")
+    assert changed(old, new) == {f"deliver-{host}": {"create", "stdin"} for host in hosts} | {f"activate-{host}": {"create"} for host in hosts} | {
+        "home-infra-infra1": {"create"},
+        "proof-infra": {"create"},
+    }
+
+
+def test_a_preview_shows_the_line_that_changed(deploy: Deploy, article: dict[str, Any]) -> None:
+    old = commands(run(deploy, article))["deliver-infra0"].inputs["stdin"].splitlines()
+    article["vips"]["infra"]["services"][0]["health_check"]["path"] = "/ready"
+    new = commands(run(deploy, article))["deliver-infra0"].inputs["stdin"].splitlines()
+    assert {line.strip() for line in set(old) ^ set(new)} == {"path /healthz", "path /ready"}
+
+
+def test_a_host_that_is_removed_takes_only_its_own_commands_along(deploy: Deploy, article: dict[str, Any]) -> None:
+    article["pools"]["infra"]["hosts"]["infra2"] = "192.168.0.7"
+    old = run(deploy, article)
+    without = copy.deepcopy(article)
+    del without["pools"]["infra"]["hosts"]["infra2"]
+    new = run(deploy, without)
+    steps = ("install", "deliver", "activate", "home-infra")
+    assert commands(old).keys() - commands(new).keys() == {f"{step}-infra2" for step in steps}
+    assert not commands(new).keys() - commands(old).keys()
+    assert not [name for name in changed(old, new) if "master" in name]
+
+
+def test_another_owner_changes_priorities_and_who_hands_over_and_replaces_nothing(deploy: Deploy, article: dict[str, Any]) -> None:
+    old = run(deploy, article)
+    article["vips"]["infra"]["owner"] = "infra1"
+    new = run(deploy, article)
+    assert commands(old).keys() - commands(new).keys() == {"home-infra-infra1"}
+    assert commands(new).keys() - commands(old).keys() == {"home-infra-infra0"}
+    assert {name for name, keys in changed(old, new).items() if "stdin" in keys} == {"deliver-infra0", "deliver-infra1"}
+
+
+# Removal
+
+
+def test_what_ran_on_a_server_goes_with_the_server_and_is_not_undone(deploy: Deploy, article: dict[str, Any], goes_with: dict[str, str]) -> None:
+    done = run(deploy, article)
+    for name, command in commands(done).items():
+        assert "delete" not in command.inputs, name
+        host = next(node.name for node in Cluster.parse(article).nodes() if str(node.host.address) == command.inputs["connection"]["host"])
+        assert goes_with[name].endswith(f"::{host}"), name
+
+
+def test_what_ran_on_a_host_that_stays_is_undone_once(deploy: Deploy, article: dict[str, Any], goes_with: dict[str, str]) -> None:
+    for pool in article["pools"].values():
+        pool |= {"existing": True, "hosts": {name: {"address": address, "host_key": "k"} for name, address in pool["hosts"].items()}}
+    done = run(deploy, article)
+    undone = {name: command.inputs["delete"] for name, command in commands(done).items() if "delete" in command.inputs}
+    assert undone.keys() == {f"install-{host}" for host in (*MASTERS, "infra0", "infra1")}
+    assert set(undone.values()) == {"sudo -n sh -c 'sh /usr/local/lib/openshift-lvs/remove'"}
+    assert not [name for name in commands(done) if goes_with[name]]
