@@ -179,16 +179,26 @@ def _fit(sections: list[str], limit: int | None) -> str:
     if limit is None or len(text.encode()) <= limit:
         return text
     pointer = (
-        "\n**The rest does not fit into a comment.** All of it is in `hosts.diff` of the artifact `hosts` of this check's run, "
-        "and `python -m operations diff --base REF` prints it.\n"
+        "\n**The rest does not fit into a comment.** All of it is in the artifacts of this check's run (`hosts.diff`, `preview/STACK.txt`); "
+        "`python -m operations diff --base REF` prints the hosts' part.\n"
     )
     kept, room = "", limit - len(pointer.encode())
     for section in sections:
-        # A section that does not fit goes whole: half a fence would swallow what follows.
         if len(section.encode()) > room:
-            break
+            return kept + _cut(section, room) + pointer
         kept, room = kept + section, room - len(section.encode())
     return kept + pointer
+
+
+def _cut(section: str, room: int) -> str:
+    """The lines of a section with a fence that fit, and the fence's end; nothing when the fence would not even begin."""
+    *lines, end = section.splitlines(keepends=True)
+    fence, kept = end.rstrip(), ""
+    for line in lines:
+        if len((kept + line + end).encode()) > room:
+            break
+        kept += line
+    return kept + end if fence.startswith("```") and f"\n{fence}" in kept else ""
 
 
 def _code(text: str) -> str:

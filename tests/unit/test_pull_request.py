@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -265,7 +266,7 @@ def test_a_long_comment_ends_whole_within_githubs_limit_and_points_to_the_rest(t
     assert 40_000 < len(text.encode()) <= 65_536
     assert text.count("```") % 2 == 0, "no fence is left open"
     assert "- `m59`: new" in text, "the summary comes first"
-    assert text.endswith("prints it.\n")
+    assert text.endswith("prints the hosts' part.\n")
     assert "hosts.diff" in text
     assert report.patch(tmp_path).count("+++ ") == 60
 
@@ -274,6 +275,15 @@ def test_a_summary_beyond_the_limit_is_cut_too(tmp_path: Path) -> None:
     for number in range(200):
         rendered(tmp_path, "head", "dev", f"m{number:03}", file="a\n")
     assert len(report.report(tmp_path, 1_000).encode()) <= 1_000
+
+
+def test_a_preview_that_is_too_long_is_cut_within_its_fence(tmp_path: Path) -> None:
+    rendered(tmp_path, "head", "dev", "m0", file="a\n")
+    (tmp_path / "preview").mkdir()
+    (tmp_path / "preview" / "dev.txt").write_text("".join(f"``` line {number}\n" for number in range(10_000)))
+    text = report.report(tmp_path, report.COMMENT_LIMIT)
+    assert 65_000 < len(text.encode()) <= 65_536
+    assert re.search(r"\n````text\n``` line 0\n(``` line \d+\n)+````\n\n\*\*The rest does not fit", text)
 
 
 def test_a_last_line_that_loses_its_end_is_a_difference(tmp_path: Path) -> None:
