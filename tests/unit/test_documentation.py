@@ -106,3 +106,26 @@ def test_the_page_documents_every_model_of_the_configuration() -> None:
 def test_every_word_that_older_files_use_is_on_the_page() -> None:
     lacking = {word for word in cluster.RENAMED if f"`{word}`" not in PAGE.read_text()} - {"auth_pass"}
     assert not lacking
+
+
+PROJECT = PAGE.parents[1]
+PAGES = [PROJECT / "README.md", *sorted((PROJECT / "docs").rglob("*.md")), *sorted((PROJECT / "lab").glob("*/README.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(PROJECT)))
+def test_every_link_to_a_file_leads_to_one(page: Path) -> None:
+    links = re.findall(r"\]\(((?!https?://|#)[^)#]+)", page.read_text())
+    assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(PROJECT)))
+def test_every_make_target_that_a_page_names_is_there(page: Path) -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (PROJECT / "Makefile").read_text(), re.MULTILINE))
+    named = set(re.findall(r"(?:`|^    )make ([a-z][a-z-]*)", page.read_text(), re.MULTILINE))
+    assert named <= targets
+
+
+def test_every_decision_is_in_the_list() -> None:
+    folder = PROJECT / "docs" / "decisions"
+    listed = re.findall(r"\((\d{4}-[a-z-]+\.md)\)", (folder / "README.md").read_text())
+    assert listed == sorted(path.name for path in folder.glob("[0-9]*.md"))
