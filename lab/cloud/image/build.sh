@@ -54,6 +54,7 @@ done
 (cd $I && find . | cpio -o -H newc --quiet | gzip -1) > /opt/image/initrd.img
 
 truncate -s 2048M /opt/disk.raw
-mke2fs -q -t ext4 -O ^has_journal -E lazy_itable_init=1 -d $R /opt/disk.raw
+# a small journal: a server may be killed with the cloud, and is to boot again
+mke2fs -q -t ext4 -J size=8 -E lazy_itable_init=1 -d $R /opt/disk.raw
 qemu-img convert -O qcow2 /opt/disk.raw /opt/image/disk.qcow2
 rm -rf /opt/disk.raw $I
