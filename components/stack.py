@@ -33,14 +33,15 @@ class Stack:
             raise ConfigurationError(f"{config.name}:cluster: missing; describe the cluster in Pulumi.STACK.yaml (see Pulumi.dev.yaml)")
         cluster = Cluster.parse(data)
         ssh_private_key = _required(config, "ssh_private_key", "the private key that opens the nodes", "< ~/.ssh/id_ed25519")
+        ssh_public_key = _public_key(ssh_private_key)
         # Read in the clear, so that a password that cannot work is refused before the first resource; it goes on as a secret only.
-        auth_pass = json.loads(pulumi.runtime.config.get_config(f"{config.name}:auth_pass") or "{}")
+        auth_pass = _passwords(config)
         check_auth_pass(cluster, auth_pass)
         seed = _required(config, "host_key_seed", "the seed of the ssh host keys", '"$(openssl rand -hex 32)"') if _needs_seed(cluster) else ""
         return cls(
             cluster,
             pulumi.Output.secret(ssh_private_key),
-            pulumi.Output.from_input(_public_key(ssh_private_key)),
+            pulumi.Output.from_input(ssh_public_key),
             pulumi.Output.secret(seed),
             pulumi.Output.secret(auth_pass),
         )
@@ -82,6 +83,18 @@ def _required(config: pulumi.Config, key: str, what: str, how: str) -> str:
     if not value:
         raise ConfigurationError(f"{config.name}:{key}: missing; {what}: pulumi config set --secret {config.name}:{key} {how}")
     return value
+
+
+def _passwords(config: pulumi.Config) -> dict[str, str]:
+    """The VRRP passwords by address. What is wrong with them is said without quoting one."""
+    key = f"{config.name}:auth_pass"
+    try:
+        given = json.loads(pulumi.runtime.config.get_config(key) or "{}")
+    except json.JSONDecodeError:
+        given = None
+    if not isinstance(given, dict) or not all(isinstance(password, str) for password in given.values()):
+        raise ConfigurationError(f"{key}: not a text for each address; pulumi config rm {key}, then pulumi config set --secret --path {key}.VIP for each")
+    return given
 
 
 def _public_key(private_key: str) -> str:
