@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import shlex
 from collections.abc import Mapping
 from typing import Any
@@ -86,6 +87,11 @@ def with_two_addresses(article: dict[str, Any]) -> dict[str, Any]:
     return article
 
 
+def existing(pool: dict[str, Any]) -> None:
+    """Its hosts are there already."""
+    pool |= {"existing": True, "hosts": {name: {"address": address, "host_key": "k"} for name, address in pool["hosts"].items()}}
+
+
 # Order
 
 
@@ -125,7 +131,7 @@ def test_servers_change_before_backups_and_backups_before_owners(deploy: Deploy,
     order = ["master2", "master0", "master3", "master1"]
     assert roll_out_order(Cluster.parse(article), "master") == order
     done = run(deploy, article)
-    for earlier, later in zip(order, order[1:], strict=False):
+    for earlier, later in itertools.pairwise(order):
         assert f"activate-{earlier}" in before(done, f"activate-{later}")
 
 
@@ -268,7 +274,7 @@ def test_what_ran_on_a_server_goes_with_the_server_and_is_not_undone(deploy: Dep
 
 def test_what_ran_on_a_host_that_stays_is_undone_once(deploy: Deploy, article: dict[str, Any], goes_with: dict[str, str]) -> None:
     for pool in article["pools"].values():
-        pool |= {"existing": True, "hosts": {name: {"address": address, "host_key": "k"} for name, address in pool["hosts"].items()}}
+        existing(pool)
     done = run(deploy, article)
     undone = {name: command.inputs["delete"] for name, command in commands(done).items() if "delete" in command.inputs}
     assert undone.keys() == {f"install-{host}" for host in (*MASTERS, "infra0", "infra1")}

@@ -1,0 +1,81 @@
+"""`python -m operations render`: every host's files from a checkout alone, and errors that say what to do."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from components import keepalived
+from operations import __main__ as operations
+from operations import render
+
+PROJECT = Path(__file__).parents[2]
+
+
+def test_all_hosts_are_printed_with_no_network_no_engine_and_no_cloud() -> None:
+    """In a network namespace that has not even a loopback, and without the user's home, PATH and credentials."""
+    command = ["unshare", "--net", sys.executable, "-m", "operations", "render", "--stack", "dev"]
+    done = subprocess.run(command, cwd=PROJECT, env={"PATH": os.defpath, "HOME": "/nonexistent"}, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == render.text(render.files(PROJECT, "dev"))
+    heads = [line for line in done.stdout.splitlines() if line.startswith("# ==> ")]
+    for host in ("master0", "master1", "master2", "infra0", "infra1"):
+        assert f"# ==> {host}:/etc/keepalived/current/keepalived.conf (0644)" in heads
+
+
+def test_rendering_does_not_load_pulumi() -> None:
+    program = "import sys; from operations import __main__ as o; o.main(['render', '--stack', 'dev']); sys.exit('pulumi' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], cwd=PROJECT, stdout=subprocess.DEVNULL, check=False).returncode == 0
+
+
+def test_one_host_is_printed_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    assert operations.main(["render", "--root", str(PROJECT), "--stack", "dev", "--host", "infra1"]) == 0
+    printed = capsys.readouterr().out
+    assert printed == render.text(render.files(PROJECT, "dev", "infra1"))
+    assert "infra1:" in printed and "infra0:" not in printed
+
+
+def test_files_are_written_as_they_will_be_on_the_host(tmp_path: Path) -> None:
+    golden = Path(__file__).parent / "golden"
+    assert operations.main(["render", "--root", str(golden), "--stack", "misc-check", "--output", str(tmp_path)]) == 0
+    for host, files in render.files(golden, "misc-check").items():
+        for file in files:
+            written = tmp_path / host / file.path
+            assert (written.read_text(), written.stat().st_mode & 0o777) == (file.text, file.mode)
+    assert (tmp_path / "infra0" / "checks" / "backlog").stat().st_mode & 0o111
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--stack", "prod"], "--stack: 'prod' has no Pulumi.prod.yaml here; the stacks are bad, broken, empty, good"),
+        (["--stack", "good", "--host", "master9"], "host: 'master9' is not in this stack; its hosts are master0, master1, master2, infra0, infra1"),
+        (["--stack", "bad"], "vips.master.owner: 'infra0' is not a director of pool 'master'; it has master0, master1, master2"),
+        (["--stack", "broken"], "Pulumi.broken.yaml: not YAML: "),
+        (["--stack", "empty"], "Pulumi.empty.yaml: config: openshift-lvs:cluster is missing"),
+    ],
+)
+def test_what_is_wrong_is_said_in_words_and_by_the_exit_status(tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str) -> None:
+    good = (PROJECT / "Pulumi.dev.yaml").read_text()
+    stacks = {"good": good, "bad": good.replace("owner: master0", "owner: infra0"), "broken": "config: [", "empty": ""}
+    for name, text in stacks.items():
+        (tmp_path / f"Pulumi.{name}.yaml").write_text(text)
+    assert operations.main(["render", "--root", str(tmp_path), *arguments]) == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith(said)
+
+
+def test_a_folder_that_is_no_project_is_recognised(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert operations.main(["render", "--root", str(tmp_path), "--stack", "dev"]) == 1
+    assert "the stacks are none (is this the project folder?)" in capsys.readouterr().err
+
+
+def test_the_local_stack_renders_too() -> None:
+    hosts = render.files(PROJECT, "local")
+    assert all(any(file.path == "node.conf" for file in files) for files in hosts.values())
+    assert {keepalived.version(files) for files in hosts.values()}.__len__() == len(hosts)
