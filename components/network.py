@@ -220,8 +220,9 @@ class ClusterNetwork(pulumi.ComponentResource):
             network_id=self.network_id,
             fixed_ips=[{"subnet_id": self.subnet_id, "ip_address": str(address)}],
             security_group_ids=[self.security_group_id],
-            opts=self._child(),
+            # Neutron gives a port that has a floating IP no other address: a new address is a new port, and the floating IP moves to it.
+            opts=self._child(replace_on_changes=["fixed_ips"]),
         )
 
-    def _child(self, depends_on: list[pulumi.Resource] | None = None) -> pulumi.ResourceOptions:
-        return pulumi.ResourceOptions(parent=self, depends_on=depends_on)
+    def _child(self, depends_on: list[pulumi.Resource] | None = None, replace_on_changes: list[str] | None = None) -> pulumi.ResourceOptions:
+        return pulumi.ResourceOptions(parent=self, depends_on=depends_on, replace_on_changes=replace_on_changes)

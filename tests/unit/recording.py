@@ -22,6 +22,7 @@ class Registered:
     secrets: frozenset[str]
     dependencies: frozenset[str]
     ignore_changes: frozenset[str]
+    replace_on_changes: frozenset[str]
     delete_before_replace: bool
     create_timeout: str
 
@@ -70,6 +71,7 @@ class RecordingMonitor(mocks.MockMonitor):
                     secrets=frozenset(key for key, value in given.items() if rpc.is_rpc_secret(value)),
                     dependencies=frozenset(request.dependencies),
                     ignore_changes=frozenset(request.ignoreChanges),
+                    replace_on_changes=frozenset(request.replaceOnChanges),
                     delete_before_replace=request.deleteBeforeReplace,
                     create_timeout=request.customTimeouts.create,
                 )

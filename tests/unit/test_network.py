@@ -138,6 +138,10 @@ def test_each_address_is_kept_by_an_unbound_port_of_its_own(deploy: Deploy, arti
     }
 
 
+def test_an_address_that_moves_gets_a_new_port_because_neutron_moves_none_that_has_a_floating_ip(deploy: Deploy, article: dict[str, Any]) -> None:
+    assert {port.replace_on_changes for port in make(deploy, article).of("Port").values()} == {frozenset({"fixedIps"})}
+
+
 def test_a_reserved_address_has_a_port_named_exactly_as_its_key(deploy: Deploy, article: dict[str, Any]) -> None:
     article["network"]["reserved"] = {"bastion": "192.168.0.100"}
     port = make(deploy, article).of("Port")["reserved-bastion"]
