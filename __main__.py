@@ -5,18 +5,19 @@ import pulumi
 from components.load_balancer import LoadBalancer, LoadBalancerArgs
 from components.network import ClusterNetwork, NetworkArgs
 from components.servers import Servers, ServersArgs, find_images
-from components.stack import Stack
+from components.stack import Stack, refusals
 
-stack = Stack.read(pulumi.Config())
-cluster = stack.cluster
-images = find_images(cluster)
+with refusals():
+    stack = Stack.read(pulumi.Config())
+    cluster = stack.cluster
+    images = find_images(cluster)
 
-network = ClusterNetwork("network", NetworkArgs(cluster)) if cluster.needs_openstack else None
-servers = Servers("servers", ServersArgs(cluster, images, network, stack.host_key_seed, stack.ssh_public_key))
-load_balancer = LoadBalancer(
-    "load-balancer",
-    LoadBalancerArgs(cluster, servers.hosts, stack.ssh_private_key, stack.auth_pass, stack.host_key_seed),
-)
+    network = ClusterNetwork("network", NetworkArgs(cluster)) if cluster.needs_openstack else None
+    servers = Servers("servers", ServersArgs(cluster, images, network, stack.host_key_seed, stack.ssh_public_key))
+    load_balancer = LoadBalancer(
+        "load-balancer",
+        LoadBalancerArgs(cluster, servers.hosts, stack.ssh_private_key, stack.auth_pass, stack.host_key_seed),
+    )
 
 pulumi.export("endpoints", stack.endpoints(network))
 pulumi.export("hosts", stack.hosts(servers))

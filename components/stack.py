@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +15,15 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from components.cluster import Cluster, ConfigurationError, check_auth_pass
 from components.network import ClusterNetwork
 from components.servers import Servers
+
+
+@contextmanager
+def refusals() -> Iterator[None]:
+    """A refusal ends the program with its text alone; for every other exception Pulumi prints a traceback."""
+    try:
+        yield
+    except ConfigurationError as refusal:
+        raise pulumi.RunError(str(refusal)) from None
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
-from components.cluster import Cluster, ConfigurationError
+from components.cluster import Cluster
 from components.load_balancer import roll_out_order
 from tests.unit.recording import Deploy, Deployment, Registered
 
@@ -172,7 +172,7 @@ def test_a_stack_of_existing_hosts_asks_no_cloud_and_makes_nothing_in_it(deploy:
 )
 def test_a_missing_or_wrong_secret_is_refused_before_anything_is_made(deploy: Deploy, article: dict[str, Any], secrets: dict[str, str], says: str) -> None:
     done = Deployment()
-    with pytest.raises(ConfigurationError) as refused:
+    with pytest.raises(pulumi.RunError) as refused:
         run(deploy, article, secrets, done)
     assert str(refused.value).startswith(says)
     assert not done.resources and not done.looked_up
@@ -181,6 +181,6 @@ def test_a_missing_or_wrong_secret_is_refused_before_anything_is_made(deploy: De
 def test_a_cluster_that_cannot_work_is_refused_before_anything_is_made(deploy: Deploy, article: dict[str, Any]) -> None:
     done = Deployment()
     article["vips"]["master"]["owner"] = "infra0"
-    with pytest.raises(ConfigurationError, match=r"^vips\.master\.owner: 'infra0' is not a director"):
+    with pytest.raises(pulumi.RunError, match=r"^vips\.master\.owner: 'infra0' is not a director"):
         run(deploy, article, into=done)
     assert not done.resources and not done.looked_up
