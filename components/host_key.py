@@ -27,13 +27,18 @@ class HostKey(NamedTuple):
     public: str
 
 
-def derive(seed: str, host: str) -> HostKey:
-    """The key of `host`. Raises ConfigurationError when the seed is too short to keep a secret; never quotes it."""
+def check_seed(seed: str) -> None:
+    """Raise ConfigurationError when the seed is too short to keep a secret; never quotes it."""
     if len(seed) < SEED_MIN:
         raise ConfigurationError(
             f"openshift-lvs:host_key_seed: has {len(seed)} characters and needs at least {SEED_MIN}; "
             'pulumi config set --secret openshift-lvs:host_key_seed "$(openssl rand -hex 32)"'
         )
+
+
+def derive(seed: str, host: str) -> HostKey:
+    """The key of `host`. Raises ConfigurationError for a seed that `check_seed` refuses."""
+    check_seed(seed)
     secret = HKDF(SHA256(), length=32, salt=None, info=b"ssh host key of " + host.encode()).derive(seed.encode())
     public = Ed25519PrivateKey.from_private_bytes(secret).public_key().public_bytes_raw()
     blob = _string(b"ssh-ed25519") + _string(public)

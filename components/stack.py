@@ -13,6 +13,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_ssh_private_key
 
 from components.cluster import Cluster, ConfigurationError, check_auth_pass
+from components.host_key import check_seed
 from components.network import ClusterNetwork
 from components.servers import Servers
 
@@ -49,6 +50,8 @@ class Stack:
         auth_pass = _passwords(config)
         check_auth_pass(cluster, auth_pass)
         seed = _required(config, "host_key_seed", "the seed of the ssh host keys", '"$(openssl rand -hex 32)"') if _needs_seed(cluster) else ""
+        if seed:
+            check_seed(seed)
         return cls(
             cluster,
             pulumi.Output.secret(ssh_private_key),

@@ -166,6 +166,7 @@ def test_a_stack_of_existing_hosts_asks_no_cloud_and_makes_nothing_in_it(deploy:
     [
         ({"host_key_seed": SEED}, "openshift-lvs:ssh_private_key: missing; the private key that opens the nodes: pulumi config set --secret"),
         ({"ssh_private_key": PRIVATE_KEY}, "openshift-lvs:host_key_seed: missing; the seed of the ssh host keys: pulumi config set --secret"),
+        ({**SECRETS, "host_key_seed": "fifteen-letters"}, "openshift-lvs:host_key_seed: has 15 characters and needs at least 16"),
         ({**SECRETS, "ssh_private_key": "none"}, "openshift-lvs:ssh_private_key: not an OpenSSH private key without a passphrase"),
         ({**SECRETS, "auth_pass": '{"master": "p4ssw0rd"}'}, "openshift-lvs:auth_pass.master: no address of that name has `authentication`"),
     ],
