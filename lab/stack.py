@@ -63,7 +63,9 @@ def prepare(phases: Phases) -> None:
         passphrase.write_text(secrets.token_hex(16))
     _merge_configuration()
     if not (folder() / ".pulumi" / "stacks" / "openshift-lvs" / f"{NAME}.json").exists():
-        run("stack", "init", NAME, "--no-select", phases=phases)
+        # It writes the configuration file of the project it runs in: a copy beside ours, so that the checkout stays as it is.
+        (folder() / "Pulumi.yaml").write_text((PROJECT / "Pulumi.yaml").read_text())
+        run("stack", "init", NAME, "--no-select", "--cwd", str(folder()), phases=phases)
     # An engine that was killed leaves its lock; whoever runs this holds the lab's own.
     if list((folder() / ".pulumi" / "locks").rglob("*.json")):
         run("cancel", "--yes", "--stack", NAME, phases=phases)
