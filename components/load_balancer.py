@@ -36,7 +36,8 @@ BOOTING_DIAL_ERRORS = 200
 """How often a server that was just made may refuse a connection; pulumi-command waits up to seconds between two attempts."""
 RUNNING_DIAL_ERRORS = 10
 """The same for a host that is there already: an address that is wrong shall not hold a deployment up for minutes."""
-DIAL_SECONDS = 30
+DIAL_SECONDS = 10
+"""A first attempt that meets a server without a network is given up early, since TCP asks ever more rarely."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from lab import cache, cloud, proof, pulumi, stack
+from lab import cache, cloud, local, proof, pulumi
 from lab.phases import Phases
 
 BUILD = Path(__file__).parent.parent / "build"
@@ -29,11 +29,13 @@ def up() -> int:
             pulumi.environment()
         cloud.up(phases)
         with phases("stack"):
-            stack.prepare(phases)
+            stack = local.prepare()
         with phases("pulumi up"):
-            outputs = stack.up(phases)
+            stack.run("up", "--yes", "--skip-preview", note=phases.note)
+            outputs = stack.outputs()
+            local.remember(outputs)
         with phases("requests through every address"):
-            answers = list(proof.ask(outputs))
+            answers = list(proof.ask(outputs, phases.note))
     except (RuntimeError, TimeoutError, subprocess.CalledProcessError) as error:
         print(f"\nmake up failed: {error}", file=sys.stderr)
         return 1
@@ -68,12 +70,12 @@ def main(arguments: list[str]) -> int:
                 return 1
             return up() if verb == "up" else down()
     if verb == "pulumi":
-        argv = stack.command(*arguments[1:])
-        os.chdir(stack.PROJECT)
-        os.execvpe(argv[0], argv, stack.environment())  # noqa: S606 (the user's own command line, no shell)
+        argv = local.stack().command(*arguments[1:])
+        os.chdir(BUILD.parent)
+        os.execvpe(argv[0], argv, local.stack().environment())
     if verb == "ssh" and len(arguments) > 1:
-        argv = stack.ssh(*arguments[1:])
-        os.execvp(argv[0], argv)  # noqa: S606 (the same)
+        argv = local.ssh(*arguments[1:])
+        os.execvp(argv[0], argv)
     print(__doc__, file=sys.stderr)
     return 2
 

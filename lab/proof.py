@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple
 
 from lab import cloud
@@ -21,7 +21,7 @@ class Answers(NamedTuple):
     errors: dict[str, int]
 
 
-def ask(outputs: dict[str, Any]) -> Iterator[Answers]:
+def ask(outputs: dict[str, Any], note: Callable[[str], None]) -> Iterator[Answers]:
     """REQUESTS requests to every service of every endpoint: from the tenant's network, and from the external one where it has a floating IP."""
     for endpoint in outputs["endpoints"].values():
         for service in endpoint["services"]:
@@ -29,7 +29,8 @@ def ask(outputs: dict[str, Any]) -> Iterator[Answers]:
             sources: list[tuple[Literal["bastion", "external"], str | None]] = [("bastion", endpoint["address"]), ("external", endpoint["floating_ip"])]
             for source, address in sources:
                 if address:
-                    answer = cloud.client(source, address, port, REQUESTS)
+                    note(f"{source} asks {address}:{port}")
+                    answer = cloud.client(source, address, port, REQUESTS, timeout_s=2)
                     yield Answers(source, f"{address}:{port}", answer["sent"], answer["failed"], answer["answers"], answer["errors"])
 
 

@@ -15,10 +15,8 @@ from typing import Any
 import pytest
 import yaml
 
-from lab import cloud, stack
-from lab.phases import Phases
-
-PROJECT = Path(__file__).parent.parent.parent
+from lab import cloud, local
+from lab.stack import CLUSTER, PROJECT
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -42,34 +40,35 @@ class Cluster:
     """The running cluster, as its operator sees it."""
 
     def __init__(self) -> None:
-        self.committed: dict[str, Any] = yaml.safe_load(stack.configuration().read_text())
+        self.stack = local.stack()
+        self.committed: dict[str, Any] = yaml.safe_load(self.stack.configuration.read_text())["config"][CLUSTER]
 
     def on(self, host: str, *command: str) -> str:
         """What a command prints on a node."""
-        done = subprocess.run(stack.ssh(host, *command), capture_output=True, text=True, timeout=120)
+        done = subprocess.run(local.ssh(host, *command), capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, f"{host}: {command} ended with {done.returncode}: {done.stdout}{done.stderr}"
         return done.stdout
 
     def up(self, change: Callable[[dict[str, Any]], None] = lambda cluster: None) -> Changes:
         """`pulumi up` of the committed cluster with `change` applied."""
         wanted = copy.deepcopy(self.committed)
-        change(wanted["config"][stack.CLUSTER])
-        stack.configuration().write_text(yaml.safe_dump(wanted, sort_keys=False))
-        text = stack.run("up", "--yes", "--skip-preview", "--stack", stack.NAME, "--config-file", str(stack.configuration()), phases=Phases())
-        stack.outputs(Phases())
+        change(wanted)
+        self.stack.write({CLUSTER: wanted})
+        text = self.stack.run("up", "--yes", "--skip-preview")
+        local.remember(self.stack.outputs())
         return Changes(dict(re.findall(r"^ *[-+~]+ +\S+ (\S+) (created|updated|deleted|replaced)\b", text, re.MULTILINE)), text)
 
     def tenant(self) -> Any:
         """What the tenant's project holds, asked at the API by its ordinary user: {kind: [resource, ...]}."""
         script = Path(__file__).parent / "tenant.py"
-        done = subprocess.run([*cloud.enter(), sys.executable, str(script)], env=stack.environment(), capture_output=True, text=True, timeout=120)
+        done = subprocess.run([*cloud.enter(), sys.executable, str(script)], env=self.stack.environment(), capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 
     @property
     def hosts(self) -> list[str]:
         """Every host's name."""
-        return [name for pool in self.committed["config"][stack.CLUSTER]["pools"].values() for name in pool["hosts"]]
+        return [name for pool in self.committed["pools"].values() for name in pool["hosts"]]
 
 
 @pytest.fixture(scope="session")

@@ -8,8 +8,9 @@ import sys
 import time
 from typing import Any
 
-from lab import cloud, proof, stack
-from tests.cloud.conftest import PROJECT, Cluster
+from lab import cloud, proof
+from lab.stack import PROJECT, DeploymentError
+from tests.cloud.conftest import Cluster
 
 MASTERS, INFRA = ["master0", "master1", "master2"], ["infra0", "infra1"]
 API, ROUTERS = "192.168.0.250", "192.168.0.251"
@@ -38,7 +39,7 @@ def test_a_second_make_up_changes_nothing_and_takes_under_a_minute(cluster: Clus
     again = subprocess.run([sys.executable, "-m", "lab", "up"], cwd=PROJECT, stdout=subprocess.PIPE, text=True, timeout=300)
     took = time.monotonic() - start
     assert again.returncode == 0
-    end = stack.log().read_text().rsplit("$ pulumi up", 1)[1]
+    end = cluster.stack.log.read_text().rsplit("$ pulumi up", 1)[1]
     assert "unchanged" in end
     assert not any(word in end for word in ("created", "updated", "deleted", "replaced")), end
     assert took < 60
@@ -151,7 +152,7 @@ def test_a_configuration_that_cannot_work_changes_nothing(cluster: Cluster) -> N
 
     try:
         changes = cluster.up(no_such_image)
-    except RuntimeError as error:
+    except DeploymentError as error:
         assert "pools.infra.image" in str(error) and "debian-99" in str(error)
     else:
         raise AssertionError(changes.text)
@@ -159,9 +160,7 @@ def test_a_configuration_that_cannot_work_changes_nothing(cluster: Cluster) -> N
 
 
 def test_destroy_leaves_nothing_in_the_tenant(cluster: Cluster) -> None:
-    from lab.phases import Phases
-
-    stack.run("destroy", "--yes", "--skip-preview", "--stack", stack.NAME, "--config-file", str(stack.configuration()), phases=Phases())
+    cluster.stack.run("destroy", "--yes", "--skip-preview")
     left = {kind: [resource.get("name") for resource in found] for kind, found in cluster.tenant().items()}
     assert left.pop("security_groups") == ["default"]
     assert not any(left.values()), left
