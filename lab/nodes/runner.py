@@ -9,14 +9,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from lab.nodes import picture, probe, stack
+from lab.nodes import picture, probe
 from lab.nodes.experiments import POOLS, Bound, Experiment, Scene, Step
 from lab.nodes.probe import Probe, Seen
+from lab.stack import PROJECT
 
-RESULTS = stack.PROJECT / "build" / "faults"
+RESULTS = PROJECT / "build" / "faults"
 QUIET_S = 2.0
 """What the probes see before the event, and after all is in order again."""
-ATTEMPTS = 3
+ATTEMPTS = 2
 SYNS_AT_MOST = 2.05
 """Client to director, director to server; a loop sends a SYN round until its TTL ends. The rest is what the kernel sent again."""
 FAIR_SHARE = 1 / 3
