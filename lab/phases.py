@@ -15,12 +15,14 @@ TICK_S = 15.0
 
 
 class Phases:
-    """Prints each phase when it starts and ends; keeps the seconds of each for measurements."""
+    """Prints each phase when it starts and ends; keeps the seconds of each, and the machine's peak of memory, for measurements."""
 
     def __init__(self) -> None:
         self.began = time.monotonic()
         self.seconds: dict[str, float] = {}
+        self.peak_memory_mb = 0
         self._note = ""
+        threading.Thread(target=self._sample, daemon=True).start()
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
@@ -49,9 +51,16 @@ class Phases:
         self._note = text
 
     def write(self, path: Path) -> None:
-        """The seconds by phase, and in all, as JSON."""
+        """The seconds by phase and in all, and the most memory that the machine used meanwhile (MB), as JSON."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({**self.seconds, "total": round(time.monotonic() - self.began, 1)}, indent=2) + "\n")
+        whole = {"total": round(time.monotonic() - self.began, 1), "peak_memory_mb": self.peak_memory_mb}
+        path.write_text(json.dumps({**self.seconds, **whole}, indent=2) + "\n")
+
+    def _sample(self) -> None:
+        while True:
+            kilobytes = {name: int(rest.split()[0]) for name, rest in (line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())}
+            self.peak_memory_mb = max(self.peak_memory_mb, (kilobytes["MemTotal"] - kilobytes["MemAvailable"]) // 1024)
+            time.sleep(1)  # between two samples
 
     def _say(self, text: str) -> None:
         print(f"[{time.monotonic() - self.began:7.1f} s] {text}", file=sys.stderr, flush=True)
