@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from ipaddress import IPv4Address, IPv4Network
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -33,7 +33,7 @@ RENAMED = {
 """What articles and older files call a key, and what it is here."""
 
 Port = Annotated[int, Field(ge=1, le=65535)]
-Seconds = Annotated[float, Field(gt=0, le=3600)]
+Seconds = Annotated[float, Field(ge=0.001, le=3600)]
 Label = Annotated[str, Field(pattern=r"^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$")]
 Word = Annotated[str, Field(pattern=r"^[^\s\"'{}#!]+$", max_length=255)]
 """One word of keepalived.conf: no blank, quote, brace or comment sign."""
@@ -191,6 +191,14 @@ class TcpCheck(ConnectingCheck):
     type: Literal["tcp"]
 
 
+RegexOption = Literal[
+    "allow_empty_class", "alt_bsux", "alt_circumflex", "alt_verbnames", "auto_callout", "caseless", "dollar_endonly", "dotall", "dupnames",
+    "extended", "firstline", "match_unset_backref", "multiline", "never_backslash_c", "never_ucp", "never_utf", "no_auto_capture",
+    "no_auto_possess", "no_dotstar_anchor", "no_start_optimize", "ucp", "ungreedy", "use_offset_limit", "utf",
+]  # fmt: skip
+"""What keepalived knows (PCRE2's names, in lower case); another it would ignore without a word."""
+
+
 class Url(Model):
     """One url of HTTP_GET or SSL_GET. `digest` is genhash's MD5 of the page."""
 
@@ -200,7 +208,7 @@ class Url(Model):
     virtualhost: Word | None = None
     regex: Annotated[str, Field(pattern=r'^[^"\n]+$')] | None = None
     regex_no_match: bool = False
-    regex_options: tuple[Word, ...] = ()
+    regex_options: tuple[RegexOption, ...] = ()
     regex_stack: tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]] | None = None
     regex_min_offset: Annotated[int, Field(ge=0)] | None = None
     regex_max_offset: Annotated[int, Field(ge=0)] | None = None
@@ -213,9 +221,19 @@ class Url(Model):
         return data
 
     @model_validator(mode="after")
+    def _rising(self) -> Url:
+        for part in (self.status_code or "").split():
+            first, _, last = part.partition("-")
+            if last and last < first:
+                raise ValueError(f"status_code: {part} is no range; write {last}-{first}")
+        return self
+
+    @model_validator(mode="after")
     def _regex_alone(self) -> Url:
         if not self.regex and (self.regex_no_match or self.regex_options or self.regex_stack or self.regex_min_offset or self.regex_max_offset):
             raise ValueError("regex: missing; the other regex keys say how it is matched")
+        if self.regex_min_offset and self.regex_max_offset and self.regex_min_offset > self.regex_max_offset:
+            raise ValueError(f"regex_min_offset: {self.regex_min_offset} is beyond regex_max_offset {self.regex_max_offset}")
         return self
 
 
@@ -330,6 +348,15 @@ class VirtualService(Model):
     def decides_alike(self) -> bool:
         """Whether two directors with the same live servers choose the same one for a connection, without talking to each other."""
         return self.scheduler in SCHEDULER_FLAGS and not self.persistence_timeout
+
+    def weight(self, host: str) -> int:
+        """What that real server weighs."""
+        return self.weights.get(host, 1)
+
+    def quorum_of(self, hosts: Iterable[str]) -> int:
+        """The live weight below which a director stands back, of these real servers."""
+        # With a sorry server keepalived drops every real server below the quorum, so the majority rule would cost the live minority.
+        return self.quorum or (1 if self.sorry_server else sum(map(self.weight, hosts)) // 2 + 1)
 
     @property
     def mark(self) -> int:
@@ -520,15 +547,28 @@ class Cluster(Model):
             raise ValueError(f"{at}.owner: {vip.owner} has not the highest priority ({by_priority[max(by_priority)]} has {max(by_priority)})")
         if self.keepalived.vrrp_version == 2 and vip.advert_interval != int(vip.advert_interval):
             raise ValueError(f"{at}.advert_interval: {vip.advert_interval} needs VRRP version 3; version 2 counts whole seconds")
+        if vip.advert_interval != round(vip.advert_interval, 2):
+            raise ValueError(f"{at}.advert_interval: {vip.advert_interval} is no multiple of 0.01, and an advert counts hundredths of a second (RFC 9568)")
         if vip.authentication and self.keepalived.vrrp_version == 3:
             raise ValueError(f"{at}.authentication: VRRP version 3 has none (RFC 9568); set keepalived.vrrp_version: 2 or leave it out")
         for index, service in enumerate(vip.services):
-            for host in service.weights:
-                if host not in self.pools[vip.pool].hosts:
-                    raise ValueError(f"{at}.services.{index}.weights.{host}: not a host of pool {vip.pool!r}; it has {', '.join(self.pools[vip.pool].hosts)}")
-            total = sum(service.weights.get(host, 1) for host in self.pools[vip.pool].hosts)
-            if service.quorum and service.quorum > total:
-                raise ValueError(f"{at}.services.{index}.quorum: {service.quorum} is more than all servers weigh together ({total})")
+            self._check_balance(f"{at}.services.{index}", self.pools[vip.pool].hosts, service)
+
+    @staticmethod
+    def _check_balance(at: str, hosts: Mapping[str, Host], service: VirtualService) -> None:
+        for host in service.weights:
+            if host not in hosts:
+                raise ValueError(f"{at}.weights.{host}: not a host of the pool; it has {', '.join(hosts)}")
+        total = sum(map(service.weight, hosts))
+        if not total:
+            raise ValueError(f"{at}.weights: all are 0, so no server would get a connection; give one a weight")
+        if service.quorum and service.quorum > total:
+            raise ValueError(f"{at}.quorum: {service.quorum} is more than all servers weigh together ({total})")
+        if service.hysteresis >= (quorum := service.quorum_of(hosts)):
+            raise ValueError(f"{at}.hysteresis: {service.hysteresis} must be below the quorum, which is {quorum}")
+        for name, server in hosts.items():
+            if server.address == service.sorry_server:
+                raise ValueError(f"{at}.sorry_server: {server.address} is {name}, a real server of the same service; name another machine")
 
 
 def check_auth_pass(cluster: Cluster, given: Mapping[str, str]) -> None:

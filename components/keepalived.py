@@ -99,7 +99,7 @@ def _template(name: str) -> jinja2.Template:
         undefined=jinja2.StrictUndefined,
         autoescape=False,
     )
-    environment.filters["seconds"] = lambda value: f"{value:g}"
+    environment.filters["seconds"] = lambda value: f"{value:.6f}".rstrip("0").rstrip(".")
     return environment.get_template(name)
 
 
@@ -118,9 +118,6 @@ def _vip(cluster: Cluster, node: Node, name: str, vip: Vip) -> dict[str, Any]:
 
 def _service(cluster: Cluster, vip_name: str, vip: Vip, service: VirtualService) -> dict[str, Any]:
     hosts = cluster.pools[vip.pool].hosts
-    weights = {name: service.weights.get(name, 1) for name in hosts}
-    # With a sorry server keepalived drops every real server below the quorum, so the majority rule would cost the live minority.
-    majority = 1 if service.sorry_server else sum(weights.values()) // 2 + 1
     check = service.health_check.model_dump(mode="json")
     if "connect_port" in check:
         # A virtual server by firewall mark has real servers without a port; the check needs it.
@@ -130,8 +127,8 @@ def _service(cluster: Cluster, vip_name: str, vip: Vip, service: VirtualService)
         "name": f"{vip_name}-{service.port}" + ("" if service.protocol == "TCP" else "-udp"),
         "mark": vip.virtual_router_id << 20 | service.mark,
         "flags": service.scheduler_flags,
-        "quorum": service.quorum or majority,
-        "real_servers": [{"name": name, "address": str(host.address), "weight": weights[name]} for name, host in hosts.items()],
+        "quorum": service.quorum_of(hosts),
+        "real_servers": [{"name": name, "address": str(host.address), "weight": service.weight(name)} for name, host in hosts.items()],
         "check": {
             **check,
             "keyword": {"tcp": "TCP_CHECK", "http": "HTTP_GET", "ssl": "SSL_GET", "smtp": "SMTP_CHECK", "misc": "MISC_CHECK"}[service.health_check.type],
