@@ -10,6 +10,7 @@ translated, each health check with all its options, and every option of a servic
 from __future__ import annotations
 
 import copy
+import random
 from collections.abc import Iterator
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -257,3 +258,126 @@ def test_the_password_is_in_a_file_of_its_own_and_its_host_is_a_director() -> No
     assert keepalived.authentication(cluster, "master0", PASSWORDS) == wanted
     assert keepalived.authentication(cluster, "master2", PASSWORDS) == {}
     assert keepalived.authentication(cluster, "infra0", PASSWORDS) == {}
+
+
+@pytest.mark.parametrize(
+    ("service", "fault"),
+    [
+        ({"hysteresis": 2}, "services.0.hysteresis: 2 must be below the quorum, which is 2"),
+        ({"weights": {"infra0": 0, "infra1": 0}}, "services.0.weights: all are 0, so no server would get a connection"),
+        ({"sorry_server": "192.168.0.6"}, "services.0.sorry_server: 192.168.0.6 is infra1, a real server of the same service"),
+        ({"health_check": {"type": "http", "path": "/", "status_code": "299-200"}}, "status_code: 299-200 is no range; write 200-299"),
+        ({"health_check": {"type": "http", "urls": [{"regex": "a", "regex_options": ["caselss"]}]}}, "regex_options.0: 'caselss'"),
+        ({"health_check": {"type": "http", "urls": [{"regex": "a", "regex_min_offset": 9, "regex_max_offset": 5}]}}, "regex_min_offset: 9 is beyond"),
+        ({"health_check": {"type": "tcp", "delay_loop": 0.0001}}, "delay_loop: 0.0001"),
+    ],
+)
+def test_what_keepalived_would_bend_or_ignore_is_refused_with_its_key(service: dict[str, Any], fault: str) -> None:
+    data = configuration()
+    data["vips"]["infra"]["services"][0] |= service
+    with pytest.raises(ConfigurationError) as error:
+        Cluster.parse(data)
+    assert f"vips.infra.{fault}" in str(error.value) or fault in str(error.value).partition("vips.infra.services.0.health_check.")[2]
+
+
+def test_an_advert_interval_that_keepalived_would_round_is_refused() -> None:
+    data = configuration()
+    data["vips"]["infra"]["advert_interval"] = 0.015
+    with pytest.raises(ConfigurationError, match=r"^vips\.infra\.advert_interval: 0\.015 is no multiple of 0\.01"):
+        Cluster.parse(data)
+
+
+TIMES: dict[str, list[Any]] = {
+    "delay_before_retry": [0.001, 1.5, 3600],
+    "delay_loop": [0.001, 59.999999, 3600],
+    "retry": [0, 100],
+    "warmup": [0, 0.000001, 3600],
+    "alpha": [True, False],
+}
+CONNECTION: dict[str, list[Any]] = {
+    **TIMES,
+    "connect_timeout": [0.001, 3600],
+    "connect_ip": ["10.0.0.1"],
+    "connect_port": [1, 65535],
+    "bindto": ["192.168.0.5"],
+    "bind_port": [1, 65535],
+    "bind_if": ["eth0", "lo"],
+    "fwmark": [1, 2**32 - 1],
+    "log_all_failures": [True, False],
+}
+REGULAR = [r"\d+\s", "a|b", "(?i)x", "[!#]x", "{x}", "$", "a  b", r"\\", "'x'", "~SEQ(a,1,2)", "x{1,2}", "[[:digit:]]", "©"]
+URL: dict[str, list[Any]] = {
+    "path": ["/a?b=c&d=e", "/~user/$x", "/%20x", r"/a\b", "/é", "*", "/a;b", "/(x)|y"],
+    "status_code": ["100", "200-299", "200 204-206 301"],
+    "digest": ["640205b7b0fc66c1ea91c463fac6334d"],
+    "virtualhost": ["a.b", "a:8080", "[::1]"],
+}
+MATCH: dict[str, list[Any]] = {
+    "regex_no_match": [True],
+    "regex_options": [["caseless"], ["multiline", "dotall", "extended", "ucp", "utf"]],
+    "regex_stack": [[1, 1], [1024, 4096]],
+    "regex_min_offset": [0, 10],
+    "regex_max_offset": [11, 100000],
+}
+HTTP = {**CONNECTION, "http_protocol": ["1.0", "1.0C", "1.1"], "virtualhost": ["a.b"], "fast_recovery": [True, False]}
+CHECKS: dict[str, dict[str, list[Any]]] = {
+    "tcp": CONNECTION,
+    "http": HTTP,
+    "ssl": {**HTTP, "enable_sni": [True]},
+    "smtp": {**CONNECTION, "helo_name": ["a.b"]},
+    "misc": {
+        **TIMES,
+        "arguments": [["a"], ["a-b", "--c=d", "$X", "~x", "%s", "@x"]],
+        "misc_timeout": [1, 3600],
+        "misc_dynamic": [True],
+        "user": ["nobody", "daemon"],
+    },
+}
+SERVICE: dict[str, list[Any]] = {
+    "scheduler": list(get_args(Scheduler)),
+    "fallback": [False],
+    "persistence_timeout": [1, 31 * 86400],
+    "forwarding_method": ["NAT", "TUN"],
+    "weights": [{"infra0": 0}, {"infra0": 65535, "infra1": 65535}],
+    "alpha": [True],
+    "omega": [True],
+    "inhibit_on_failure": [True],
+    "uthreshold": [0, 65535],
+    "lthreshold": [0, 1],
+    "sorry_server": ["10.1.1.1"],
+    "virtualhost": ["a.b"],
+    "smtp_alert": [True, False],
+}
+ADDRESS: dict[str, list[Any]] = {
+    "virtual_router_id": [1, 255],
+    "advert_interval": [0.01, 0.29, 40],
+    "priorities": [{"infra0": 254, "infra1": 1}],
+    "unicast": [True],
+    "garp_master_delay": [0, 3600],
+    "garp_master_refresh": [0, 86400],
+    "smtp_alert": [True, False],
+}
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_whatever_the_model_takes_keepalived_takes_too(real: Node, seed: int) -> None:
+    """Keys and their extreme values in combinations that no one would think of."""
+    chance = random.Random(seed)
+
+    def some(choices: dict[str, list[Any]]) -> dict[str, Any]:
+        return {key: chance.choice(values) for key, values in choices.items() if chance.random() < 0.4}
+
+    def check() -> dict[str, Any]:
+        kind = chance.choice(list(CHECKS))
+        needs: dict[str, Any] = {"script": "checks/backlog"} if kind == "misc" else {}
+        if kind in {"http", "ssl"}:
+            needs = {"urls": [url() for _ in range(chance.randint(1, 3))]}
+        return {"type": kind, **some(CHECKS[kind]), **needs}
+
+    def url() -> dict[str, Any]:
+        return some(URL) | ({"regex": chance.choice(REGULAR), **some(MATCH)} if chance.random() < 0.5 else {})
+
+    data: dict[str, Any] = yaml.safe_load((GOLDEN / "Pulumi.tcp-check.yaml").read_text())["config"]["openshift-lvs:cluster"]
+    data["vips"]["infra"] |= some(ADDRESS)
+    data["vips"]["infra"]["services"] = [{"port": port, **some(SERVICE), "health_check": check()} for port in (1, 443, 65535)]
+    accepts(real, Cluster.parse(data), "infra0", GOLDEN)

@@ -240,6 +240,14 @@ def test_a_check_script_of_a_user_that_is_not_there_is_refused(fresh: Node, tmp_
     assert "health_check.user: prober is not a user of this node" in done.stderr
 
 
+def test_an_expression_that_cannot_be_is_refused_on_the_node(fresh: Node) -> None:
+    for regex, right in (("(unclosed", False), (r"[a-", False), (r"^v\d+\.[0-9]+ 'x' \\$", True)):
+        files = render(cluster(health_check={"type": "http", "urls": [{"regex": regex}]}), "master0")
+        done = fresh.verb("deliver", version(files), stdin=bundle(files))
+        assert (done.returncode == 0) is right, done.stderr
+        assert right or f"health_check.urls.regex: {regex}: " in done.stderr
+
+
 ODD = {
     "plain": "one\ntwo\n",
     "empty": "",
