@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,21 @@ def prepare() -> Stack:
     committed[CLUSTER]["ssh"]["bastion"]["host_key"] = cloud.bastion_host_key()
     local = stack()
     local.prepare(committed[CLUSTER], cloud.operator_key().read_text(), {CREDENTIALS: committed[CREDENTIALS]})
+    deployment = json.loads(local.run("stack", "export"))["deployment"]
+    if deployment.get("pending_operations"):
+        _clear_interrupted(local, [resource["id"] for resource in deployment.get("resources", []) if "id" in resource])
     return local
+
+
+def _clear_interrupted(local: Stack, known: list[str]) -> None:
+    """Creates that an engine began and did not live to write down: take away what came of them, and forget them."""
+    command = [*cloud.enter(), sys.executable, "-m", "lab.leftovers"]
+    done = subprocess.run(command, cwd=PROJECT, env=local.environment(), input=json.dumps(known), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    with local.log.open("a") as log:
+        log.write(f"$ python -m lab.leftovers\n{done.stdout}")
+    if done.returncode:
+        raise DeploymentError(f"what an interrupted run left could not be deleted ({local.log}):\n{done.stdout[-2000:]}")
+    local.run("refresh", "--yes", "--skip-preview", "--clear-pending-creates")
 
 
 def ssh(host: str, *command: str) -> list[str]:
