@@ -34,6 +34,7 @@ def main(arguments: list[str]) -> int:
         case ["status"]:
             print(f"running as process {pid}, ssh on 127.0.0.1:{machine.port()}" if (pid := machine.running()) else "not running")
         case ["faults", *words]:
+            runner.mend()
             outcomes = [outcome for experiment in EXPERIMENTS if not words or any(word in experiment.name for word in words) for outcome in _report(experiment)]
             return 0 if outcomes and not any(outcome.broken for outcome in outcomes) else 1
         case ["exec", node, *command] if command:

@@ -9,9 +9,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from lab.nodes import picture, probe
-from lab.nodes.experiments import POOLS, Bound, Experiment, Scene, Step
-from lab.nodes.probe import Probe, Seen
+from lab.nodes import machine, picture, probe
+from lab.nodes.experiments import POOLS, Bound, Experiment, Scene, Step, all_live
+from lab.nodes.probe import INFRA, MASTER, Probe, Seen
 from lab.stack import PROJECT
 
 RESULTS = PROJECT / "build" / "faults"
@@ -77,7 +77,18 @@ def run(experiment: Experiment) -> list[Outcome]:
 def _run_all(experiment: Experiment) -> list[Outcome]:
     holder = probe.holder(experiment.target)
     scene = Scene(experiment.target, holder, next(node for node in POOLS[experiment.target.vip] if node != holder))
-    return [_run(step, scene) for step in experiment.steps]
+    try:
+        return [_run(step, scene) for step in experiment.steps]
+    except BaseException:
+        mend()
+        raise
+
+
+def mend() -> None:
+    """Undo every fault that an experiment which was cut short left behind, and wait until all is well."""
+    machine.run("lab", "mend")
+    for target in (MASTER, INFRA):
+        probe.wait_until_whole(all_live(target=target), target)
 
 
 def _run(step: Step, scene: Scene) -> Outcome:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from lab.nodes import machine, stack
+from lab.nodes import machine, runner, stack
 
 
 @pytest.fixture(scope="session")
@@ -15,6 +15,7 @@ def article_cluster() -> Iterator[None]:
     mine = machine.running() is None
     machine.up()
     stack.up()
+    runner.mend()
     yield
     if mine:
         machine.down()
