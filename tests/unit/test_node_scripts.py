@@ -140,6 +140,13 @@ def test_sysctls_come_after_the_modules(fresh: Node) -> None:
     assert "net.ipv4.vs.sloppy_tcp = 1" in fresh.read("/stub/sysctl")
 
 
+def test_the_end_of_a_tunnel_is_up_before_traffic_comes(fresh: Node) -> None:
+    fresh.sh("ip link add tunl0 type veth peer name far")
+    fresh.deliver(render(cluster(forwarding_method="TUN"), "master0"))
+    assert ",UP" in fresh.sh("ip link show dev tunl0")
+    assert "net.ipv4.conf.tunl0.rp_filter = 0" in fresh.read("/stub/sysctl")
+
+
 def test_a_kernel_without_the_scheduler_is_refused_by_its_modules_name(fresh: Node) -> None:
     fresh.write("/stub/no-modules", "ip_vs_mh\n")
     files = render(cluster(), "master0")
@@ -308,6 +315,14 @@ def test_the_password_is_for_roots_eyes_only_and_comes_by_itself(fresh: Node) ->
     assert "pa55word" not in bundle(render(with_password(), "master0"))
     fresh.succeeds("activate", name)
     assert fresh.sh("grep -rl pa55word /etc /run /tmp || true").split() == [f"/etc/keepalived/versions/{name}/auth-master.conf"]
+
+
+def test_a_password_that_keepalived_would_cut_is_refused_when_it_comes(fresh: Node) -> None:
+    name = fresh.deliver(render(with_password(), "master0"))
+    secret = File("auth-master.conf", 0o600, "authentication {\n    auth_type PASS\n    auth_pass ninechars\n}\n")
+    done = fresh.verb("deliver-secret", name, stdin=bundle((secret,)))
+    assert done.returncode == 1
+    assert "keepalived refuses the configuration:" in done.stderr
 
 
 def test_a_version_whose_password_did_not_come_is_not_activated(fresh: Node) -> None:
@@ -655,8 +670,10 @@ def install(fresh: Node) -> subprocess.CompletedProcess[str]:
 
 def test_installing_puts_every_tool_in_place_and_touches_none_the_second_time() -> None:
     with node(tools=False) as bare:
+        bare.write("/usr/bin/apt-get", PACKAGE_MANAGER.format(name="apt-get"), 0o755)
         done = install(bare)
         assert done.returncode == 0, done.stderr
+        assert not [call for call in bare.calls() if call.startswith("apt-get")]
         assert done.stdout.startswith("Keepalived v2.")
         for file in keepalived.tools():
             path = bare.path(file.path)
@@ -699,6 +716,13 @@ def test_removing_undoes_everything_but_the_packages(serving: Node) -> None:
     assert serving.read("/stub/table") == "7 10.0.0.1 NAT 1 0\n"
     left = serving.sh(f"ls -d {LIB} /run/openshift-lvs /etc/keepalived/* /etc/systemd/system/openshift-lvs.service 2>/dev/null || true")
     assert left.split() == ["/etc/keepalived/keepalived.conf.sample"]
+
+
+def test_removing_takes_the_address_away_that_a_dead_keepalived_left(serving: Node) -> None:
+    hold(serving, leaves=False)
+    serving.sh("rm /stub/active-keepalived.service")
+    serving.succeeds("remove")
+    assert serving.addresses_on("eth0") == {"192.168.0.2/24"}
 
 
 def test_removing_from_a_host_on_which_nothing_was_activated_works_too(fresh: Node) -> None:
