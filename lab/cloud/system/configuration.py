@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import shutil
 import subprocess
@@ -24,6 +25,13 @@ ENDPOINTS = {
 }
 SCHEDULER = "/etc/nova/scheduler.conf"
 RABBIT = "rabbit://guest:guest@127.0.0.1:5672/"
+
+ROOM = {"node1": 4}
+"""How many servers a hypervisor takes; one, if it is not named here.
+
+Nova weighs requests that follow each other closely alike and sends them to one host, whatever a soft anti-affinity group says; but a host
+without room is no candidate for the next request, if that is not weighed at the same time.
+"""
 
 Options = Mapping[str, object]
 
@@ -98,7 +106,7 @@ def write_control_plane() -> None:
     write("/etc/nova/nova.conf", {
         "DEFAULT": {
             "transport_url": RABBIT, "my_ip": "127.0.0.1", "state_path": STATE / "nova", "osapi_compute_workers": 1,
-            "ram_allocation_ratio": 10, "cpu_allocation_ratio": 16, "disk_allocation_ratio": 10,
+            "ram_allocation_ratio": 10, "disk_allocation_ratio": 10,
             # servers that ran before the machine went down run again after it
             "resume_guests_state_on_host_boot": True,
             "vif_plugging_is_fatal": True, "vif_plugging_timeout": 300,
@@ -113,10 +121,8 @@ def write_control_plane() -> None:
         "scheduler": {"workers": 1, "max_attempts": 12},
         "filter_scheduler": {
             "enabled_filters": "ComputeFilter,ComputeCapabilitiesFilter,ImagePropertiesFilter,ServerGroupAntiAffinityFilter,ServerGroupAffinityFilter",
-            # the hypervisors share one disk, so what each says is free differs by chance; and servers are to spread at once,
-            # not only when the group's members are known to be where they are
-            "disk_weight_multiplier": 0,
-            "num_instances_weight_multiplier": -10,
+            # those with little room first: see ROOM
+            "cpu_weight_multiplier": -10,
         },
         "oslo_concurrency": {"lock_path": STATE / "nova/lock"},
         "vnc": {"enabled": False},
@@ -128,7 +134,7 @@ def write_control_plane() -> None:
         # throw-away servers: no fsync; QEMU's translation cache is 1 GiB each unless it is told otherwise
         "libvirt": {"cpu_mode": "none", "disk_cachemodes": "file=unsafe", "tb_cache_size": 128, "mem_stats_period_seconds": 0},
     })  # fmt: skip
-    # one request after the other: requests that are weighed at once all find the same host the emptiest, and soft anti-affinity fails
+    # one request after the other: see ROOM
     write(SCHEDULER, {"DEFAULT": {"executor_thread_pool_size": 1}})
     write("/etc/neutron/neutron.conf", {
         "DEFAULT": {
@@ -161,9 +167,14 @@ def write_compute(node: str, virt_type: str) -> str:
     """What differs between the hypervisors; returns the file's path. Each has a state of its own: Nova keeps the node's identity there."""
     path, state = f"/etc/nova/{node}.conf", STATE / "nova" / node
     (state / "instances").mkdir(parents=True, exist_ok=True)
+    # in servers of one virtual CPU; the half keeps what is rounded on the way above the whole number
+    ratio = (ROOM.get(node, 1) + 0.5) / (os.cpu_count() or 1)
     helper = f"{VENV}/bin/privsep-helper --config-file /etc/nova/nova.conf --config-file {path}"
     write(path, {
-        "DEFAULT": {"host": node, "state_path": state, "instances_path": state / "instances", "compute_driver": "libvirt.LibvirtDriver"},
+        "DEFAULT": {
+            "host": node, "state_path": state, "instances_path": state / "instances", "compute_driver": "libvirt.LibvirtDriver",
+            "cpu_allocation_ratio": round(ratio, 4),
+        },
         "libvirt": {"virt_type": virt_type, "connection_uri": f"qemu+unix:///system?socket=/run/libvirt-{node}/libvirt-sock"},
         "os_vif_ovs": {"ovsdb_connection": f"unix:/run/ovs/{node}/db.sock"},
         # os-vif makes the tap itself: its privileged half has to run in the hypervisor's network namespace

@@ -1,6 +1,6 @@
 """Process 1 of the cloud: starts services, restarts those that die, reaps what is left, and answers on a socket.
 
-A request is one line of JSON, the answer another: {"start": {name, argv, env}}, {"stop": name} or {"status": true}.
+A request is one line of JSON, the answer another: {"start": {name, argv, env}} or {"status": true}.
 SIGTERM ends every service, newest first, and then the whole cloud with this process.
 """
 
@@ -111,9 +111,6 @@ class Init:
                 if not had:
                     self.services[wanted.name] = wanted
                 self.start_due()
-            case {"stop": name}:
-                if service := self.services.pop(name, None):
-                    self.stop([service])
             case {"status": True}:
                 return {
                     s.name: {"pid": s.pid, "seconds": round(time.monotonic() - s.since) if s.pid else 0, "restarts": s.restarts} for s in self.services.values()
