@@ -89,7 +89,7 @@ def with_two_addresses(article: dict[str, Any]) -> dict[str, Any]:
 
 def existing(pool: dict[str, Any]) -> None:
     """Its hosts are there already."""
-    pool |= {"existing": True, "hosts": {name: {"address": address, "host_key": "k"} for name, address in pool["hosts"].items()}}
+    pool |= {"existing": True, "hosts": {name: {"address": address, "host_key": "ssh-ed25519 AAAA"} for name, address in pool["hosts"].items()}}
 
 
 # Order
@@ -175,10 +175,7 @@ def test_a_user_that_is_not_root_uses_sudo_and_root_does_not(deploy: Deploy, art
 
 
 def test_a_server_that_boots_is_waited_for_and_a_wrong_address_is_not(deploy: Deploy, article: dict[str, Any]) -> None:
-    article["pools"]["infra"] |= {
-        "existing": True,
-        "hosts": {"infra0": {"address": "192.168.0.5", "host_key": "k"}, "infra1": {"address": "192.168.0.6", "host_key": "k"}},
-    }
+    existing(article["pools"]["infra"])
     done = commands(run(deploy, article))
     assert done["install-master0"].inputs["connection"]["dialErrorLimit"] == BOOTING_DIAL_ERRORS
     assert done["install-infra0"].inputs["connection"]["dialErrorLimit"] == RUNNING_DIAL_ERRORS

@@ -74,7 +74,7 @@ def test_a_missing_secret_is_named_with_the_command_that_sets_it(article: dict[s
 
 def test_existing_hosts_without_a_password_need_no_seed(deploy: Deploy, article: dict[str, Any]) -> None:
     for pool in article["pools"].values():
-        pool |= {"existing": True, "hosts": {name: {"address": address, "host_key": "k"} for name, address in pool["hosts"].items()}}
+        pool |= {"existing": True, "hosts": {name: {"address": address, "host_key": "ssh-ed25519 AAAA"} for name, address in pool["hosts"].items()}}
     assert deploy(lambda: read(article, {"ssh_private_key": KEY}).host_key_seed).returned == ""
     assert "host_key_seed: missing" in refused(with_password(article), {"ssh_private_key": KEY, "auth_pass": json.dumps({"master": PASSWORD})})
 
