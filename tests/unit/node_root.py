@@ -2,14 +2,15 @@
 
 Real are keepalived -t, ip, nft, sysctl (but for net.ipv4.vs), the shell and awk. Stubs stand in front of systemctl, ipvsadm, modprobe and
 journalctl; they write what they are asked to /stub/calls. `systemctl` runs what the unit files on the node say, but for keepalived itself:
-starting or reloading it fills the stub's table of virtual servers from the version in force, as keepalived does.
+starting or reloading it fills the stub's table of virtual servers from the version in force, as keepalived does. The clock (date, sleep)
+moves on by a second whenever a script looks at it.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,16 +107,17 @@ def node(awk: str = "mawk", tools: bool = True) -> Iterator[Node]:
         mount -t proc proc proc; mount -t sysfs sys sys; mount -t tmpfs run run; mount --bind /dev/null dev/null
         ip link set lo up; ip link add eth0 type veth peer name wire; ip address add 192.168.0.2/24 dev eth0; ip link set wire up; ip link set eth0 up
         ln -sf "/usr/bin/$4" etc/alternatives/awk
-        mkdir stub usr/local/sbin -p; : >stub/calls; : >stub/table
-        cp -p "$3"/* usr/local/sbin/; for tool in ipvsadm; do ln -sf "../local/sbin/$tool" "usr/sbin/$tool"; done
+        mkdir -p stub usr/local/sbin; : >stub/calls; : >stub/table
+        cp -p "$3"/* usr/local/sbin/
         exec chroot . sh -c 'echo ready; read -r forever'
     """
-    root = layers.root()
-    # The mount point is hidden again with the namespace, so one folder serves every node.
-    folder = Path(os.environ.get("TMPDIR", "/tmp")) / "openshift-lvs-node"
-    folder.mkdir(exist_ok=True)
-    command = ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "sh", "-euc", setup, "sh", str(root), str(folder), str(STUBS), awk]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    unshare = ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "sh", "-euc", setup, "sh"]
+    with (
+        tempfile.TemporaryDirectory(prefix="node-") as folder,
+        subprocess.Popen(
+            [*unshare, layers.root(), folder, STUBS, awk], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as process,
+    ):
         assert process.stdin and process.stdout and process.stderr
         try:
             if process.stdout.readline() != "ready\n":
