@@ -8,8 +8,8 @@ PYTHON := .venv/bin/python
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-# The environment is kept in the cache by the content of the lock file; a half-made one has no mark and is made anew.
-$(VENV)/complete: requirements-dev.txt
+# The environment is kept in the cache by the content of the lock file, whatever its age; a half-made one has no mark and is made anew.
+$(VENV)/complete:
 	@echo "==> Python environment $(VENV)"
 	rm -rf $(VENV) && python3.11 -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt

@@ -17,6 +17,9 @@ MULTICAST = IPv4Network("224.0.0.0/4")
 AUTH_PASS_MAX = 8
 """keepalived cuts a longer VRRP password without a word (keepalived.conf(5))."""
 
+POOR_VIEW_WEIGHT = -100
+"""What a director with too few live servers adds to its priority: below every healthy director, and above nobody's absence."""
+
 RENAMED = {
     "lb_algo": "scheduler",
     "lvs_sched": "scheduler",
@@ -33,6 +36,8 @@ RENAMED = {
 """What articles and older files call a key, and what it is here."""
 
 Port = Annotated[int, Field(ge=1, le=65535)]
+HostKey = Annotated[str, Field(pattern=r"^(ssh|ecdsa)-[a-z0-9-]+ [A-Za-z0-9+/]+=*( .*)?$")]
+"""A public key as in known_hosts: `ssh-ed25519 AAAA...`."""
 Seconds = Annotated[float, Field(ge=0.001, le=3600)]
 Label = Annotated[str, Field(pattern=r"^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$")]
 Word = Annotated[str, Field(pattern=r"^[^\s\"'{}#!]+$", max_length=255)]
@@ -53,7 +58,7 @@ class Bastion(Model):
     host: str
     port: Port = 22
     user: str = "root"
-    host_key: str = Field(description="its public host key: `ssh-ed25519 AAAA...`")
+    host_key: HostKey = Field(description="its public host key: `ssh-ed25519 AAAA...`")
 
 
 class Ssh(Model):
@@ -121,7 +126,7 @@ class Host(Model):
     """One node of a pool."""
 
     address: IPv4Address
-    host_key: str | None = Field(None, description="public host key of an existing host; the others' keys are derived")
+    host_key: HostKey | None = Field(None, description="public host key of an existing host; the others' keys are derived")
 
 
 class Pool(Model):
@@ -484,7 +489,7 @@ class Cluster(Model):
         if host in vip.priorities:
             return vip.priorities[host]
         others = [name for name in self.directors(vip.pool) if name != vip.owner]
-        step = min(10, 140 // max(1, len(others)))
+        step = min(10, (-POOR_VIEW_WEIGHT - 1) // max(1, len(others)))
         return 150 if host == vip.owner else 150 - step * (others.index(host) + 1)
 
     def takeover_seconds(self, vip: Vip) -> float:
@@ -543,6 +548,11 @@ class Cluster(Model):
             if priority in by_priority:
                 raise ValueError(f"{at}.priorities: {host} and {by_priority[priority]} both have {priority}; equal priorities have no fixed owner")
             by_priority[priority] = host
+        if max(by_priority) - min(by_priority) >= -POOR_VIEW_WEIGHT:
+            raise ValueError(
+                f"{at}.priorities: from {max(by_priority)} down to {min(by_priority)} is {-POOR_VIEW_WEIGHT} or more apart; "
+                f"a director that sees too few servers adds {POOR_VIEW_WEIGHT}, and must come to stand below all others"
+            )
         if by_priority[max(by_priority)] != vip.owner:
             raise ValueError(f"{at}.owner: {vip.owner} has not the highest priority ({by_priority[max(by_priority)]} has {max(by_priority)})")
         if self.keepalived.vrrp_version == 2 and vip.advert_interval != int(vip.advert_interval):

@@ -8,15 +8,12 @@ from typing import Any, NamedTuple
 
 import jinja2
 
-from components.cluster import Cluster, ConfigurationError, MiscCheck, Node, Vip, VirtualService
+from components.cluster import POOR_VIEW_WEIGHT, Cluster, ConfigurationError, MiscCheck, Node, Vip, VirtualService
 
 ROOT = Path(__file__).parent.parent
 TEMPLATES = ROOT / "templates"
 CURRENT = "/etc/keepalived/current"
 """Where a node finds the version in force: a symbolic link that is swapped in one step."""
-POOR_VIEW_WEIGHT = -100
-"""What a director with too few live servers adds to its priority: below every healthy director, and above nobody's absence."""
-
 _MODULES = {"DR": (), "NAT": (), "TUN": ("ipip",)}
 
 

@@ -185,7 +185,7 @@ def of_size(article: dict[str, Any], hosts: int, owner: int) -> Cluster:
     return Cluster.parse(article)
 
 
-@pytest.mark.parametrize("hosts", [1, 2, 3, 15, 16, 60, 141])
+@pytest.mark.parametrize("hosts", [1, 2, 3, 11, 12, 60, 100])
 @pytest.mark.parametrize("owner_at", ["first", "last"])
 def test_priorities_are_distinct_and_highest_on_the_owner_in_a_pool_of_any_size(article: dict[str, Any], hosts: int, owner_at: str) -> None:
     owner = 0 if owner_at == "first" else hosts - 1
@@ -197,6 +197,11 @@ def test_priorities_are_distinct_and_highest_on_the_owner_in_a_pool_of_any_size(
     assert max(priorities, key=lambda host: priorities[host]) == f"master{owner}"
     backups = [priority for host, priority in priorities.items() if host != f"master{owner}"]
     assert all(earlier > later for earlier, later in pairwise(backups)), "the backups stand in the order of the pool"
+
+
+def test_a_director_with_a_poor_view_stands_below_every_other(article: dict[str, Any]) -> None:
+    said = refusal(article, ("vips.master.priorities", {"master0": 254, "master1": 120, "master2": 110}))
+    assert "vips.master.priorities" in said and "from 254 down to 110" in said
 
 
 def test_a_pool_with_more_directors_than_priorities_is_refused(article: dict[str, Any]) -> None:
@@ -224,7 +229,7 @@ def test_the_time_of_a_takeover_follows_the_rfc(article: dict[str, Any], advert:
 
 
 def test_the_highest_backup_takes_over_first_whatever_its_place(article: dict[str, Any]) -> None:
-    put(article, "vips.master.priorities", {"master0": 250, "master1": 100, "master2": 240})
+    put(article, "vips.master.priorities", {"master0": 250, "master1": 160, "master2": 240})
     cluster = Cluster.parse(article)
     assert cluster.takeover_seconds(cluster.vips["master"]) == round(0.3 * (3 + 16 / 256), 3)
 
