@@ -15,7 +15,7 @@ from components.cluster import Cluster, Node
 from components.network import ClusterNetwork, look_up
 
 FIRST_BOOT_ONLY = ["image_id", "user_data", "key_pair", "availability_zone", "scheduler_hints"]
-"""What a server is born with. A change of it is for servers yet to be made: `pulumi up --replace URN` is how one host is made anew."""
+"""What a server is born with. A change of it is for servers yet to be made, also a host that is removed and added again."""
 
 
 def find_images(cluster: Cluster) -> dict[str, str]:
