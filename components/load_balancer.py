@@ -20,6 +20,7 @@ import hmac
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import pulumi
 from pulumi_command import remote
@@ -51,6 +52,13 @@ class LoadBalancerArgs:
     fingerprint_key: pulumi.Input[str]
 
 
+class Staged(NamedTuple):
+    """A host's files on it, not in force yet: the name of the version, and the commands that brought it."""
+
+    version: pulumi.Input[str]
+    commands: list[pulumi.Resource]
+
+
 class LoadBalancer(pulumi.ComponentResource):
     """keepalived and LVS on every host of the cluster. `proofs` says per address what was answered through it."""
 
@@ -60,10 +68,8 @@ class LoadBalancer(pulumi.ComponentResource):
         super().__init__("openshift-lvs:index:LoadBalancer", name, None, opts)
         self._args = args
         cluster = args.cluster
-        staged: dict[str, tuple[pulumi.Input[str], list[pulumi.Resource]]] = {}
         installed = {node.name: self._install(node.name) for node in cluster.nodes()}
-        for node in cluster.nodes():
-            staged[node.name] = self._deliver(node.name, installed[node.name])
+        staged = {node.name: self._deliver(node.name, installed[node.name]) for node in cluster.nodes()}
         active = {pool: self._activate(pool, staged) for pool in cluster.pools}
         self.proofs = {name: self._proof(name, vip, staged, active[vip.pool], installed) for name, vip in cluster.vips.items()}
         self.register_outputs({"proofs": self.proofs})
@@ -73,8 +79,7 @@ class LoadBalancer(pulumi.ComponentResource):
         undo = f"sh {LIB}/remove" if self._args.cluster.node(host).pool.existing else None
         return self._command(f"install-{host}", host, script, [], stdin=keepalived.bundle(keepalived.tools()), delete=undo)
 
-    def _deliver(self, host: str, installed: remote.Command) -> tuple[pulumi.Input[str], list[pulumi.Resource]]:
-        """The commands that stage a host's files, and the name of the version that they stage."""
+    def _deliver(self, host: str, installed: remote.Command) -> Staged:
         cluster = self._args.cluster
         files = keepalived.render(cluster, host)
         has_secret = any(vip.authentication for vip in cluster.vips_of(cluster.node(host).pool_name).values())
@@ -88,28 +93,28 @@ class LoadBalancer(pulumi.ComponentResource):
             )
         deliver = self._command(f"deliver-{host}", host, _verb("deliver", version), [installed], stdin=keepalived.bundle(files))
         if secrets is None:
-            return version, [deliver]
+            return Staged(version, [deliver])
         text = secrets.apply(lambda named: keepalived.bundle(tuple(keepalived.File(path, 0o600, text) for path, text in named.items())))
-        return version, [deliver, self._command(f"secret-{host}", host, _verb("deliver-secret", version), [deliver], stdin=text)]
+        return Staged(version, [deliver, self._command(f"secret-{host}", host, _verb("deliver-secret", version), [deliver], stdin=text)])
 
-    def _activate(self, pool: str, staged: Mapping[str, tuple[pulumi.Input[str], list[pulumi.Resource]]]) -> list[pulumi.Resource]:
+    def _activate(self, pool: str, staged: Mapping[str, Staged]) -> list[pulumi.Resource]:
         """One host after the other. Every host of the pool is staged before the first is touched: servers have the addresses before directors send."""
         cluster = self._args.cluster
-        done: list[pulumi.Resource] = [command for host in cluster.pools[pool].hosts for command in staged[host][1]]
+        done: list[pulumi.Resource] = [command for host in cluster.pools[pool].hosts for command in staged[host].commands]
         for host in roll_out_order(cluster, pool):
-            done = [self._command(f"activate-{host}", host, _verb("activate", staged[host][0]), done)]
+            done = [self._command(f"activate-{host}", host, _verb("activate", staged[host].version), done)]
         return done
 
     def _proof(
         self,
         name: str,
         vip: Vip,
-        staged: Mapping[str, tuple[pulumi.Input[str], list[pulumi.Resource]]],
+        staged: Mapping[str, Staged],
         active: list[pulumi.Resource],
         installed: Mapping[str, remote.Command],
     ) -> pulumi.Output[str]:
         cluster = self._args.cluster
-        everything = pulumi.Output.all(*(staged[host][0] for host in cluster.pools[vip.pool].hosts)).apply(lambda versions: _digest(versions))
+        everything = pulumi.Output.all(*(staged[host].version for host in cluster.pools[vip.pool].hosts)).apply(lambda versions: _digest(versions))
         # The digest at the end does nothing on the node: it makes the command run again when any host of the pool has a new version.
         homes: list[pulumi.Resource] = [
             self._command(f"home-{name}-{host}", host, _verb("go-home", name, note=everything), active)
