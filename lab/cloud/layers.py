@@ -63,7 +63,7 @@ def openstack() -> Path:
 
     The machine's own pip fetches, so that its index settings count; Debian's Python installs, offline.
     """
-    script = HERE / "openstack.sh"
+    script, base = HERE / "openstack.sh", root()
 
     def make(folder: Path) -> None:
         opt, log = folder / "layer" / "opt", folder / "build.log"
@@ -72,7 +72,7 @@ def openstack() -> Path:
         debian.run_logged("fetching OpenStack", fetch, log)
         in_root("installing OpenStack", script, opt, log)
 
-    return cache.build("cloud-openstack", cache.digest(REQUIREMENTS, script, str(root())), make) / "layer"
+    return cache.build("cloud-openstack", cache.digest(REQUIREMENTS, script, base.parent.name), make) / "layer"
 
 
 def ovn() -> Path:
