@@ -50,7 +50,7 @@ test: engine ## unit tests, and a representative part of the data plane's
 
 .PHONY: test-cloud
 test-cloud: engine ## make up and everything after it, against a real OpenStack
-	$(PYTHON) -m pytest tests/cloud -v
+	$(PYTHON) -m pytest tests/cloud -v --capture=no
 
 .PHONY: render
 render: .venv ## the files of every host of STACK (dev)
