@@ -49,7 +49,6 @@ def _report(experiment: Experiment) -> list[runner.Outcome]:
     outcomes = runner.run(experiment)
     for outcome in outcomes:
         runner.record(outcome)
-        print(runner.line(outcome), flush=True)
     return outcomes
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import time
@@ -101,16 +102,19 @@ def _run(step: Step, scene: Scene) -> Outcome:
         whole_after_s = round(probe.now() - scene.moment, 1)
         time.sleep(QUIET_S)  # part of the measurement
     bound = step.bound(scene)
-    return Outcome(step, bound, probes.seen, scene.moment, whole_after_s, tuple(broken(bound, scene, probes.seen)))
+    outcome = Outcome(step, bound, probes.seen, scene.moment, whole_after_s, tuple(broken(bound, scene, probes.seen)))
+    print(line(outcome), flush=True)
+    return outcome
 
 
 def broken(bound: Bound, scene: Scene, seen: Seen) -> Iterable[str]:
     """What did not hold, in words."""
-    if bound.failed is not None and len(seen.failures) > bound.failed:
-        yield f"{len(seen.failures)} of {len(seen.requests)} failed: {seen.errors}"
+    counted = dataclasses.replace(seen, requests=tuple(request for request in seen.requests if bound.only in ("", request.name)))
+    if bound.failed is not None and len(counted.failures) > bound.failed:
+        yield f"{len(counted.failures)} of {len(counted.requests)} failed: {counted.errors}"
     if bound.gap_s is not None and seen.longest_gap_s > bound.gap_s:
         yield f"nobody was served for {seen.longest_gap_s} s"
-    if bound.quiet_after_s is not None and (last := seen.last_failure_after(scene.moment)) > bound.quiet_after_s:
+    if bound.quiet_after_s is not None and (last := counted.last_failure_after(scene.moment)) > bound.quiet_after_s:
         yield f"a request failed {last} s after the event"
     if bound.one_owner_after_s is not None and (two := seen.seconds_with_holders(2, scene.moment)) > bound.one_owner_after_s:
         yield f"two nodes held the address for {two} s"

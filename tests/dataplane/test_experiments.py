@@ -27,6 +27,5 @@ def test_what_must_hold_holds_while(experiment: Experiment) -> None:
     outcomes = runner.run(experiment)
     for outcome in outcomes:
         runner.record(outcome)
-        print(runner.line(outcome))
     assert not [outcome for outcome in outcomes if outcome.noisy], "the machine is too busy to tell: requests past the balancer failed too"
     assert not [(outcome.step.name, outcome.broken) for outcome in outcomes if outcome.broken]
