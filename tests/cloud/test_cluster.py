@@ -91,7 +91,7 @@ def test_the_kernels_table_is_what_was_rendered(cluster: Cluster) -> None:
             rendered = {tuple(line.split()) for line in cluster.on(host, "grep", "-v", "^#", "/etc/keepalived/current/services").splitlines()}
             live = {tuple(line.split()[:2]) for line in cluster.on(host, "/usr/local/lib/openshift-lvs/live").splitlines()}
             assert live == {(mark, server) for mark, _, server, _ in rendered}, f"{host} serves {vip}"
-            assert " mh (mh-port,mh-fallback)" in cluster.on(host, "ipvsadm", "--list", "--numeric")
+            assert " mh (mh-fallback,mh-port)" in cluster.on(host, "ipvsadm", "--list", "--numeric")
 
 
 def test_keepalived_drains_before_it_stops_and_comes_back_when_it_dies(cluster: Cluster) -> None:
