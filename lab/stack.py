@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import subprocess
 from collections import deque
@@ -121,5 +122,11 @@ class Stack:
                     end.append(line)
                     note(line.strip()[:120])
         if process.returncode:
-            raise DeploymentError(f"pulumi {arguments[0]} failed ({self.log}):\n{''.join(end)}")
+            raise DeploymentError(f"pulumi {arguments[0]} failed ({self.log}):\n{_diagnostics(''.join(said)) or ''.join(end)}")
         return "".join(said)
+
+
+def _diagnostics(said: str) -> str:
+    """What the engine says went wrong: the text under its last `Diagnostics:`, without the outputs and counts that follow."""
+    _, found, rest = said.rpartition("\nDiagnostics:\n")
+    return re.split(r"^(?:Outputs|Resources):", rest, maxsplit=1, flags=re.MULTILINE)[0].rstrip() if found else ""
