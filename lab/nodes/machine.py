@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import shlex
+import shutil
 import socket
 import subprocess
 import tarfile
@@ -109,7 +110,10 @@ def port() -> int:
 
 def run(*command: str, check: bool = True, stdin: str | None = None, timeout_s: float = COMMAND_S) -> subprocess.CompletedProcess[str]:
     """Run a command in the machine. Raises MachineError with its words when it fails and `check` is set."""
-    done = subprocess.run([*ssh(), "machine", shlex.join(command)], input=stdin or "", capture_output=True, text=True, timeout=timeout_s)
+    try:
+        done = subprocess.run([*ssh(), "machine", shlex.join(command)], input=stdin or "", capture_output=True, text=True, timeout=timeout_s)
+    except subprocess.TimeoutExpired:
+        raise MachineError(f"{shlex.join(command)}: no end after {timeout_s:g} s; does the lab machine get any processor?") from None
     if check and done.returncode:
         raise MachineError(f"{shlex.join(command)}: exit status {done.returncode}: {(done.stderr or done.stdout).strip()}")
     return done
@@ -123,6 +127,8 @@ def start(*command: str) -> subprocess.Popen[str]:
 def _start(built: Path) -> None:
     home = state()
     home.mkdir(parents=True, exist_ok=True)
+    # What the engine remembers is of nodes that are gone.
+    shutil.rmtree(home / "stack", ignore_errors=True)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         (home / "port").write_text(str(free.getsockname()[1]))
