@@ -45,7 +45,7 @@ lint: .venv ## ruff, mypy, shellcheck, go vet, actionlint
 	go -C .github/tools tool actionlint -shellcheck $(CURDIR)/.venv/bin/shellcheck
 
 .PHONY: test
-test: engine ## unit tests, and a representative part of the data plane's
+test: engine ## unit tests: no cloud, no virtual machine
 	$(PYTHON) -m pytest tests/unit -n 2
 
 .PHONY: test-cloud
