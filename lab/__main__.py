@@ -13,6 +13,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from lab import cache, cloud, local, proof, pulumi
@@ -43,6 +44,7 @@ def up() -> int:
         phases.write(BUILD / "up" / "phases.json")
     (BUILD / "up" / "answers.json").write_text(json.dumps([a._asdict() for a in answers], indent=2) + "\n")
     print(proof.report(outputs, answers))
+    print(f"\n{time.monotonic() - phases.began:.0f} s; the machine's memory peaked at {phases.peak_memory_mb} MB")
     failed = [a for a in answers if a.failed or a.sent != proof.REQUESTS]
     for a in failed:
         print(f"\nmake up failed: {a.failed} of {a.sent} requests from {a.source} through {a.target} were not answered: {a.errors}", file=sys.stderr)
