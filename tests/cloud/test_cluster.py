@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
 from typing import Any
 
 from lab import cloud, proof
+from lab.phases import wait_for
 from lab.stack import PROJECT, DeploymentError
 from tests.cloud.conftest import Cluster
 
@@ -164,6 +167,23 @@ def test_destroy_leaves_nothing_in_the_tenant(cluster: Cluster) -> None:
     left = {kind: [resource.get("name") for resource in found] for kind, found in cluster.tenant().items()}
     assert left.pop("security_groups") == ["default"]
     assert not any(left.values()), left
+
+
+def test_what_a_killed_make_up_began_is_finished_by_the_next(cluster: Cluster) -> None:
+    before = len(cluster.stack.log.read_text())
+    killed = subprocess.Popen([sys.executable, "-m", "lab", "up"], cwd=PROJECT, stdout=subprocess.DEVNULL, start_new_session=True)
+    try:
+        wait_for("servers to be on their way", lambda: ("Instance master0 creating" in (said := cluster.stack.log.read_text()[before:]), said[-200:]), 180)
+    finally:
+        os.killpg(killed.pid, signal.SIGKILL)
+        killed.wait()
+    state = json.loads((cluster.stack.folder / ".pulumi" / "stacks" / "openshift-lvs" / "local.json").read_text())
+    assert state["checkpoint"]["latest"]["pending_operations"], "the engine was killed while it made something"
+
+    finished = subprocess.run([sys.executable, "-m", "lab", "up"], cwd=PROJECT, timeout=900)
+    assert finished.returncode == 0
+    assert all(a["sent"] == proof.REQUESTS and a["failed"] == 0 for a in answers())
+    assert sorted(server["name"] for server in cluster.tenant()["servers"]) == sorted(cluster.hosts), "nothing is there twice"
 
 
 def test_make_down_leaves_no_process_namespace_or_interface(cluster: Cluster) -> None:
