@@ -33,8 +33,8 @@ LIB = "/usr/local/lib/openshift-lvs"
 PROOF_REQUESTS = 20
 """Answers in a row that prove a service: with Maglev hashing over the port, enough to meet every server of a small pool."""
 
-BOOTING_DIAL_ERRORS = 200
-"""How often a server that was just made may refuse a connection; pulumi-command waits up to seconds between two attempts."""
+BOOTING_DIAL_ERRORS = 60
+"""How often a server that was just made may give no answer, or a refusal: about ten minutes for one that never comes."""
 RUNNING_DIAL_ERRORS = 10
 """The same for a host that is there already: an address that is wrong shall not hold a deployment up for minutes."""
 DIAL_SECONDS = 10
