@@ -5,6 +5,7 @@ The project is the stack's alone, so whatever is not in its state is such a left
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from collections.abc import Iterator
@@ -20,6 +21,9 @@ def delete_unknown(cloud: Any, known: set[str]) -> Iterator[str]:
     for server in compute.servers():
         if server.id not in known:
             yield f"server {server.name}"
+            # Nova cleans up after a server that was deleted while it was built later than it says: the next one on that port loses its tap.
+            with contextlib.suppress(openstack.exceptions.ResourceFailure):
+                compute.wait_for_server(server, interval=1, wait=300)
             compute.delete_server(server)
             compute.wait_for_delete(server, interval=1, wait=120)
     for ip in network.ips(project_id=project):
