@@ -187,7 +187,7 @@ def _boot(lowers: Sequence[Path], image: Path, kvm_works: bool) -> None:
 def down(wipe: bool = True) -> None:
     """End every process of the cloud, and with `wipe` forget its state as well; the built layers stay in the cache.
 
-    Raises CloudError that names what is left: only a command that was started through `enter()` can outlive the cloud.
+    Commands that were started through `enter()` end as well. Raises TimeoutError or CloudError that names what is left.
     """
     if pid := running():
         spaces = _namespaces(pid)
@@ -221,10 +221,12 @@ def _processes() -> list[str]:
 
 
 def _left(spaces: set[str]) -> tuple[bool, str]:
+    """Whether nothing is left in these namespaces. What was started through `enter()` outlives the cloud, such as the plugins of a killed engine: it is ended."""
     left = [process for process in _processes() if _of_process(process) & spaces]
     commands = []
     for process in left:
         with contextlib.suppress(OSError):
+            os.kill(int(process), signal.SIGKILL)
             commands.append(f"{process}: {Path(f'/proc/{process}/cmdline').read_bytes().replace(bytes(1), b' ').decode(errors='replace').strip()}")
     return not commands, f"still in the cloud's namespaces: {commands}"
 
