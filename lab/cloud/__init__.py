@@ -194,6 +194,10 @@ def down(wipe: bool = True) -> None:
         # process 1 ends its services one by one on SIGTERM; its end is the end of all the others
         os.kill(pid, signal.SIGKILL if wipe else signal.SIGTERM)
         wait_for("the cloud's processes to end", lambda: (running() is None, f"process {pid} holds its lock"), 120)
+        # What was started through enter() outlives the cloud, such as the plugins of an engine that was killed.
+        for process in _within(spaces):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(process), signal.SIGKILL)
         wait_for("the cloud's namespaces to go", lambda: _left(spaces), 30)
     mounts = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines() if str(state()) in line]
     if mounts:
@@ -220,13 +224,15 @@ def _processes() -> list[str]:
     return [path.name for path in Path("/proc").iterdir() if path.name.isdigit()]
 
 
+def _within(spaces: set[str]) -> list[str]:
+    """The processes in any of these namespaces."""
+    return [process for process in _processes() if _of_process(process) & spaces]
+
+
 def _left(spaces: set[str]) -> tuple[bool, str]:
-    """Whether nothing is left in these namespaces. What was started through `enter()` outlives the cloud, such as the plugins of a killed engine: it is ended."""
-    left = [process for process in _processes() if _of_process(process) & spaces]
     commands = []
-    for process in left:
+    for process in _within(spaces):
         with contextlib.suppress(OSError):
-            os.kill(int(process), signal.SIGKILL)
             commands.append(f"{process}: {Path(f'/proc/{process}/cmdline').read_bytes().replace(bytes(1), b' ').decode(errors='replace').strip()}")
     return not commands, f"still in the cloud's namespaces: {commands}"
 
