@@ -54,8 +54,12 @@ def up() -> int:
 def down() -> int:
     """0 when nothing is left."""
     phases = Phases()
-    with phases("down"):
-        cloud.down()
+    try:
+        with phases("down"):
+            cloud.down()
+    except (RuntimeError, TimeoutError) as error:
+        print(f"\nmake down failed: {error}", file=sys.stderr)
+        return 1
     return 0
 
 

@@ -45,3 +45,12 @@ def article() -> dict[str, Any]:
 def cluster(article: dict[str, Any]) -> Cluster:
     """The cluster of the article."""
     return Cluster.parse(article)
+
+
+def with_password(article: dict[str, Any]) -> dict[str, Any]:
+    """The article with VRRP version 2 and a password on the masters' address."""
+    article["keepalived"] = {"vrrp_version": 2}
+    for vip in article["vips"].values():
+        vip["advert_interval"] = 1
+    article["vips"]["master"]["authentication"] = "PASS"
+    return article

@@ -17,6 +17,7 @@ from components.cluster import Cluster
 from components.load_balancer import BOOTING_DIAL_ERRORS, RUNNING_DIAL_ERRORS, LoadBalancer, LoadBalancerArgs, roll_out_order
 from components.servers import Endpoint
 from tests.unit import recording
+from tests.unit.conftest import with_password
 from tests.unit.recording import Deploy, Deployment, Registered
 
 MASTERS = ["master0", "master1", "master2"]
@@ -71,14 +72,6 @@ def verb(command: Registered) -> list[str]:
     """The words of the command that runs on the node."""
     shell = shlex.split(command.inputs["create"])
     return shlex.split(shell[-1], comments=True)
-
-
-def with_password(article: dict[str, Any]) -> dict[str, Any]:
-    article["keepalived"] = {"vrrp_version": 2}
-    for vip in article["vips"].values():
-        vip["advert_interval"] = 1
-    article["vips"]["master"]["authentication"] = "PASS"
-    return article
 
 
 def with_two_addresses(article: dict[str, Any]) -> dict[str, Any]:

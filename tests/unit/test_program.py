@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from components.cluster import Cluster
 from components.load_balancer import roll_out_order
+from tests.unit.conftest import with_password
 from tests.unit.recording import Deploy, Deployment, Registered
 
 PROGRAM = Path(__file__).parents[2] / "__main__.py"
@@ -37,14 +38,6 @@ def run(deploy: Deploy, data: dict[str, Any], secrets: dict[str, str] = SECRETS,
         return dict(root.outputs)
 
     return deploy(program, into=into)
-
-
-def with_password(article: dict[str, Any]) -> dict[str, Any]:
-    article["keepalived"] = {"vrrp_version": 2}
-    for vip in article["vips"].values():
-        vip["advert_interval"] = 1
-    article["vips"]["master"]["authentication"] = "PASS"
-    return article
 
 
 def existing(article: dict[str, Any]) -> dict[str, Any]:

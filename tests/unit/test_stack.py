@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from components.cluster import ConfigurationError
 from components.stack import Stack
+from tests.unit.conftest import with_password
 from tests.unit.recording import Deploy
 
 
@@ -50,14 +51,6 @@ def refused(data: Any, secrets: dict[str, str]) -> str:
     with pytest.raises(ConfigurationError) as error:
         read(data, secrets)
     return str(error.value)
-
-
-def with_password(article: dict[str, Any]) -> dict[str, Any]:
-    article["keepalived"] = {"vrrp_version": 2}
-    for vip in article["vips"].values():
-        vip["advert_interval"] = 1
-    article["vips"]["master"]["authentication"] = "PASS"
-    return article
 
 
 @pytest.mark.parametrize("data", [None, "[]", '"text"'])
