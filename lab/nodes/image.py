@@ -27,6 +27,7 @@ def image() -> Path:
         debian.bootstrap(opt / "tree", log, PACKAGES)
         shutil.copytree(debian.unpacked(debian.newest_kernel()), opt / "kernel", symlinks=True)
         shutil.copytree(sources / "files", opt / "files", symlinks=True)
+        shutil.copytree(debian.unpacked("keepalived") / ".debs", opt / "debs", ignore=shutil.ignore_patterns("log"))
         shutil.copy(INITRD_INIT, opt / "init")
         layers.in_root("building the lab machine's image", sources / "build.sh", opt, log)
         (opt / "image").rename(folder / "image")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import Counter
 from collections.abc import Mapping
@@ -38,10 +39,11 @@ INFRA = Target("infra", "192.168.0.251", 80, 443, "192.168.0.4:80")
 
 @dataclass(frozen=True)
 class Request:
-    """A connection: when it began (the machine's clock), how long it took, who answered or what went wrong."""
+    """A connection: when it began (the machine's clock), seconds until it stood (0: never) and until it ended, who answered or what went wrong."""
 
     name: str
     at: float
+    connected: float
     seconds: float
     server: str
     error: str
@@ -93,15 +95,12 @@ class Seen:
 
     @property
     def longest_gap_s(self) -> float:
-        """The longest time between a request that failed and the next that began and was answered: nobody was served in it."""
-        longest = 0.0
-        first: float | None = None
-        for request in (r for r in self.requests if r.name == self.target.vip):
-            if request.error and first is None:
-                first = request.at
-            elif not request.error and first is not None:
-                longest, first = max(longest, request.at - first), None
-        return round(max(longest, self.ended - first if first is not None else 0), 2)
+        """The longest time without any answer: from one sign of life, a connection that came about or an answer, to the next."""
+        mine = [request for request in self.requests if request.name == self.target.vip]
+        connections = [request.at + request.connected for request in mine if request.connected]
+        answers = [request.at + request.seconds for request in mine if not request.error]
+        signs = sorted([self.began, self.ended, *(at for at in (*connections, *answers) if at < self.ended)])
+        return round(max(later - earlier for earlier, later in itertools.pairwise(signs)), 2)
 
     @property
     def answers(self) -> dict[str, int]:

@@ -18,14 +18,16 @@ BEGAN, MOMENT, ENDED = 1000.0, 1002.0, 1006.0
 
 
 def seen(failed: tuple[float, ...] = (), **changed: Any) -> Seen:
-    """Four requests a second in turn answered by three servers, those that began at the times `failed` not."""
+    """Four requests a second in turn answered by three servers, those that began at the times `failed` never connected."""
     requests = tuple(
-        Request("master", BEGAN + index / 4, 0.3, "" if index / 4 in failed else f"master{index % 3}", "timeout" if index / 4 in failed else "")
+        Request("master", BEGAN + index / 4, 0.0, 0.9, "", "timeout")
+        if index / 4 in failed
+        else Request("master", BEGAN + index / 4, 0.01, 0.1, f"master{index % 3}", "")
         for index in range(24)
     )
     streams = tuple(Stream("master", f"master{index % 3}", 30, 0.2, "", 0.0) for index in range(12))
     holdings = (Holding(999.9, MASTER.address, ()), Holding(999.95, MASTER.address, ("master0",)))
-    control = (Request("control", BEGAN, 0.3, "infra1", ""),)
+    control = (Request("control", BEGAN, 0.01, 0.3, "infra1", ""),)
     whole = Seen(MASTER, BEGAN, ENDED, requests, streams, holdings, 1.7, control)
     return dataclasses.replace(whole, **changed)
 
@@ -38,23 +40,28 @@ NOTHING_LOST = Bound("nothing lost")
 
 
 def test_nothing_is_broken_when_all_was_answered_and_every_stream_lives() -> None:
-    assert broken(NOTHING_LOST._replace(every_server=True, gap_s=0.1, quiet_after_s=0), seen()) == []
+    assert broken(NOTHING_LOST._replace(every_server=True, gap_s=0.2, quiet_after_s=0), seen()) == []
 
 
 def test_one_failed_request_breaks_a_bound_of_none() -> None:
     assert "1 of 24 failed" in broken(NOTHING_LOST, seen(failed=(3.0,)))[0]
 
 
-def test_a_gap_lasts_from_the_first_failure_to_the_next_request_that_is_answered() -> None:
-    assert seen(failed=(3.0, 3.25, 3.5)).longest_gap_s == 0.75
+def test_a_gap_lasts_from_the_last_sign_of_life_to_the_next() -> None:
+    assert seen(failed=(3.0, 3.25, 3.5)).longest_gap_s == 0.91
+
+
+def test_a_connection_that_came_about_is_a_sign_of_life_even_when_its_answer_did_not() -> None:
+    requests = tuple(dataclasses.replace(request, connected=0.01) for request in seen(failed=(3.0, 3.25, 3.5)).requests)
+    assert seen(requests=requests).longest_gap_s == 0.25
 
 
 def test_a_gap_at_the_end_lasts_as_long_as_was_looked() -> None:
-    assert seen(failed=(5.5, 5.75)).longest_gap_s == 0.5
+    assert seen(failed=(5.5, 5.75)).longest_gap_s == 0.65
 
 
 def test_scattered_failures_are_no_long_gap() -> None:
-    assert seen(failed=(3.0, 3.5, 4.0)).longest_gap_s == 0.25
+    assert seen(failed=(3.0, 3.5, 4.0)).longest_gap_s == 0.41
 
 
 def test_a_failure_after_the_quiet_began_breaks_the_bound() -> None:
@@ -95,7 +102,7 @@ def outcome(what: Seen) -> Outcome:
 
 
 def test_a_failure_while_the_control_failed_too_is_called_noise() -> None:
-    noisy = (Request("control", BEGAN, 0.9, "", "timeout"),)
+    noisy = (Request("control", BEGAN, 0.0, 0.9, "", "timeout"),)
     assert outcome(seen(failed=(3.0,), control=noisy)).noisy
     assert not outcome(seen(failed=(3.0,))).noisy
     assert not outcome(seen(control=noisy)).noisy

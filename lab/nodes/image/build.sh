@@ -15,6 +15,9 @@ cp /opt/kernel/boot/vmlinuz-$KV /opt/image/vmlinuz
 
 rm -rf $R/var/lib/apt/lists/* $R/var/cache/apt/* $R/etc/ssh/ssh_host_* $R/etc/resolv.conf
 cp -a /opt/files/. $R/
+# for an upgrade of the package where no mirror is
+mkdir -p $R/usr/local/share/lab
+cp /opt/debs/*.deb $R/usr/local/share/lab/
 chown -R root:root $R/etc
 : > $R/etc/machine-id
 mkdir -p $W/multi-user.target.wants $W/sysinit.target.wants
@@ -49,5 +52,5 @@ done
 (cd $I && find . | cpio -o -H newc --quiet | gzip -1) > /opt/image/initrd.img
 
 truncate -s 2048M /opt/image/disk.img
-mke2fs -q -t ext4 -O ^has_journal -E lazy_itable_init=1 -d $R /opt/image/disk.img
+mke2fs -q -t ext4 -E lazy_itable_init=1 -d $R /opt/image/disk.img
 rm -rf $I

@@ -52,13 +52,14 @@ type Result struct {
 	Holders  []Holding       `json:"holders"`
 }
 
-// RequestResult is one request; Error is empty when Server answered it.
+// RequestResult is one request; Error is empty when Server answered it. Connected is 0 when no connection came about.
 type RequestResult struct {
-	Name    string  `json:"name"`
-	At      float64 `json:"at"`
-	Seconds float64 `json:"seconds"`
-	Server  string  `json:"server"`
-	Error   string  `json:"error"`
+	Name      string  `json:"name"`
+	At        float64 `json:"at"`
+	Connected float64 `json:"connected"`
+	Seconds   float64 `json:"seconds"`
+	Server    string  `json:"server"`
+	Error     string  `json:"error"`
 }
 
 // StreamResult is one stream; Error is empty when every line came back once, in order, from one server.
@@ -143,20 +144,24 @@ func requests(kind Requests, next func() net.Addr, over <-chan struct{}, record 
 			go func() {
 				defer open.Done()
 				began := time.Now()
-				server, err := ask(kind, next(), began.Add(milliseconds(kind.Timeout)))
-				record(RequestResult{kind.Name, seconds(began), time.Since(began).Seconds(), server, word(err)})
+				result := RequestResult{Name: kind.Name, At: seconds(began)}
+				connected := func() { result.Connected = time.Since(began).Seconds() }
+				server, err := ask(kind, next(), began.Add(milliseconds(kind.Timeout)), connected)
+				result.Seconds, result.Server, result.Error = time.Since(began).Seconds(), server, word(err)
+				record(result)
 			}()
 		}
 	}
 }
 
-func ask(kind Requests, from net.Addr, deadline time.Time) (string, error) {
+func ask(kind Requests, from net.Addr, deadline time.Time, connected func()) (string, error) {
 	dialer := net.Dialer{Deadline: deadline, LocalAddr: from}
 	connection, err := dialer.Dial("tcp4", kind.Address)
 	if err != nil {
 		return "", err
 	}
 	defer connection.Close()
+	connected()
 	if err := connection.SetDeadline(deadline); err != nil {
 		return "", err
 	}
