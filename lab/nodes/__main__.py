@@ -4,7 +4,9 @@ up                    the machine, its nodes, and the article's cluster on them 
 down                  the machine away; nothing of it stays
 status                whether it runs
 exec NODE COMMAND...  on a node, whatever state its network is in
-faults [WORD...]      the experiments with one of these words in their name (all), to build/faults/
+faults [--runs N] [WORD...]
+                      the experiments with one of these words in a step's name or kind (all), N times each, to build/faults/
+report                what they came to so far, as a Markdown table
 """
 
 from __future__ import annotations
@@ -12,9 +14,10 @@ from __future__ import annotations
 import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
 
 from lab.nodes import machine, runner, stack
-from lab.nodes.experiments import EXPERIMENTS, Experiment
+from lab.nodes.experiments import EXPERIMENTS
 from lab.phases import Phases
 
 
@@ -33,10 +36,12 @@ def main(arguments: list[str]) -> int:
                 stack.forget()
         case ["status"]:
             print(f"running as process {pid}, ssh on 127.0.0.1:{machine.port()}" if (pid := machine.running()) else "not running")
-        case ["faults", *words]:
-            runner.mend()
-            outcomes = [outcome for experiment in EXPERIMENTS if not words or any(word in experiment.name for word in words) for outcome in _report(experiment)]
-            return 0 if outcomes and not any(outcome.broken for outcome in outcomes) else 1
+        case ["faults", "--runs", number, *words] if number.isdecimal() and int(number):
+            return faults(words, int(number))
+        case ["faults", *words] if "--runs" not in words:
+            return faults(words, None)
+        case ["report"]:
+            print(runner.table())
         case ["exec", node, *command] if command:
             return subprocess.run([*machine.ssh(), "machine", shlex.join(["lab", "exec", node, *command])]).returncode
         case _:
@@ -45,11 +50,16 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _report(experiment: Experiment) -> list[runner.Outcome]:
-    outcomes = runner.run(experiment)
-    for outcome in outcomes:
-        runner.record(outcome)
-    return outcomes
+def faults(words: Sequence[str], runs: int | None) -> int:
+    """Run the chosen experiments and print their table; 0 when there were some and every bound held."""
+    chosen = [e for e in EXPERIMENTS if not words or any(word in text for word in words for step in e.steps for text in (step.name, step.kind))]
+    if not chosen:
+        print(f"no experiment has {' or '.join(words)} in its name or kind", file=sys.stderr)
+        return 1
+    runner.mend()
+    outcomes = [outcome for experiment in chosen for outcome in runner.run(experiment, runs)]
+    print(runner.table([outcome.step.name for outcome in outcomes]))
+    return 1 if any(outcome.broken for outcome in outcomes) else 0
 
 
 if __name__ == "__main__":

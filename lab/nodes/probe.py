@@ -71,6 +71,15 @@ class Holding:
 
 
 @dataclass(frozen=True)
+class Table:
+    """From this moment on the kernel of this node had so many live servers in its table."""
+
+    at: float
+    node: str
+    live: int
+
+
+@dataclass(frozen=True)
 class Seen:
     """What the probes of one target saw."""
 
@@ -80,8 +89,14 @@ class Seen:
     requests: tuple[Request, ...]
     streams: tuple[Stream, ...]
     holdings: tuple[Holding, ...]
+    tables: tuple[Table, ...]
     syns_per_request: float
     control: tuple[Request, ...]
+
+    @classmethod
+    def nothing(cls, target: Target, moment: float) -> Seen:
+        """What was seen when there were no probes."""
+        return cls(target, moment, moment, (), (), (), (), 0.0, ())
 
     @property
     def noise(self) -> int:
@@ -125,6 +140,26 @@ class Seen:
         """The nodes that had the address at that moment."""
         return next((holding.nodes for holding in reversed(self.holdings) if holding.at <= moment), ())
 
+    def one_owner_after(self, moment: float) -> float | None:
+        """Seconds from `moment` until one node held the address, and so to the end; None when that never came."""
+        if not self.holdings:
+            return 0.0
+        others = [index for index, holding in enumerate(self.holdings) if len(holding.nodes) != 1]
+        if others and others[-1] == len(self.holdings) - 1:
+            return None
+        return round(max(0.0, self.holdings[others[-1] + 1].at - moment), 2) if others else 0.0
+
+    def tables_right_after(self, live: Mapping[str, int], moment: float) -> float | None:
+        """Seconds from `moment` until each of these directors had so many live servers, and so to the end; None when that never came."""
+        latest = 0.0
+        for node, count in live.items() if self.tables else ():
+            mine = [table for table in self.tables if table.node == node]
+            if not mine or mine[-1].live != count:
+                return None
+            since = next((index for index in range(len(mine) - 1, 0, -1) if mine[index - 1].live != count), 0)
+            latest = max(latest, mine[since].at - moment)
+        return round(latest, 2)
+
     def seconds_with_holders(self, count: int, since: float = 0) -> float:
         """Seconds after `since` during which that many nodes held the address."""
         ends = [*(holding.at for holding in self.holdings[1:]), self.ended]
@@ -164,6 +199,7 @@ class Probe:
             tuple(sorted((request for request in requests if request.name != CONTROL), key=lambda request: request.at)),
             tuple(Stream(**each) for each in result["streams"]),
             tuple(Holding(each["at"], each["address"], tuple(each["nodes"])) for each in result["holders"]),
+            tuple(Table(**each) for each in result["tables"]),
             round(int(machine.run("lab", "loops").stdout) / connections, 2),
             tuple(request for request in requests if request.name == CONTROL),
         )

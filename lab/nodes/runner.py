@@ -2,39 +2,50 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import re
+import subprocess
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from lab.nodes import machine, picture, probe
-from lab.nodes.experiments import POOLS, Bound, Experiment, Scene, Step, all_live
+from lab.nodes import machine, picture, probe, stack
+from lab.nodes.experiments.scene import Bound, Description, Experiment, Scene, Step
 from lab.nodes.probe import INFRA, MASTER, Probe, Seen
-from lab.stack import PROJECT
+from lab.stack import PROJECT, DeploymentError
 
 RESULTS = PROJECT / "build" / "faults"
 QUIET_S = 2.0
 """What the probes see before the event, and after all is in order again."""
-ATTEMPTS = 2
 SYNS_AT_MOST = 2.05
 """Client to director, director to server; a loop sends a SYN round until its TTL ends. The rest is what the kernel sent again."""
 FAIR_SHARE = 1 / 3
 """Of an even share of the answers: clients are spread by a hash."""
+CUT_SHORT = (TimeoutError, machine.MachineError, DeploymentError, subprocess.TimeoutExpired)
+"""What ends a step before its end; the text says what was awaited."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one run of a step came to; `broken` says in words which bounds did not hold."""
+    """What one run of a step came to; `broken` says in words which bounds did not hold. `again`: it was made once more, for the noise."""
 
     step: Step
     bound: Bound
     seen: Seen
     moment: float
-    whole_after_s: float
+    live: Mapping[str, int]
+    whole_after_s: float | None
     broken: tuple[str, ...]
+    again: bool = False
+
+    @property
+    def cut_short(self) -> bool:
+        """Whether the state that was awaited never came."""
+        return self.whole_after_s is None
 
     @property
     def noisy(self) -> bool:
@@ -48,6 +59,7 @@ class Outcome:
             "name": self.step.name,
             "kind": self.step.kind,
             "runs": 1,
+            "runs_again_for_noise": int(self.again),
             "sent": len(seen.requests),
             "failed": len(seen.failures),
             "errors": seen.errors,
@@ -58,6 +70,8 @@ class Outcome:
             "answers": seen.answers,
             "syns_per_request": seen.syns_per_request,
             "seconds_with_holders": {count: seconds for count in (0, 1, 2) if (seconds := seen.seconds_with_holders(count, self.moment))},
+            "one_owner_after_s": seen.one_owner_after(self.moment),
+            "tables_after_s": seen.tables_right_after(self.live, self.moment),
             "whole_after_s": self.whole_after_s,
             "noise": seen.noise,
             "bound": self.bound.text,
@@ -66,49 +80,126 @@ class Outcome:
         }
 
 
-def run(experiment: Experiment) -> list[Outcome]:
-    """All steps of an experiment, each under probes of its own; all once more when the machine was too busy to tell."""
-    for _ in range(ATTEMPTS):
-        outcomes = _run_all(experiment)
-        if not any(outcome.noisy for outcome in outcomes):
-            break
+def run(experiment: Experiment, runs: int | None = None) -> list[Outcome]:
+    """Every run of every step, recorded and printed. Ends with everything in order, or with a lab that was made anew."""
+    outcomes: list[Outcome] = []
+    try:
+        with _arranged(experiment) as described:
+            for _ in range(runs or experiment.runs):
+                for outcome in _twice_if_noisy(experiment, described):
+                    record(outcome)
+                    outcomes.append(outcome)
+    except CUT_SHORT as failure:
+        outcomes.append(_unseen(experiment, f"before or after: {failure}"))
+        record(outcomes[-1])
+        mend()
     return outcomes
 
 
-def _run_all(experiment: Experiment) -> list[Outcome]:
-    holder = probe.holder(experiment.target)
-    scene = Scene(experiment.target, holder, next(node for node in POOLS[experiment.target.vip] if node != holder))
+@contextmanager
+def _arranged(experiment: Experiment) -> Iterator[Description]:
+    """The configuration of an experiment in force, and the article's again afterwards."""
+    described = stack.cluster()
+    if experiment.arrange:
+        experiment.arrange(described)
+        stack.up(described, experiment.auth_pass)
+    machine.run("sh", "-euc", experiment.before)
     try:
-        return [_run(step, scene) for step in experiment.steps]
-    except BaseException:
-        mend()
-        raise
+        yield described
+    finally:
+        machine.run("sh", "-euc", experiment.after, check=False)
+    if experiment.arrange:
+        stack.up()
+        _wait_until_all_is_well()
 
 
-def mend() -> None:
-    """Undo every fault that an experiment which was cut short left behind, and wait until all is well."""
-    machine.run("lab", "mend")
+def _twice_if_noisy(experiment: Experiment, described: Description) -> list[Outcome]:
+    """A run; once more when noise may have broken a bound. What was broken without noise stays, and so does what is broken again."""
+    first = _run_all(experiment, described)
+    if not any(outcome.noisy for outcome in first):
+        return first
+    second = [dataclasses.replace(outcome, again=True) for outcome in _run_all(experiment, described)]
+    told = {outcome.step for outcome in second}
+    return [outcome for outcome in first if not outcome.noisy or outcome.step not in told] + second
+
+
+def _run_all(experiment: Experiment, described: Description) -> list[Outcome]:
+    outcomes: list[Outcome] = []
+    try:
+        holder = probe.holder(experiment.target)
+        scene = Scene(experiment.target, holder, "", copy.deepcopy(described), experiment.auth_pass)
+        scene.backup = next(node for node in scene.live() if node != holder)
+        for step in experiment.steps:
+            outcomes.append(_run(step, scene))
+            if outcomes[-1].cut_short:
+                break
+    except CUT_SHORT as failure:
+        outcomes.append(_unseen(experiment, str(failure)))
+    if outcomes[-1].cut_short:
+        mend(described, experiment.auth_pass)
+    return outcomes
+
+
+def _unseen(experiment: Experiment, why: str) -> Outcome:
+    """An experiment that could not be run counts as broken."""
+    return Outcome(experiment.steps[0], Bound(why), Seen.nothing(experiment.target, time.time()), time.time(), {}, None, (why,))
+
+
+def mend(described: Description | None = None, auth_pass: Mapping[str, str] | None = None) -> None:
+    """Undo every fault and change that something which was cut short left behind, and wait until all is well. A lab that cannot be mended is made anew."""
+    try:
+        machine.run("lab", "mend")
+        stack.up(described, auth_pass)
+        _wait_until_all_is_well(described)
+    except CUT_SHORT as failure:
+        print(f"the lab is made anew: {failure}", flush=True)
+        machine.down()
+        stack.forget()
+        machine.up()
+        stack.up(described, auth_pass)
+        _wait_until_all_is_well(described)
+
+
+def _wait_until_all_is_well(described: Description | None = None) -> None:
     for target in (MASTER, INFRA):
-        probe.wait_until_whole(all_live(target=target), target)
+        probe.wait_until_whole(Scene(target, "", "", described or stack.cluster()).live(), target)
 
 
 def _run(step: Step, scene: Scene) -> Outcome:
-    probes = Probe(scene.target, step.asked_from(scene))
-    with probes:
-        time.sleep(QUIET_S)  # part of the measurement
-        scene.moment = probe.now()
-        step.act(scene)
-        probe.wait_until_whole(step.live(scene), scene.target)
-        whole_after_s = round(probe.now() - scene.moment, 1)
-        time.sleep(QUIET_S)  # part of the measurement
+    target = scene.target._replace(port=step.port, tls_port=step.port) if step.port else scene.target
+    probes = Probe(target, step.asked_from(scene))
+    scene.moment = time.time()
+    live: Mapping[str, int] = {}
+    whole_after_s: float | None = None
+    problems: list[str] = []
+    seen = Seen.nothing(target, scene.moment)
+    try:
+        with probes:
+            time.sleep(QUIET_S)  # part of the measurement
+            scene.moment = probe.now()
+            try:
+                step.act(scene)
+                live = step.live(scene)
+                probe.wait_until_whole(live, target)
+                problems += step.evidence(scene)
+                whole_after_s = round(probe.now() - scene.moment, 1)
+            except CUT_SHORT as failure:
+                problems.append(str(failure))
+            time.sleep(QUIET_S)  # part of the measurement
+        seen = probes.seen
+    except CUT_SHORT as failure:
+        problems.append(str(failure))
+        whole_after_s = None
     bound = step.bound(scene)
-    outcome = Outcome(step, bound, probes.seen, scene.moment, whole_after_s, tuple(broken(bound, scene, probes.seen)))
+    outcome = Outcome(step, bound, seen, scene.moment, live, whole_after_s, (*problems, *broken(bound, scene, seen, live)))
     print(line(outcome), flush=True)
     return outcome
 
 
-def broken(bound: Bound, scene: Scene, seen: Seen) -> Iterable[str]:
-    """What did not hold, in words."""
+def broken(bound: Bound, scene: Scene, seen: Seen, live: Mapping[str, int]) -> Iterable[str]:
+    """What did not hold, in words. `live`: the servers that each director's table came to have."""
+    if bound.reported:
+        return
     counted = dataclasses.replace(seen, requests=tuple(request for request in seen.requests if bound.only in ("", request.name)))
     if bound.failed is not None and len(counted.failures) > bound.failed:
         yield f"{len(counted.failures)} of {len(counted.requests)} failed: {counted.errors}"
@@ -116,34 +207,66 @@ def broken(bound: Bound, scene: Scene, seen: Seen) -> Iterable[str]:
         yield f"nobody was served for {seen.longest_gap_s} s"
     if bound.quiet_after_s is not None and (last := counted.last_failure_after(scene.moment)) > bound.quiet_after_s:
         yield f"a request failed {last} s after the event"
-    if bound.one_owner_after_s is not None and (two := seen.seconds_with_holders(2, scene.moment)) > bound.one_owner_after_s:
-        yield f"two nodes held the address for {two} s"
+    if bound.one_owner_after_s is not None and not _within(bound.one_owner_after_s, one := seen.one_owner_after(scene.moment)):
+        yield f"one owner only after {one} s"
+    if bound.tables_after_s is not None and not _within(bound.tables_after_s, right := seen.tables_right_after(live, scene.moment)):
+        yield f"the directors' tables were right only after {right} s"
+    if bound.never_silent and (silent := sum(request.error == "timeout" for request in counted.failures)):
+        yield f"{silent} requests were left without an answer or a refusal"
     lost = [stream for stream in seen.lost_streams if bound.may_lose_streams_of not in (stream.server, "*")]
     if lost:
         yield f"{len(lost)} of {len(seen.streams)} streams lost: {sorted({f'{s.server}: {s.error}' for s in lost})}"
     if seen.syns_per_request > SYNS_AT_MOST:
         yield f"{seen.syns_per_request} SYNs a request: frames loop"
-    servers = POOLS[scene.target.vip]
-    fair = sum(seen.answers.values()) / len(servers) * FAIR_SHARE
-    if bound.every_server and (poor := [name for name in servers if seen.answers.get(name, 0) < fair]):
-        yield f"{', '.join(poor)} answered less than a third of an even share: {seen.answers}"
+    if bound.every_server:
+        servers = scene.cluster.pools[scene.cluster.vips[scene.target.vip].pool].hosts
+        fair = sum(seen.answers.values()) / len(servers) * FAIR_SHARE
+        if poor := [name for name in servers if seen.answers.get(name, 0) < fair]:
+            yield f"{', '.join(poor)} answered less than a third of an even share: {seen.answers}"
+
+
+def _within(bound_s: float, found_s: float | None) -> bool:
+    return found_s is not None and found_s <= bound_s
 
 
 def record(outcome: Outcome) -> None:
     """Add a run to results.json, where the worst of all runs of a step stands, and draw it."""
     RESULTS.mkdir(parents=True, exist_ok=True)
-    path = RESULTS / "results.json"
-    rows: dict[str, dict[str, Any]] = {row["name"]: row for row in (json.loads(path.read_text()) if path.exists() else [])}
+    rows = {row["name"]: row for row in results()}
     row, before = outcome.row(), rows.get(outcome.step.name)
     if before is None or _badness(row) >= _badness(before):
         (RESULTS / f"{re.sub('[^a-z0-9]+', '-', outcome.step.name.lower()).strip('-')}.svg").write_text(
             picture.draw(outcome.step.name, outcome.seen, outcome.moment)
         )
     if before is not None:
-        runs = before["runs"] + 1
-        row = {**(before if _badness(before) > _badness(row) else row), "runs": runs}
+        counts = {key: before[key] + row[key] for key in ("runs", "runs_again_for_noise")}
+        row = {**(before if _badness(before) > _badness(row) else row), **counts}
     rows[outcome.step.name] = row
-    path.write_text(json.dumps(list(rows.values()), indent=2) + "\n")
+    part = RESULTS / "results.part"
+    part.write_text(json.dumps(list(rows.values()), indent=2) + "\n")
+    part.rename(RESULTS / "results.json")
+
+
+def results() -> list[dict[str, Any]]:
+    """The rows of results.json."""
+    path = RESULTS / "results.json"
+    rows: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
+    return rows
+
+
+def table(names: Sequence[str] | None = None) -> str:
+    """The worst of all runs of each row, or of these, as a Markdown table."""
+    lines = ["| event or state | kind | runs | failed of | longest gap | streams alive | what must hold | holds |", "|---|---|---|---|---|---|---|---|"]
+    for row in results():
+        if names is None or row["name"] in names:
+            holds = (
+                ("-" if row["bound"] == "reported" else "yes") if row["holds"] else f"**no**: {'; '.join(row['broken'])}".replace("|", "\\|").replace("\n", " ")
+            )
+            lines.append(
+                f"| {row['name']} | {row['kind']} | {row['runs']} | {row['failed']} of {row['sent']} | {row['longest_gap_s']:.2f} s "
+                f"| {row['streams_alive']} of {row['streams']} | {row['bound']} | {holds} |"
+            )
+    return "\n".join(lines)
 
 
 def line(outcome: Outcome) -> str:
@@ -152,8 +275,8 @@ def line(outcome: Outcome) -> str:
     broken = f"{'NOISE' if outcome.noisy else 'BROKEN'}: {'; '.join(outcome.broken)}"
     verdict = broken if outcome.broken else "holds"
     return (
-        f"{row['name']:<52} {row['sent']:>5} sent {row['failed']:>4} failed  gap {row['longest_gap_s']:>5} s  "
-        f"streams {row['streams_alive']:>2}/{row['streams']}  whole after {row['whole_after_s']:>5} s  {verdict}"
+        f"{row['name']:<58} {row['sent']:>5} sent {row['failed']:>4} failed  gap {row['longest_gap_s']:>5} s  "
+        f"streams {row['streams_alive']:>2}/{row['streams']}  tables {row['tables_after_s']} s  whole {row['whole_after_s']} s  {verdict}"
     )
 
 

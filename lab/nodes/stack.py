@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import copy
+import os
 import shutil
+import signal
+import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import yaml
 
 from lab.nodes import machine
 from lab.stack import CLUSTER, PROJECT, Stack
+
+VRRP_WORDS = "openshift-lvs:auth_pass"
+"""The VRRP passwords by address."""
 
 
 def cluster() -> dict[str, Any]:
@@ -31,11 +39,30 @@ def cluster() -> dict[str, Any]:
 def up(described: Mapping[str, Any] | None = None, auth_pass: Mapping[str, str] | None = None) -> float:
     """`pulumi up` of that cluster, the article's when none is given; its seconds. Raises DeploymentError."""
     stack = _prepare(described or cluster())
+    if not auth_pass and VRRP_WORDS in yaml.safe_load(stack.configuration.read_text())["config"]:
+        # One that no address uses is refused.
+        stack.run("config", "rm", VRRP_WORDS)
     for vip, password in (auth_pass or {}).items():
-        stack.run("config", "set", "--secret", "--path", f"openshift-lvs:auth_pass.{vip}", stdin=password)
+        stack.run("config", "set", "--secret", "--path", f"{VRRP_WORDS}.{vip}", stdin=password)
     began = time.monotonic()
     stack.run("up", "--yes", "--skip-preview")
     return round(time.monotonic() - began, 1)
+
+
+@contextmanager
+def begun(described: Mapping[str, Any]) -> Iterator[subprocess.Popen[str]]:
+    """`pulumi up` of that cluster while it runs, in a session of its own. Whatever is left of it at the end is killed."""
+    stack = _prepare(described)
+    with Stack(stack.name, stack.folder, prefix=["setsid"]).start("up", "--yes", "--skip-preview") as process:
+        try:
+            yield process
+        finally:
+            # The engine puts its plugins into process groups of their own.
+            for entry in Path("/proc").glob("[0-9]*/stat"):
+                with suppress(FileNotFoundError, ProcessLookupError):
+                    # The fourth number after the name, which stands in brackets and may hold anything, is the session.
+                    if int(entry.read_text().rpartition(")")[2].split()[3]) == process.pid:
+                        os.kill(int(entry.parent.name), signal.SIGKILL)
 
 
 def forget() -> None:

@@ -8,12 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from lab.nodes import picture, runner
-from lab.nodes.experiments import EXPERIMENTS, Bound, Scene, Step
-from lab.nodes.probe import MASTER, Holding, Request, Seen, Stream
+from lab.nodes.experiments import EXPERIMENTS
+from lab.nodes.experiments.scene import Bound, Scene, Step
+from lab.nodes.probe import INFRA, MASTER, Holding, Request, Seen, Stream, Table
 from lab.nodes.runner import Outcome
+from lab.stack import PROJECT
 
+CLUSTER = yaml.safe_load((PROJECT / "Pulumi.dev.yaml").read_text())["config"]["openshift-lvs:cluster"]
 BEGAN, MOMENT, ENDED = 1000.0, 1002.0, 1006.0
 
 
@@ -28,12 +32,14 @@ def seen(failed: tuple[float, ...] = (), **changed: Any) -> Seen:
     streams = tuple(Stream("master", f"master{index % 3}", 30, 0.2, "", 0.0) for index in range(12))
     holdings = (Holding(999.9, MASTER.address, ()), Holding(999.95, MASTER.address, ("master0",)))
     control = (Request("control", BEGAN, 0.01, 0.3, "infra1", ""),)
-    whole = Seen(MASTER, BEGAN, ENDED, requests, streams, holdings, 1.7, control)
+    tables = (Table(999.9, "master0", 3), Table(999.9, "master1", 3))
+    whole = Seen(MASTER, BEGAN, ENDED, requests, streams, holdings, tables, 1.7, control)
     return dataclasses.replace(whole, **changed)
 
 
 def broken(bound: Bound, what: Seen) -> list[str]:
-    return list(runner.broken(bound, Scene(MASTER, "master0", "master1", moment=MOMENT, described={}), what))
+    scene = Scene(MASTER, "master0", "master1", CLUSTER, moment=MOMENT)
+    return list(runner.broken(bound, scene, what, {"master0": 2, "master1": 2}))
 
 
 NOTHING_LOST = Bound("nothing lost")
@@ -88,7 +94,42 @@ def test_more_syns_than_two_a_request_are_a_loop() -> None:
 def test_two_owners_for_longer_than_the_bound_break_it() -> None:
     holdings = (*seen().holdings, Holding(1003.0, MASTER.address, ("master0", "master1")), Holding(1004.0, MASTER.address, ("master1",)))
     assert seen(holdings=holdings).seconds_with_holders(2, MOMENT) == 1.0
-    assert "two nodes held the address for 1.0 s" in broken(NOTHING_LOST._replace(one_owner_after_s=0.7), seen(holdings=holdings))[0]
+    assert broken(NOTHING_LOST._replace(one_owner_after_s=2.1), seen(holdings=holdings)) == []
+    assert "one owner only after 2.0 s" in broken(NOTHING_LOST._replace(one_owner_after_s=0.7), seen(holdings=holdings))[0]
+
+
+def test_no_owner_at_the_end_breaks_every_bound_on_owners() -> None:
+    holdings = (*seen().holdings, Holding(1003.0, MASTER.address, ()))
+    assert "one owner only after None s" in broken(NOTHING_LOST._replace(one_owner_after_s=99), seen(holdings=holdings))[0]
+
+
+def test_the_slowest_table_counts_and_only_what_stays_so() -> None:
+    tables = (*seen().tables, Table(1002.5, "master0", 2), Table(1003.0, "master0", 3), Table(1003.5, "master0", 2), Table(1004.25, "master1", 2))
+    assert seen(tables=tables).tables_right_after({"master0": 2}, MOMENT) == 1.5
+    assert broken(NOTHING_LOST._replace(tables_after_s=2.3), seen(tables=tables)) == []
+    assert "tables were right only after 2.25 s" in broken(NOTHING_LOST._replace(tables_after_s=2.2), seen(tables=tables))[0]
+
+
+def test_a_table_that_never_becomes_right_breaks_the_bound() -> None:
+    assert "only after None s" in broken(NOTHING_LOST._replace(tables_after_s=99), seen())[0]
+
+
+def test_a_request_that_is_left_waiting_is_no_refusal() -> None:
+    bound = Bound("refused", failed=None, never_silent=True)
+    requests = tuple(dataclasses.replace(request, error="refused") for request in seen().requests)
+    assert broken(bound, seen(requests=requests)) == []
+    assert "1 requests were left" in broken(bound, seen(failed=(3.0,)))[0]
+
+
+def test_a_row_that_is_only_reported_forbids_nothing() -> None:
+    assert broken(Bound("reported", reported=True), seen(failed=(3.0,), syns_per_request=27)) == []
+
+
+def test_the_tables_to_come_follow_from_the_configuration() -> None:
+    scene = Scene(INFRA, "infra0", "infra1", CLUSTER)
+    assert scene.live() == {"infra0": 4, "infra1": 4}
+    assert scene.live("infra1", port=80) == {"infra0": 3, "infra1": 3}
+    assert scene.live(off="infra0") == {"infra1": 2}
 
 
 def test_a_server_that_never_answers_breaks_a_fair_share() -> None:
@@ -98,7 +139,7 @@ def test_a_server_that_never_answers_breaks_a_fair_share() -> None:
 
 def outcome(what: Seen) -> Outcome:
     step = Step("a thing happens", "planned", lambda scene: None, lambda scene: NOTHING_LOST)
-    return Outcome(step, NOTHING_LOST, what, MOMENT, 1.5, tuple(broken(NOTHING_LOST, what)))
+    return Outcome(step, NOTHING_LOST, what, MOMENT, {"master0": 3}, 1.5, tuple(broken(NOTHING_LOST, what)))
 
 
 def test_a_failure_while_the_control_failed_too_is_called_noise() -> None:

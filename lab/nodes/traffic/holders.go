@@ -5,6 +5,7 @@ import (
 	"os"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -24,15 +25,22 @@ type Holding struct {
 	Nodes   []string `json:"nodes"`
 }
 
+// Table is a moment from which on a node's kernel had so many real servers with a weight in its table.
+type Table struct {
+	At   float64 `json:"at"`
+	Node string  `json:"node"`
+	Live int     `json:"live"`
+}
+
 const (
 	sysSetns      = 308 // x86-64; the syscall package has no name for it
 	newAddresses  = 1 << (syscall.RTNLGRP_IPV4_IFADDR - 1)
-	lookAgain     = 200 * time.Millisecond
+	lookAgain     = 100 * time.Millisecond
 	loopbackIndex = 1
 )
 
-// watch records every change of who holds an address, as the kernels' own news tell it.
-func watch(what Holders, over <-chan struct{}, record func(Holding)) {
+// watch records every change of who holds an address, as the kernels' own news tell it, and of how many servers are live in whose table.
+func watch(what Holders, over <-chan struct{}, record func(Holding), recordTable func(Table)) {
 	var (
 		lock  sync.Mutex
 		nodes sync.WaitGroup
@@ -62,8 +70,15 @@ func watch(what Holders, over <-chan struct{}, record func(Holding)) {
 			defer nodes.Done()
 			// The thread ends with this goroutine: it is not unlocked, since it is in another namespace then.
 			runtime.LockOSThread()
+			known := -1
+			counted := func() {
+				if now := live(); now != known {
+					known = now
+					recordTable(Table{seconds(time.Now()), node, now})
+				}
+			}
 			for !ended(over) {
-				follow(node, over, func(address string, has bool) { changed(node, address, has) })
+				follow(node, over, func(address string, has bool) { changed(node, address, has) }, counted)
 				if ended(over) {
 					return
 				}
@@ -77,8 +92,8 @@ func watch(what Holders, over <-chan struct{}, record func(Holding)) {
 	nodes.Wait()
 }
 
-// follow tells of a node's addresses until the node is switched off, which takes its namespace away.
-func follow(node string, over <-chan struct{}, tell func(address string, has bool)) {
+// follow tells of a node's addresses, and looks at its table every so often, until the node is switched off, which takes its namespace away.
+func follow(node string, over <-chan struct{}, tell func(address string, has bool), look func()) {
 	path := "/run/netns/" + node
 	namespace, err := os.Open(path)
 	if err != nil {
@@ -107,6 +122,7 @@ func follow(node string, over <-chan struct{}, tell func(address string, has boo
 	}
 	buffer := make([]byte, 1<<16)
 	for !ended(over) {
+		look()
 		length, _, err := syscall.Recvfrom(socket, buffer, 0)
 		if err == nil {
 			read(buffer[:length], tell)
@@ -116,6 +132,19 @@ func follow(node string, over <-chan struct{}, tell func(address string, has boo
 			return
 		}
 	}
+}
+
+// live counts the real servers with a weight in the table of this thread's namespace.
+func live() int {
+	table, _ := os.ReadFile("/proc/thread-self/net/ip_vs")
+	count := 0
+	for line := range strings.Lines(string(table)) {
+		// -> ADDRESS:PORT METHOD WEIGHT ...
+		if words := strings.Fields(line); len(words) > 3 && words[0] == "->" && words[3] != "0" && words[3] != "Weight" {
+			count++
+		}
+	}
+	return count
 }
 
 func read(news []byte, tell func(address string, has bool)) {

@@ -50,6 +50,7 @@ type Result struct {
 	Requests []RequestResult `json:"requests"`
 	Streams  []StreamResult  `json:"streams"`
 	Holders  []Holding       `json:"holders"`
+	Tables   []Table         `json:"tables"`
 }
 
 // RequestResult is one request; Error is empty when Server answered it. Connected is 0 when no connection came about.
@@ -88,14 +89,15 @@ func probe(given string) error {
 		over           = make(chan struct{})
 		all, attached  sync.WaitGroup
 		lock           sync.Mutex
-		result         = Result{Requests: []RequestResult{}, Streams: []StreamResult{}, Holders: []Holding{}}
+		result         = Result{Requests: []RequestResult{}, Streams: []StreamResult{}, Holders: []Holding{}, Tables: []Table{}}
 		recordRequest  = func(r RequestResult) { lock.Lock(); result.Requests = append(result.Requests, r); lock.Unlock() }
 		recordStream   = func(r StreamResult) { lock.Lock(); result.Streams = append(result.Streams, r); lock.Unlock() }
 		recordHoldings = func(h Holding) { lock.Lock(); result.Holders = append(result.Holders, h); lock.Unlock() }
+		recordTable    = func(t Table) { lock.Lock(); result.Tables = append(result.Tables, t); lock.Unlock() }
 	)
 	next := source(config.Sources)
 	all.Add(1)
-	go func() { defer all.Done(); watch(config.Holders, over, recordHoldings) }()
+	go func() { defer all.Done(); watch(config.Holders, over, recordHoldings, recordTable) }()
 	for _, kind := range config.Streams {
 		for range kind.Count {
 			all.Add(1)

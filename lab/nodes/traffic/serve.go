@@ -11,17 +11,20 @@ import (
 	"math/big"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"time"
 )
 
-// How the workload misbehaves, one word: error (status 500), slow (an answer after slowness), no-tls (handshakes break).
+// How the workload misbehaves, a line `PORT WORD` each: error (status 500, or 554 of SMTP), slow (an answer after slowness),
+// no-tls (handshakes break).
 const misbehaviour = "/run/workload"
 
 const (
 	slowness       = 5 * time.Second
 	tlsHandshake   = 0x16
 	streamGreeting = "STREAM"
+	smtpPort       = "25"
 )
 
 // Handshakes without the curves that cost an emulated processor most.
@@ -49,24 +52,32 @@ func serve(ports []string) error {
 					broken <- err
 					return
 				}
-				go answer(connection, name, certificate)
+				if port == smtpPort {
+					go greet(connection, name)
+				} else {
+					go answer(connection, port, name, certificate)
+				}
 			}
 		}()
 	}
 	return <-broken
 }
 
-func answer(connection net.Conn, name string, certificate tls.Certificate) {
+// misbehaves says whether this is how the workload was told to fail on a port.
+func misbehaves(port, how string) bool {
+	told, _ := os.ReadFile(misbehaviour)
+	return slices.Contains(strings.Split(string(told), "\n"), port+" "+how)
+}
+
+func answer(connection net.Conn, port, name string, certificate tls.Certificate) {
 	defer connection.Close()
-	how, _ := os.ReadFile(misbehaviour)
-	is := func(word string) bool { return strings.TrimSpace(string(how)) == word }
 	reader := bufio.NewReader(connection)
 	first, err := reader.Peek(1)
 	if err != nil {
 		return
 	}
 	if first[0] == tlsHandshake {
-		if is("no-tls") {
+		if misbehaves(port, "no-tls") {
 			return
 		}
 		secure := tls.Server(peeked{connection, reader}, &tls.Config{Certificates: []tls.Certificate{certificate}, CurvePreferences: cheap})
@@ -85,14 +96,33 @@ func answer(connection net.Conn, name string, certificate tls.Certificate) {
 			return
 		}
 	}
-	if is("slow") {
+	if misbehaves(port, "slow") {
 		time.Sleep(slowness)
 	}
 	status := "200 OK"
-	if is("error") {
+	if misbehaves(port, "error") {
 		status = "500 Internal Server Error"
+	} else if words := strings.Fields(request); len(words) < 2 || words[1] != "/" && words[1] != "/healthz" {
+		status = "404 Not Found"
 	}
 	fmt.Fprintf(connection, "HTTP/1.0 %s\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s\n", status, len(name)+1, name)
+}
+
+// greet is as much of a mail server as a check talks to.
+func greet(connection net.Conn, name string) {
+	defer connection.Close()
+	if misbehaves(smtpPort, "error") {
+		fmt.Fprint(connection, "554 no mail today\r\n")
+		return
+	}
+	fmt.Fprintf(connection, "220 %s\r\n", name)
+	for lines := bufio.NewScanner(connection); lines.Scan(); {
+		if strings.EqualFold(lines.Text(), "quit") {
+			fmt.Fprint(connection, "221 bye\r\n")
+			return
+		}
+		fmt.Fprintf(connection, "250 %s\r\n", name)
+	}
 }
 
 func echo(connection net.Conn, reader *bufio.Reader, name string) {

@@ -1,0 +1,16 @@
+"""What happens to the nodes, step by step, and what must hold while it does.
+
+A way back is a step of its own with a bound of its own. The owner of an experiment is the node that holds the address when it
+begins: with nopreempt that need not be the preferred one, and an experiment leaves the address where it ends up.
+"""
+
+from __future__ import annotations
+
+from lab.nodes.experiments.changes import CHANGES
+from lab.nodes.experiments.crashes import CRASHES, PARTITIONS
+from lab.nodes.experiments.planned import PLANNED
+from lab.nodes.experiments.servers import SERVERS
+from lab.nodes.experiments.steady import SCHEDULERS, STEADY
+from lab.nodes.experiments.updates import UPDATES
+
+EXPERIMENTS = [*STEADY, *PLANNED, *CRASHES, *PARTITIONS, *SERVERS, *CHANGES, *UPDATES, *SCHEDULERS]

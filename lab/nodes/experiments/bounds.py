@@ -1,0 +1,90 @@
+"""What must hold, by kind of event: in seconds and requests."""
+
+from __future__ import annotations
+
+from lab.nodes.experiments.scene import Bound, Scene
+
+LOOK_S = 0.1
+"""What a bound in seconds is given on top, for the probes' own pace and the machine's noise."""
+SERVER_S = 4.0
+"""A server that fails is out of rotation within this, and back within it."""
+
+
+def nothing_lost(_: Scene) -> Bound:
+    """Planned work costs nothing."""
+    return Bound("0 failed, every stream alive")
+
+
+def steady(_: Scene) -> Bound:
+    """Nothing happens, and every server has its share."""
+    return Bound("0 failed, every stream alive, every server answers", every_server=True)
+
+
+def reported(_: Scene) -> Bound:
+    """A choice that costs something: how much, is measured."""
+    return Bound("reported", reported=True)
+
+
+def node_lost(scene: Scene) -> Bound:
+    """Nobody is served for 3 x advert + skew (RFC 9568); the node's own share fails until the checks remove it."""
+    vip = scene.cluster.vips[scene.target.vip]
+    gap = scene.cluster.takeover_seconds(vip) + LOOK_S
+    out = max(service.eviction_seconds for service in vip.services)
+    return Bound(
+        f"nobody served for {gap:.2f} s at most, nothing fails after {out + LOOK_S:.1f} s, other servers' streams alive",
+        failed=None,
+        may_lose_streams_of=scene.owner,
+        gap_s=gap,
+        quiet_after_s=out + LOOK_S,
+    )
+
+
+def way_back(scene: Scene) -> Bound:
+    """It costs nothing, and there is one owner within two adverts."""
+    adverts = 2 * scene.cluster.vips[scene.target.vip].advert_interval
+    return Bound(f"0 failed, every stream alive, one owner within {adverts:.1f} s", one_owner_after_s=adverts + LOOK_S)
+
+
+def server_lost(scene: Scene) -> Bound:
+    """Its share fails until it is out of rotation."""
+    return Bound(
+        f"out of rotation within {SERVER_S:g} s and nothing fails after it, other servers' streams alive",
+        failed=None,
+        may_lose_streams_of=scene.backup,
+        quiet_after_s=SERVER_S,
+        tables_after_s=SERVER_S + LOOK_S,
+    )
+
+
+def server_back(_: Scene) -> Bound:
+    """It costs nothing, and the server soon has its share."""
+    return Bound(f"0 failed, every stream alive, back in rotation within {SERVER_S:g} s", tables_after_s=SERVER_S + LOOK_S)
+
+
+def nobody_left(_: Scene) -> Bound:
+    """No server at all: a clear refusal."""
+    return Bound("refused, never silent", failed=None, may_lose_streams_of="*", never_silent=True)
+
+
+def sorry(_: Scene) -> Bound:
+    """No server at all, and another that says so."""
+    return Bound(
+        f"refused, never silent, and answered by the sorry server within {SERVER_S:g} s",
+        failed=None,
+        may_lose_streams_of="*",
+        never_silent=True,
+        quiet_after_s=SERVER_S,
+        tables_after_s=SERVER_S + LOOK_S,
+    )
+
+
+def everybody_back(_: Scene) -> Bound:
+    """Streams have nowhere to come from; requests are answered again."""
+    return Bound(
+        f"all in rotation and nothing fails after {SERVER_S:g} s, never silent",
+        failed=None,
+        may_lose_streams_of="*",
+        never_silent=True,
+        quiet_after_s=SERVER_S,
+        tables_after_s=SERVER_S + LOOK_S,
+    )

@@ -1,0 +1,114 @@
+"""Every kind of change of the configuration, through `pulumi up`."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+from lab.nodes import stack
+from lab.nodes.experiments import bounds
+from lab.nodes.experiments.scene import Bound, Change, Description, Experiment, Scene, Step, service
+from lab.nodes.experiments.steady import two_directors
+from lab.nodes.probe import MASTER
+from lab.stack import PROJECT
+
+CHECK = "build/faults/check"
+"""A check script whose content changes under its name."""
+
+
+def _add_port(described: Description) -> None:
+    described["vips"]["master"]["services"].append({**copy.deepcopy(service(described)), "port": 443})
+
+
+def _remove_port(described: Description) -> None:
+    described["vips"]["master"]["services"].pop()
+
+
+def _take_out(described: Description) -> None:
+    del described["pools"]["master"]["hosts"]["master2"]
+    service(described).pop("weights", None)
+
+
+def _put_back(described: Description) -> None:
+    described["pools"]["master"]["hosts"]["master2"] = stack.cluster()["pools"]["master"]["hosts"]["master2"]
+
+
+def as_it_was(described: Description) -> None:
+    """The article's cluster again."""
+    described.clear()
+    described.update(stack.cluster())
+
+
+def change(name: str, what: Change, bound: Callable[[Scene], Bound] = bounds.nothing_lost) -> Step:
+    """A step that deploys a change."""
+    return Step(f"pulumi up: {name}", "change", lambda scene: scene.deploy(what), bound, evidence=Scene.not_in_force)
+
+
+def _version_2(described: Description) -> None:
+    described["keepalived"] = {"vrrp_version": 2}
+    for vip in described["vips"].values():
+        vip["advert_interval"] = 1
+    described["vips"]["master"]["authentication"] = "PASS"
+
+
+def _password(word: str) -> Callable[[Scene], None]:
+    return lambda scene: scene.deploy(lambda described: None, {"master": word})
+
+
+def _write_check(line: str) -> None:
+    path = PROJECT / CHECK
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{line}\n")
+
+
+def _misc_check(described: Description) -> None:
+    _write_check("exit 0")
+    service(described)["health_check"] = {"type": "misc", "script": CHECK}
+
+
+def _script(line: str) -> Change:
+    return lambda described: _write_check(line)
+
+
+CHANGES = [
+    Experiment(
+        MASTER,
+        (
+            change("a check's timing", lambda d: service(d)["health_check"].update(delay_loop=2)),
+            change("a real server removed", _take_out, lambda scene: Bound("0 failed, streams to servers that stay alive", may_lose_streams_of="master2")),
+            change("a real server added", _put_back),
+            change("a real server's weight set to 0", lambda d: service(d).update(weights={"master2": 0})),
+            change("a real server of weight 0 removed", _take_out),
+            change("that real server added again", _put_back),
+            change("a director removed", two_directors),
+            change("a director added", lambda d: d["pools"]["master"].pop("directors")),
+            change("a port added", _add_port),
+            change("a port removed", _remove_port),
+            change("a weight", lambda d: service(d).update(weights={"master1": 2})),
+            change("another owner", lambda d: d["vips"]["master"].update(owner="master1")),
+            change("advert interval", lambda d: d["vips"]["master"].update(advert_interval=0.4)),
+            change("a priority", lambda d: d["vips"]["master"].update(priorities={"master2": 145})),
+            change("notification keys", lambda d: d.update(keepalived={"notifications": {
+                "notification_email": ["ops@example.org"], "notification_email_from": "lvs@example.org", "smtp_server": "192.168.0.100"}})),
+            change("another scheduler", lambda d: service(d).update(scheduler="sh")),
+            change("everything as it was", as_it_was),
+        ),
+    ),
+    Experiment(
+        MASTER,
+        (
+            change("a check script's content", _script("exit 0 # as before")),
+            change("that content as it was", _script("exit 0")),
+        ),
+        arrange=_misc_check,
+    ),
+    Experiment(
+        MASTER,
+        (
+            Step("pulumi up: the VRRP password", "change", _password("second"), bounds.nothing_lost),
+            Step("pulumi up: the VRRP password as it was", "change", _password("first"), bounds.nothing_lost),
+        ),
+        arrange=_version_2,
+        auth_pass={"master": "first"},
+    ),
+]  # fmt: skip

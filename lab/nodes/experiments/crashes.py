@@ -1,0 +1,74 @@
+"""A director is lost without a word, and comes back; the segment falls apart, and heals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from lab.nodes import machine
+from lab.nodes.experiments import bounds
+from lab.nodes.experiments.bounds import LOOK_S, SERVER_S
+from lab.nodes.experiments.scene import Bound, Experiment, Scene, Step, on_owner, owner_off, switch
+from lab.nodes.probe import INFRA, MASTER, Target
+from lab.phases import wait_for
+
+KILL_MAIN = 'kill -9 "$(systemctl show --property=MainPID --value keepalived)"'
+KILL_ALL = "systemctl kill --signal=KILL keepalived"
+
+
+def _killed(name: str, script: str) -> Experiment:
+    return Experiment(MASTER, (Step(name, "crash", on_owner(script), bounds.nothing_lost),))
+
+
+def _crash(target: Target, fault: str, act: Callable[[Scene], None], back: str, undo: Callable[[Scene], None]) -> Experiment:
+    return Experiment(target, (Step(fault, "crash", act, bounds.node_lost, owner_off), Step(back, "way back", undo, bounds.way_back)))
+
+
+def _both_said_so(scene: Scene) -> Iterable[str]:
+    """The side that is alone knows that its view is poor, and the other one that a node is gone; wait_until_whole has seen its tables."""
+    alone, other = scene.owner, scene.backup
+
+    def weight() -> tuple[bool, str]:
+        said = machine.run("lab", "exec", alone, "sh", "-c", "cat /run/openshift-lvs/quorum-*").stdout.split()
+        return "-100" in said, f"{alone} adds {', '.join(said)} to its priority"
+
+    wait_for("the node that is alone to lower its priority", weight, SERVER_S)
+    for node, words in ((alone, "Lost quorum"), (other, f"Removing service [{scene.cluster.node(alone).host.address}]")):
+        journal = machine.run("lab", "exec", node, "journalctl", "--unit=keepalived", "--output=cat", f"--since=@{scene.moment - 1:.0f}").stdout
+        if words not in journal:
+            yield f"{node} does not say {words!r}: {journal[-300:]}"
+
+
+def _owner_unheard(scene: Scene) -> None:
+    scene.do("lab", "apart", scene.owner, *(node for node in scene.cluster.directors("master") if node != scene.owner))
+
+
+def _two_owners(scene: Scene) -> Bound:
+    """Both have the client's side, so both answer; which of them the client asks is up to its neighbour entry."""
+    return Bound(f"nothing fails after {SERVER_S:g} s, both sides say so", failed=None, may_lose_streams_of="*", quiet_after_s=SERVER_S + LOOK_S)
+
+
+CRASHES = [
+    _killed("kill -9 of keepalived's main process on the owner", KILL_MAIN),
+    _killed("kill -9 of all of keepalived on the owner", KILL_ALL),
+    _crash(MASTER, "owner's link down", switch("carrier", "off"), "owner's link up again", switch("carrier", "on")),
+    _crash(MASTER, "owner isolated with carrier", switch("wire", "out"), "owner's isolation healed", switch("wire", "in")),
+    _crash(MASTER, "owner powered off", switch("power", "off"), "owner powered on again", switch("power", "on")),
+    _crash(INFRA, "infra owner isolated with carrier", switch("wire", "out"), "infra owner's isolation healed", switch("wire", "in")),
+]
+
+PARTITIONS = [
+    Experiment(
+        MASTER,
+        (
+            Step("partition: the owner and the rest", "partition", switch("wire", "out"), bounds.node_lost, owner_off, evidence=_both_said_so),
+            Step("that partition healed", "way back", switch("wire", "in"), bounds.way_back),
+        ),
+    ),
+    Experiment(
+        MASTER,
+        (
+            Step("partition: the owner keeps its clients, not its peers", "partition", _owner_unheard, _two_owners, owner_off, evidence=_both_said_so),
+            Step("owner and peers together again", "way back", lambda scene: scene.do("lab", "together"), bounds.way_back),
+        ),
+    ),
+]

@@ -1,0 +1,112 @@
+"""A real server fails in every way that a check can see, and recovers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from lab.nodes.experiments import bounds
+from lab.nodes.experiments.scene import Bound, Description, Experiment, Scene, Step, backup_out, on_backup, service
+from lab.nodes.probe import INFRA, MASTER, Target
+
+FAULT = "nft -f - <<'N'\ntable ip fault {{ chain input {{ type filter hook input priority -10; {rule}; }}; }}\nN"
+SILENT = FAULT.format(rule="tcp dport { 80, 443, 8443 } ip saddr != 127.0.0.1 drop")
+REFUSING = FAULT.format(rule="tcp dport 8443 reject with tcp reset")
+NO_FAULT = "nft delete table ip fault"
+WELL = "rm /run/workload"
+SORRY = "192.168.0.5"
+SORRY_NODE = "infra0"
+
+
+def ill(port: int, how: str) -> str:
+    """The workload misbehaves on a port."""
+    return f"echo '{port} {how}' >/run/workload"
+
+
+def _server(target: Target, fault: str, script: str, back: str, undo: str) -> Experiment:
+    return Experiment(
+        target,
+        (
+            Step(fault, "server", on_backup(script), bounds.server_lost, backup_out),
+            Step(back, "server back", on_backup(undo), bounds.server_back),
+        ),
+    )
+
+
+def _one_port(port: int, fault: str, script: str, back: str, undo: str) -> tuple[Step, Step]:
+    """Only that port's check fails: the other services keep the server."""
+    return (
+        Step(fault, "server", on_backup(script), bounds.server_lost, lambda scene: scene.live(scene.backup, port=port), port=port),
+        Step(back, "server back", on_backup(undo), bounds.server_back, port=port),
+    )
+
+
+def _only_http(bound: Callable[[Scene], Bound]) -> Callable[[Scene], Bound]:
+    """A frozen process still takes connections: only an http check sees it, so the port beside it with a tcp check does not count."""
+    return lambda scene: bound(scene)._replace(text=f"{bound(scene).text} (http-checked port)", only=scene.target.vip)
+
+
+def _all_masters(verb: str) -> Callable[[Scene], None]:
+    return lambda scene: scene.do("sh", "-euc", "; ".join(f"lab exec {node} systemctl {verb} lab-workload" for node in scene.cluster.pools["master"].hosts))
+
+
+def _none_live(scene: Scene) -> dict[str, int]:
+    return dict.fromkeys(scene.live(), int(bool(service(scene.described).get("sorry_server"))))
+
+
+def _five_checks(described: Description) -> None:
+    described["vips"]["infra"]["services"] = [
+        {"port": 80, "health_check": {"type": "http", "path": "/healthz"}},
+        {"port": 443, "health_check": {"type": "ssl", "path": "/healthz"}},
+        {"port": 8443, "health_check": {"type": "tcp"}},
+        {"port": 8080, "health_check": {"type": "misc", "script": "lab/nodes/checks/answers-200"}},
+        {"port": 8025, "health_check": {"type": "smtp", "connect_port": 25}},
+    ]
+
+
+def _sorry_server(described: Description) -> None:
+    service(described)["sorry_server"] = SORRY
+
+
+SERVERS = [
+    _server(MASTER, "a server's process gone", "systemctl stop lab-workload", "the process back", "systemctl start lab-workload"),
+    _server(MASTER, "a server silent", SILENT, "the server heard again", NO_FAULT),
+    _server(MASTER, "a server refuses connections", REFUSING, "the server takes connections again", NO_FAULT),
+    Experiment(INFRA, _one_port(80, "a server answers status 500", ill(80, "error"), "the server answers status 200 again", WELL)),
+    Experiment(INFRA, _one_port(80, "a server slower than its check waits", ill(80, "slow"), "the server fast again", WELL)),
+    Experiment(
+        INFRA,
+        (
+            Step("a server frozen, under an http check", "server", on_backup("systemctl kill --signal=STOP lab-workload"), _only_http(bounds.server_lost),
+                 lambda scene: scene.live(scene.backup, port=80)),
+            Step("the server thawed", "server back", on_backup("systemctl kill --signal=CONT lab-workload"), _only_http(bounds.server_back)),
+        ),
+    ),
+    Experiment(
+        INFRA,
+        (
+            *_one_port(80, "http check alone: status 500", ill(80, "error"), "http check: status 200 again", WELL),
+            *_one_port(443, "ssl check alone: handshakes break", ill(443, "no-tls"), "ssl check: handshakes again", WELL),
+            *_one_port(8443, "tcp check alone: refused", REFUSING, "tcp check: connections again", NO_FAULT),
+            *_one_port(8080, "misc check alone: its script says no", ill(8080, "error"), "misc check: its script says yes", WELL),
+            *_one_port(8025, "smtp check alone: greeted with 554", ill(25, "error"), "smtp check: greeted with 220 again", WELL),
+        ),
+        arrange=_five_checks,
+    ),
+    Experiment(
+        MASTER,
+        (
+            Step("all servers gone", "server", _all_masters("stop"), bounds.nobody_left, _none_live),
+            Step("all servers back", "server back", _all_masters("start"), bounds.everybody_back),
+        ),
+    ),
+    Experiment(
+        MASTER,
+        (
+            Step("all servers gone, with a sorry server", "server", _all_masters("stop"), bounds.sorry, _none_live),
+            Step("all servers back, and the sorry server out", "server back", _all_masters("start"), bounds.everybody_back),
+        ),
+        arrange=_sorry_server,
+        before=f"ip -n {SORRY_NODE} address replace {MASTER.address}/32 dev lo",
+        after=f"ip -n {SORRY_NODE} address delete {MASTER.address}/32 dev lo",
+    ),
+]  # fmt: skip

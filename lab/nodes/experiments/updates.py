@@ -1,0 +1,135 @@
+"""Updates that are wrong, or cut short: the first host only, and back."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Iterable
+
+from lab.nodes import probe, stack
+from lab.nodes.experiments import bounds
+from lab.nodes.experiments.changes import as_it_was
+from lab.nodes.experiments.scene import Bound, Change, Description, Experiment, Scene, Step, in_force, service
+from lab.nodes.probe import MASTER
+from lab.phases import wait_for
+from lab.stack import DeploymentError
+
+CANARY = "master1"
+"""The first backup in the order of the roll-out."""
+ACTIVATION_S = 240
+GIVEN_UP_S = 60
+"""A deployment whose host is gone is ended by its operator after this, if it has not ended itself."""
+
+
+def _refused(wrong: Change) -> Callable[[Scene], None]:
+    def act(scene: Scene) -> None:
+        try:
+            stack.up(scene.changed(wrong))
+        except DeploymentError:
+            return
+        raise DeploymentError("the deployment succeeded, and should have been refused")
+
+    return act
+
+
+def _midway(event: Callable[[Scene, subprocess.Popen[str]], None]) -> Callable[[Scene], None]:
+    """The event, at the moment when the canary has the new version in force and no other host has."""
+
+    def act(scene: Scene) -> None:
+        before = in_force(CANARY)
+        with stack.begun(scene.changed(_two_seconds)) as up:
+
+            def activated() -> tuple[bool, str]:
+                if up.poll() is not None:
+                    raise DeploymentError(f"the deployment ended before {CANARY} was seen to change: {up.communicate()[0][-500:]}")
+                return (now := in_force(CANARY)) != before, f"{now} in force"
+
+            wait_for(f"the new version on {CANARY}", activated, ACTIVATION_S)
+            event(scene, up)
+
+    return act
+
+
+def _vanishes(scene: Scene, up: subprocess.Popen[str]) -> None:
+    scene.do("lab", "power", CANARY, "off")
+    try:
+        up.communicate(timeout=GIVEN_UP_S)
+    except subprocess.TimeoutExpired:
+        return
+    if not up.returncode:
+        raise DeploymentError("the deployment succeeded, though its first host was gone")
+
+
+def _engine_killed(scene: Scene, up: subprocess.Popen[str]) -> None:
+    # Leaving `begun` kills it.
+    scene.moment = probe.now()
+
+
+def _two_seconds(described: Description) -> None:
+    service(described)["health_check"]["delay_loop"] = 2
+
+
+def _nothing(described: Description) -> None:
+    pass
+
+
+def _only_the_canary(scene: Scene) -> Iterable[str]:
+    return scene.not_in_force(but=CANARY)
+
+
+def _canary_gone(scene: Scene) -> Bound:
+    """A server that is lost costs its own share, whatever was done on it."""
+    return bounds.server_lost(scene)._replace(text="the lost host's own share until its eviction; no other host touched", may_lose_streams_of=CANARY)
+
+
+def _next_up(after: str, change: Change = _nothing) -> Step:
+    return Step(f"the next pulumi up after {after}", "wrong update", lambda scene: scene.deploy(change), bounds.nothing_lost, evidence=Scene.not_in_force)
+
+
+def _wrong(what: str, change: Change) -> Experiment:
+    refused = Step(f"wrong update: {what}", "wrong update", _refused(change), bounds.nothing_lost, evidence=Scene.not_in_force)
+    return Experiment(MASTER, (refused, _next_up(what)))
+
+
+def _unknown_user(described: Description) -> None:
+    service(described)["health_check"] = {"type": "misc", "script": "lab/nodes/checks/answers-200", "user": "nosuchuser"}
+
+
+UPDATES = [
+    _wrong("an interface that is not there", lambda d: d["pools"]["master"].update(interface="eth9")),
+    _wrong("a check as a user that is not there", _unknown_user),
+    _wrong("a service that does not come up", lambda d: service(d).update(health_check={"type": "http", "path": "/nope"})),
+    Experiment(
+        MASTER,
+        (
+            Step("the first host vanishes mid-way", "wrong update", _midway(_vanishes), _canary_gone, lambda scene: scene.live(off=CANARY),
+                 evidence=_only_the_canary),
+            Step("the vanished host back", "way back", lambda scene: scene.do("lab", "power", CANARY, "on"), bounds.server_back),
+            _next_up("a vanished host: the same change", _two_seconds),
+            _next_up("that: as it was", as_it_was),
+        ),
+    ),
+    Experiment(
+        MASTER,
+        (
+            Step("the first host vanishes mid-way again", "wrong update", _midway(_vanishes), _canary_gone, lambda scene: scene.live(off=CANARY),
+                 evidence=_only_the_canary),
+            Step("that host back", "way back", lambda scene: scene.do("lab", "power", CANARY, "on"), bounds.server_back),
+            _next_up("a vanished host: back to the configuration before"),
+        ),
+    ),
+    Experiment(
+        MASTER,
+        (
+            Step("the engine killed mid-way", "wrong update", _midway(_engine_killed), bounds.nothing_lost, evidence=_only_the_canary),
+            _next_up("a killed engine: the same change", _two_seconds),
+            _next_up("that one: as it was", as_it_was),
+        ),
+    ),
+    Experiment(
+        MASTER,
+        (
+            Step("the engine killed mid-way again", "wrong update", _midway(_engine_killed), bounds.nothing_lost, evidence=_only_the_canary),
+            _next_up("a killed engine: back to the configuration before"),
+        ),
+    ),
+]  # fmt: skip
