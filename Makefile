@@ -45,8 +45,13 @@ lint: .venv ## ruff, mypy, shellcheck, go vet, actionlint
 	go -C .github/tools tool actionlint -shellcheck $(CURDIR)/.venv/bin/shellcheck
 
 .PHONY: test
-test: engine ## unit tests: no cloud, no virtual machine
-	$(PYTHON) -m pytest tests/unit -n 2
+test: engine ## unit tests, and one fault of each kind on real keepalived, IPVS and VRRP in a virtual machine
+	$(PYTHON) -m pytest tests/unit -n 2 --durations=5
+	RUNS=1 $(PYTHON) -m pytest tests/dataplane -m representative -v --capture=no --durations=0
+
+.PHONY: test-faults
+test-faults: engine ## every fault and change, RUNS times each (3, crashes 10); FAULTS="not representative" after make test
+	RUNS=$(RUNS) $(PYTHON) -m pytest tests/dataplane -m "$(FAULTS)" -v --capture=no --durations=0
 
 .PHONY: test-cloud
 test-cloud: engine ## make up and everything after it, against a real OpenStack

@@ -7,16 +7,28 @@ from collections.abc import Iterator
 import pytest
 
 from lab.nodes import machine, runner, stack
+from lab.phases import Phases
 
 
 @pytest.fixture(scope="session")
 def article_cluster() -> Iterator[None]:
-    """Up as long as the session lasts; a lab that runs already is used, and stays."""
+    """Up as long as the session lasts; a lab that runs already is used, and stays. Says at the end what every row came to."""
+    phases = Phases()
     mine = machine.running() is None
-    machine.up()
-    stack.up()
-    runner.mend()
+    with phases("lab machine and nodes"):
+        machine.up()
+    with phases("pulumi up, and every server seen"):
+        runner.mend()
     yield
     if mine:
-        machine.down()
-        stack.forget()
+        with phases("lab machine down"):
+            machine.down()
+            stack.forget()
+
+
+@pytest.fixture(scope="session")
+def table(article_cluster: None) -> Iterator[list[str]]:
+    """The names of the rows that were run; printed with their results at the end."""
+    names: list[str] = []
+    yield names
+    print(f"\n{runner.table(names)}")
