@@ -20,6 +20,7 @@ CONTROL, CONTROL_MS = "control", 200
 TIMEOUT_MS = 900
 """Below the second after which a lost SYN is sent again: a request that needed that counts as failed."""
 READY_S = 30
+EVENT_S = 180
 WHOLE_S = 60
 
 
@@ -109,13 +110,18 @@ class Seen:
         return [request for request in self.requests if request.error]
 
     @property
-    def longest_gap_s(self) -> float:
+    def longest_gap(self) -> tuple[float, float]:
         """The longest time without any answer: from one sign of life, a connection that came about or an answer, to the next."""
         mine = [request for request in self.requests if request.name == self.target.vip]
         connections = [request.at + request.connected for request in mine if request.connected]
         answers = [request.at + request.seconds for request in mine if not request.error]
         signs = sorted([self.began, self.ended, *(at for at in (*connections, *answers) if at < self.ended)])
-        return round(max(later - earlier for earlier, later in itertools.pairwise(signs)), 2)
+        return max(itertools.pairwise(signs), key=lambda pair: pair[1] - pair[0])
+
+    @property
+    def longest_gap_s(self) -> float:
+        """The seconds of that."""
+        return round(self.longest_gap[1] - self.longest_gap[0], 2)
 
     @property
     def answers(self) -> dict[str, int]:
@@ -226,7 +232,7 @@ def now() -> float:
 
 def at(*command: str) -> float:
     """Run a command in the machine; the moment at which it began."""
-    return float(machine.run("sh", "-euc", 'date +%s.%N; exec "$@" >&2', "sh", *command).stdout)
+    return float(machine.run("sh", "-euc", 'date +%s.%N; exec "$@" >&2', "sh", *command, timeout_s=EVENT_S).stdout)
 
 
 def state() -> dict[str, tuple[int, tuple[str, ...]]]:

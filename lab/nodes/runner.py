@@ -236,7 +236,7 @@ def record(outcome: Outcome) -> None:
     row, before = outcome.row(), rows.get(outcome.step.name)
     if before is None or _badness(row) >= _badness(before):
         (RESULTS / f"{re.sub('[^a-z0-9]+', '-', outcome.step.name.lower()).strip('-')}.svg").write_text(
-            picture.draw(outcome.step.name, outcome.seen, outcome.moment)
+            picture.draw(outcome.step.name, f"{outcome.bound.text}: {verdict(outcome)}", outcome.seen, outcome.moment)
         )
     if before is not None:
         counts = {key: before[key] + row[key] for key in ("runs", "runs_again_for_noise")}
@@ -272,12 +272,15 @@ def table(names: Sequence[str] | None = None) -> str:
 def line(outcome: Outcome) -> str:
     """A run as a line of the table."""
     row = outcome.row()
-    broken = f"{'NOISE' if outcome.noisy else 'BROKEN'}: {'; '.join(outcome.broken)}"
-    verdict = broken if outcome.broken else "holds"
     return (
         f"{row['name']:<58} {row['sent']:>5} sent {row['failed']:>4} failed  gap {row['longest_gap_s']:>5} s  "
-        f"streams {row['streams_alive']:>2}/{row['streams']}  tables {row['tables_after_s']} s  whole {row['whole_after_s']} s  {verdict}"
+        f"streams {row['streams_alive']:>2}/{row['streams']}  tables {row['tables_after_s']} s  whole {row['whole_after_s']} s  {verdict(outcome)}"
     )
+
+
+def verdict(outcome: Outcome) -> str:
+    """Whether it holds, or what did not."""
+    return f"{'NOISE' if outcome.noisy else 'BROKEN'}: {'; '.join(outcome.broken)}" if outcome.broken else "holds"
 
 
 def _badness(row: dict[str, Any]) -> tuple[bool, int, float]:

@@ -6,6 +6,7 @@ import dataclasses
 import json
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 import yaml
@@ -159,8 +160,9 @@ def test_the_worst_of_all_runs_stands_in_the_results(tmp_path: Path, monkeypatch
 
 
 def test_a_picture_shows_who_held_the_address_and_every_failure() -> None:
-    drawn = picture.draw("a <title>", seen(failed=(3.0,)), MOMENT)
-    assert drawn.startswith("<svg") and "a &lt;title&gt;" in drawn and "master0 (" in drawn and "failed (1)" in drawn
+    drawn = picture.draw("a <title>", "holds", seen(failed=(3.0,)), MOMENT)
+    ElementTree.fromstring(drawn)
+    assert all(words in drawn for words in ("a &lt;title&gt;", "holds 192.168.0.250", "master0 (7)", "failed (1 of 24)", ">event<"))
 
 
 def test_there_are_at_least_thirty_named_faults_and_states() -> None:
