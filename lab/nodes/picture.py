@@ -86,21 +86,16 @@ def draw(title: str, verdict: str, seen: Seen, moment: float) -> str:
     y += ROW
     bottom = y - ROW // 2
     step = next(s for s in (1, 2, 5, 10, 20, 60, 120) if span / s <= 15 or s == 120)
-    first = -int((moment - seen.began) // step) * step
-    grid = [
-        f'<line x1="{x(moment + s)}" x2="{x(moment + s)}" y1="{top}" y2="{bottom}" stroke="#eee"/>' for s in range(first, int(seen.ended - moment) + 1, step)
-    ]
-    for second in range(first, int(seen.ended - moment) + 1, step):
+    seconds = range(-int((moment - seen.began) // step) * step, int(seen.ended - moment) + 1, step)
+    grid = [f'<line x1="{x(moment + s)}" x2="{x(moment + s)}" y1="{top}" y2="{bottom}" stroke="#eee"/>' for s in seconds]
+    for second in seconds:
         text(x(moment + second), f"{second} s" if second else "event", 'text-anchor="middle"')
     parts.append(f'<line x1="{x(moment)}" x2="{x(moment)}" y1="{top}" y2="{bottom}" stroke="#222" stroke-dasharray="4 3"/>')
     gap_began, gap_ended = seen.longest_gap
     gap = f'<rect x="{x(gap_began)}" y="{top}" width="{x(gap_ended) - x(gap_began):.1f}" height="{bottom - top}" fill="{PALE}"/>'
     y += ROW
-    text(
-        LEFT,
-        f"pale: the longest time without any sign of life, {seen.longest_gap_s} s. A request stands where it began, an answer came 0.3 s later.",
-        f'fill="{GREY}"',
-    )
+    legend = f"Pale: the longest time without any sign of life, {seen.longest_gap_s} s. A request stands where it began; its answer came 0.3 s later."
+    text(LEFT, legend, f'fill="{GREY}"')
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{y + ROW}" font-family="sans-serif" font-size="11">'
         f'<rect width="100%" height="100%" fill="white"/>{"".join([*grid, gap, *parts])}</svg>\n'
