@@ -11,9 +11,9 @@ from xml.etree import ElementTree
 import pytest
 import yaml
 
-from lab.nodes import picture, runner
+from lab.nodes import machine, picture, probe, runner, stack
 from lab.nodes.experiments import EXPERIMENTS
-from lab.nodes.experiments.scene import Bound, Scene, Step
+from lab.nodes.experiments.scene import Bound, Experiment, Scene, Step
 from lab.nodes.probe import INFRA, MASTER, Holding, Request, Seen, Stream, Table
 from lab.nodes.runner import Outcome
 from lab.stack import PROJECT
@@ -138,9 +138,12 @@ def test_a_server_that_never_answers_breaks_a_fair_share() -> None:
     assert "master2 answered less" in broken(NOTHING_LOST._replace(every_server=True), seen(requests=requests))[0]
 
 
+STEP = Step("a thing happens", "planned", lambda scene: None, lambda scene: NOTHING_LOST)
+OTHER = dataclasses.replace(STEP, name="another")
+
+
 def outcome(what: Seen) -> Outcome:
-    step = Step("a thing happens", "planned", lambda scene: None, lambda scene: NOTHING_LOST)
-    return Outcome(step, NOTHING_LOST, what, MOMENT, {"master0": 3}, 1.5, tuple(broken(NOTHING_LOST, what)))
+    return Outcome(STEP, NOTHING_LOST, what, MOMENT, {"master0": 3}, 1.5, tuple(broken(NOTHING_LOST, what)))
 
 
 def test_a_failure_while_the_control_failed_too_is_called_noise() -> None:
@@ -148,6 +151,59 @@ def test_a_failure_while_the_control_failed_too_is_called_noise() -> None:
     assert outcome(seen(failed=(3.0,), control=noisy)).noisy
     assert not outcome(seen(failed=(3.0,))).noisy
     assert not outcome(seen(control=noisy)).noisy
+
+
+def again(monkeypatch: pytest.MonkeyPatch, *runs: list[Outcome]) -> list[Outcome]:
+    """What is recorded when an experiment's attempts come to these."""
+    attempts = iter(runs)
+    monkeypatch.setattr(runner, "_run_all", lambda experiment, described: next(attempts))
+    return runner._twice_if_noisy(Experiment(MASTER, ()), {})
+
+
+def test_noise_is_given_a_second_chance_and_what_was_broken_without_noise_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    noisy = (Request("control", BEGAN, 0.0, 0.9, "", "timeout"),)
+    doubtful, flaw, fine = outcome(seen(failed=(3.0,), control=noisy)), dataclasses.replace(outcome(seen(failed=(3.0,))), step=OTHER), outcome(seen())
+    told = again(monkeypatch, [doubtful, flaw], [fine, dataclasses.replace(fine, step=OTHER)])
+    assert [(o.step.name, bool(o.broken), o.again) for o in told] == [("another", True, False), ("a thing happens", False, True), ("another", False, True)]
+
+
+def test_noise_in_every_attempt_hides_no_flaw(monkeypatch: pytest.MonkeyPatch) -> None:
+    doubtful = outcome(seen(failed=(3.0,), control=(Request("control", BEGAN, 0.0, 0.9, "", "timeout"),)))
+    assert [bool(o.broken) for o in again(monkeypatch, [doubtful], [doubtful])] == [True]
+
+
+def test_quiet_runs_are_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert len(again(monkeypatch, [outcome(seen(failed=(3.0,)))])) == 1
+
+
+class Probes:
+    """Probes that saw nothing wrong."""
+
+    def __init__(self, *_: object) -> None:
+        self.seen = seen()
+
+    def __enter__(self) -> None: ...
+    def __exit__(self, *_: object) -> None: ...
+
+
+def test_a_state_that_never_comes_is_a_broken_row_and_the_faults_are_mended(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def never(*_: object) -> None:
+        raise TimeoutError("waited 60 s for every director; last seen: master0 has 2 of 3 servers")
+
+    mended: list[object] = []
+    monkeypatch.setattr(runner, "RESULTS", tmp_path)
+    monkeypatch.setattr(runner, "QUIET_S", 0)
+    monkeypatch.setattr(runner, "Probe", Probes)
+    monkeypatch.setattr(runner, "mend", lambda *_: mended.append(1))
+    monkeypatch.setattr(stack, "cluster", lambda: CLUSTER)
+    monkeypatch.setattr(machine, "run", lambda *_, **__: None)
+    monkeypatch.setattr(probe, "now", lambda: MOMENT)
+    monkeypatch.setattr(probe, "holder", lambda target: "master0")
+    monkeypatch.setattr(probe, "wait_until_whole", never)
+    first, next_run = runner.run(Experiment(MASTER, (STEP, OTHER)), 2)
+    assert first.broken == ("waited 60 s for every director; last seen: master0 has 2 of 3 servers",)
+    assert (first.step, next_run.step, len(mended)) == (STEP, STEP, 2)
+    assert "**no**: waited 60 s" in runner.table(["a thing happens"])
 
 
 def test_the_worst_of_all_runs_stands_in_the_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
