@@ -46,7 +46,9 @@ def _only_http(bound: Callable[[Scene], Bound]) -> Callable[[Scene], Bound]:
 
 
 def _all_masters(verb: str) -> Callable[[Scene], None]:
-    return lambda scene: scene.do("sh", "-euc", "; ".join(f"lab exec {node} systemctl {verb} lab-workload" for node in scene.cluster.pools["master"].hosts))
+    return lambda scene: scene.do(
+        "sh", "-euc", "".join(f"lab exec {node} systemctl {verb} lab-workload & " for node in scene.cluster.pools["master"].hosts) + "wait"
+    )
 
 
 def _none_live(scene: Scene) -> dict[str, int]:

@@ -136,9 +136,16 @@ func follow(node string, over <-chan struct{}, tell func(address string, has boo
 
 // live counts the real servers with a weight in the table of this thread's namespace.
 func live() int {
-	table, _ := os.ReadFile("/proc/thread-self/net/ip_vs")
+	file, err := os.Open("/proc/thread-self/net/ip_vs")
+	if err != nil {
+		return 0
+	}
+	defer file.Close()
+	// In one piece: the kernel loses its place between two reads.
+	table := make([]byte, 1<<16)
+	length, _ := file.Read(table)
 	count := 0
-	for line := range strings.Lines(string(table)) {
+	for line := range strings.Lines(string(table[:length])) {
 		// -> ADDRESS:PORT METHOD WEIGHT ...
 		if words := strings.Fields(line); len(words) > 3 && words[0] == "->" && words[3] != "0" && words[3] != "Weight" {
 			count++
