@@ -7,8 +7,7 @@ from collections.abc import Callable
 
 from lab.nodes import stack
 from lab.nodes.experiments import bounds
-from lab.nodes.experiments.scene import Bound, Change, Description, Experiment, Scene, Step, service
-from lab.nodes.experiments.steady import two_directors
+from lab.nodes.experiments.scene import Bound, Change, Description, Experiment, Scene, Step, service, two_directors
 from lab.nodes.probe import MASTER
 from lab.stack import PROJECT
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from lab.nodes import machine
 from lab.nodes.experiments import bounds
 from lab.nodes.experiments.bounds import LOOK_S, SERVER_S
-from lab.nodes.experiments.scene import Bound, Experiment, Scene, Step, on_owner, owner_off, switch
+from lab.nodes.experiments.scene import Bound, Change, Experiment, Scene, Step, on_owner, owner_off, switch, two_directors
 from lab.nodes.probe import INFRA, MASTER, Target
 from lab.phases import wait_for
 
@@ -19,8 +19,8 @@ def _killed(name: str, script: str) -> Experiment:
     return Experiment(MASTER, (Step(name, "crash", on_owner(script), bounds.nothing_lost),))
 
 
-def _crash(target: Target, fault: str, act: Callable[[Scene], None], back: str, undo: Callable[[Scene], None]) -> Experiment:
-    return Experiment(target, (Step(fault, "crash", act, bounds.node_lost, owner_off), Step(back, "way back", undo, bounds.way_back)))
+def _crash(target: Target, fault: str, act: Callable[[Scene], None], back: str, undo: Callable[[Scene], None], arrange: Change | None = None) -> Experiment:
+    return Experiment(target, (Step(fault, "crash", act, bounds.node_lost, owner_off), Step(back, "way back", undo, bounds.way_back)), arrange)
 
 
 def _both_said_so(scene: Scene) -> Iterable[str]:
@@ -53,6 +53,7 @@ CRASHES = [
     _crash(MASTER, "owner's link down", switch("carrier", "off"), "owner's link up again", switch("carrier", "on")),
     _crash(MASTER, "owner isolated with carrier", switch("wire", "out"), "owner's isolation healed", switch("wire", "in")),
     _crash(MASTER, "owner powered off", switch("power", "off"), "owner powered on again", switch("power", "on")),
+    _crash(MASTER, "one of two directors powered off", switch("power", "off"), "that director powered on again", switch("power", "on"), two_directors),
     _crash(INFRA, "infra owner isolated with carrier", switch("wire", "out"), "infra owner's isolation healed", switch("wire", "in")),
 ]
 

@@ -174,6 +174,11 @@ def service(described: Description, vip: str = "master", index: int = 0) -> Desc
     return found
 
 
+def two_directors(described: Description) -> None:
+    """Three servers, and two of them directors."""
+    described["pools"]["master"]["directors"] = ["master0", "master1"]
+
+
 @functools.lru_cache(maxsize=8)
 def _parsed(described: str) -> Cluster:
     return Cluster.parse(json.loads(described))
