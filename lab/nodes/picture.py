@@ -30,7 +30,9 @@ def draw(title: str, verdict: str, seen: Seen, moment: float) -> str:
     def box(start: float, end: float, high: float, colour: str, base: float = 7) -> None:
         parts.append(f'<rect x="{x(start)}" y="{y + base - high}" width="{max(1.0, x(end) - x(start)):.1f}" height="{high}" fill="{colour}"/>')
 
-    nodes = sorted({node for holding in seen.holdings for node in holding.nodes} | {table.node for table in seen.tables} | set(seen.answers))
+    # Of the nodes that the probes look at, those that have to do with the address: its pool is named as it is.
+    directors = sorted({table.node for table in seen.tables if table.live and table.node.startswith(seen.target.vip)})
+    nodes = sorted({node for holding in seen.holdings for node in holding.nodes} | {*directors, *seen.answers})
     colour = {node: COLOURS[index % len(COLOURS)] for index, node in enumerate(nodes)}
     y += ROW
     text(10, title, f'font-size="{TITLE_PX}" font-weight="bold"')
@@ -50,7 +52,6 @@ def draw(title: str, verdict: str, seen: Seen, moment: float) -> str:
 
     y += ROW + 6
     text(10, "live servers in the table of", 'font-weight="bold"')
-    directors = sorted({table.node for table in seen.tables if table.live and _same_pool(table.node, seen)})
     for node in directors:
         y += ROW
         text(20, node)
@@ -100,8 +101,3 @@ def draw(title: str, verdict: str, seen: Seen, moment: float) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{y + ROW}" font-family="sans-serif" font-size="11">'
         f'<rect width="100%" height="100%" fill="white"/>{"".join([*grid, gap, *parts])}</svg>\n'
     )
-
-
-def _same_pool(node: str, seen: Seen) -> bool:
-    """Of the nodes that the probes look at, those that have to do with the address: its pool is named as it is."""
-    return node.startswith(seen.target.vip)

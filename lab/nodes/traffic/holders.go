@@ -71,20 +71,21 @@ func watch(what Holders, over <-chan struct{}, record func(Holding), recordTable
 			// The thread ends with this goroutine: it is not unlocked, since it is in another namespace then.
 			runtime.LockOSThread()
 			known := -1
-			counted := func() {
-				if now := live(); now != known {
+			count := func(now int) {
+				if now != known {
 					known = now
 					recordTable(Table{seconds(time.Now()), node, now})
 				}
 			}
 			for !ended(over) {
-				follow(node, over, func(address string, has bool) { changed(node, address, has) }, counted)
+				follow(node, over, func(address string, has bool) { changed(node, address, has) }, func() { count(live()) })
 				if ended(over) {
 					return
 				}
 				for _, address := range what.Addresses {
 					changed(node, address, false)
 				}
+				count(0)
 				time.Sleep(lookAgain)
 			}
 		}()
