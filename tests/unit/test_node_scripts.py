@@ -169,7 +169,7 @@ def test_a_delivery_cut_short_is_finished_by_the_next(fresh: Node) -> None:
     fresh.write(f"{half}/left-over", "")
     fresh.deliver(files)
     assert not fresh.path(half).exists()
-    assert fresh.sh(f"ls /etc/keepalived/versions/{version(files)}").split() == sorted(file.path for file in files)
+    assert fresh.sh(f"ls /etc/keepalived/versions/{version(files)}").split() == sorted(["drained", *(file.path for file in files)])
 
 
 def test_a_delivery_cut_short_inside_its_check_leaves_nothing_for_long(fresh: Node) -> None:
@@ -614,7 +614,7 @@ def test_a_stop_drains_and_leaves_no_address_behind(serving: Node) -> None:
 
 
 def test_a_node_that_was_drained_stays_drained_over_a_restart(serving: Node) -> None:
-    serving.write("/run/openshift-lvs/drained", "")
+    serving.write("/etc/keepalived/drained/ownership", "")
     serving.sh("systemctl start keepalived.service")
     assert serving.read("/run/openshift-lvs/drain-master") == "-254\n"
 
