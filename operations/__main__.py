@@ -9,14 +9,24 @@ from pathlib import Path
 
 from components.cluster import ConfigurationError
 from operations import diff, render, report
+from operations.drain import Draining, Refused
+from operations.nodes import NodesError, reach
+from operations.status import status
+from operations.verify import verify
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one verb. Exit status 0: done; 1: the configuration is at fault, and the text says where."""
+    """Run one verb. Exit status 0: done, and nothing found; 1: the text says what is at fault."""
     options = _parse(arguments)
     try:
-        return _diff(options) if options.verb == "diff" else _render(options)
-    except (ConfigurationError, diff.BaseError) as error:
+        match options.verb:
+            case "diff":
+                return _diff(options)
+            case "render":
+                return _render(options)
+            case _:
+                return _on_nodes(options)
+    except (ConfigurationError, diff.BaseError, NodesError, Refused) as error:
         print(error, file=sys.stderr)
         return 1
 
@@ -33,6 +43,22 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     verb.add_argument("--base", required=True, help="a commit or branch: compared with where the project left it")
     verb.add_argument("--output", type=Path, help="write rendered files, hosts.diff and comment.md to this folder instead, made anew")
     verb.add_argument("--root", type=Path, default=Path.cwd(), help="the project's folder (here)")
+    for name, what in {
+        "status": "show what each host is and does",
+        "verify": "check that the cluster is what is rendered, from inside and from outside; exit status 1 when it is not",
+        "drain": "take a host out of service without a lost request, and wait for its connections; exit status 1 when some are left",
+        "undrain": "put it back",
+    }.items():
+        verb = verbs.add_parser(name, help=what)
+        if name in ("drain", "undrain"):
+            verb.add_argument("host", help="name of the host in the configuration")
+        if name == "drain":
+            verb.add_argument("--deadline", type=float, default=60, metavar="SECONDS", help="how long its connections have to end (60)")
+            verb.add_argument("--server-only", action="store_true", help="as a real server only: addresses that it holds stay")
+        verb.add_argument("--stack", required=True, help="name of the stack: reads Pulumi.STACK.yaml")
+        verb.add_argument("--config-file", type=Path, help="the stack's configuration file, when it is another")
+        verb.add_argument("--identity", type=Path, metavar="FILE", help="the ssh key that opens the nodes, else what agent and ssh configuration offer")
+        verb.add_argument("--root", type=Path, default=Path.cwd(), help="the project's folder (here)")
     return parser.parse_args(arguments)
 
 
@@ -52,6 +78,31 @@ def _diff(options: argparse.Namespace) -> int:
         accepted = diff.diff(options.root, options.base, Path(folder))
         print(report.report(Path(folder)), end="")
     return 0 if accepted else 1
+
+
+def _on_nodes(options: argparse.Namespace) -> int:
+    cluster = render.read(options.config_file) if options.config_file else render.cluster(options.root, options.stack)
+    with reach(cluster, options.stack, options.root, options.identity) as nodes:
+        match options.verb:
+            case "status":
+                table, complete = status(nodes, cluster, options.root)
+                print(table)
+                return 0 if complete else 1
+            case "verify":
+                faults = 0
+                for finding in verify(nodes, cluster, options.root):
+                    print(finding, flush=True)
+                    faults += finding.holds is False
+                print(f"{faults} failed" if faults else "the cluster is what is rendered")
+                return 1 if faults else 0
+            case _:
+                cluster.node(options.host)
+                draining = Draining(nodes, cluster, options.host, lambda line: print(line, flush=True))
+                if options.verb == "drain":
+                    draining.out(options.deadline, options.server_only)
+                else:
+                    draining.back()
+                return 0
 
 
 if __name__ == "__main__":

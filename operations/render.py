@@ -18,6 +18,11 @@ def cluster(root: Path, stack: str) -> Cluster:
     if not path.is_file():
         known = sorted(p.name.split(".")[1] for p in root.glob("Pulumi.*.yaml"))
         raise ConfigurationError(f"--stack: {stack!r} has no {path.name} here; the stacks are {', '.join(known) or 'none (is this the project folder?)'}")
+    return read(path)
+
+
+def read(path: Path) -> Cluster:
+    """The cluster of a stack's configuration file. Raises ConfigurationError when it cannot work."""
     try:
         config = (yaml.safe_load(path.read_text()) or {}).get("config") or {}
     except yaml.YAMLError as error:

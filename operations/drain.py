@@ -1,0 +1,172 @@
+"""Taking a node out of service without a lost request, and putting it back."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import count
+
+from components.cluster import Cluster
+from operations.facts import Facts
+from operations.nodes import Nodes
+from operations.verify import facts, mark
+
+RETURN_SECONDS = 30
+"""Until a node that is put back sees its servers and they see it; a check takes a few."""
+
+
+class Refused(Exception):
+    """What was asked for would cost requests, or did not come to its end. The text says what is in the way."""
+
+
+@dataclass(frozen=True)
+class Draining:
+    """One host of a cluster on its way out, or back. `say` gets a line for each thing done."""
+
+    nodes: Nodes
+    cluster: Cluster
+    host: str
+    say: Callable[[str], None]
+
+    def out(self, deadline: float, server_only: bool) -> None:
+        """Hand its addresses over, give it no new connection, and wait until its last one is gone. Raises Refused. Safe to run again."""
+        ends = time.monotonic() + deadline
+        seen, silent = self._look()
+        self._refuse_the_last_server(seen)
+        held = seen[self.host].held if self.host in seen else frozenset()
+        if not server_only and self.host in seen and self.host in self._directors:
+            self._refuse_the_last_director(seen)
+            self._do({self.host: ("ownership", "off")}, "owns no address")
+            if self._names(held):
+                self._wait_for_memory(min(ends, time.monotonic() + deadline / 2))
+        self._do(dict.fromkeys((host for host in seen if host in self._directors), ("rotation", "out", self._address)), f"gives {self.host} no new connection")
+        self._wait_for_connections(ends, deadline)
+        if silent:
+            raise Refused(f"{', '.join(silent)}: not told, since not reached; when it is back: drain {self.host} again")
+
+    def back(self) -> None:
+        """Put it back into rotation, and let it own addresses; those that are its own come home. Raises Refused. Safe to run again."""
+        seen, silent = self._look()
+        self._do(dict.fromkeys((host for host in seen if host in self._directors), ("rotation", "in", self._address)), f"balances to {self.host} again")
+        if self.host in seen and seen[self.host].owns_nothing:
+            self._do({self.host: ("ownership", "on")}, "may own addresses again")
+        if self.host in seen and self.host in self._directors:
+            self._bring_home()
+        if silent:
+            raise Refused(f"{', '.join(silent)}: not told, since not reached; when it is back: undrain {self.host} again")
+
+    @property
+    def _pool(self) -> str:
+        return self.cluster.node(self.host).pool_name
+
+    @property
+    def _address(self) -> str:
+        return str(self.cluster.node(self.host).host.address)
+
+    @property
+    def _directors(self) -> list[str]:
+        return self.cluster.directors(self._pool)
+
+    def _names(self, held: frozenset[str]) -> list[str]:
+        return [name for name, vip in self.cluster.vips_of(self._pool).items() if str(vip.address) in held]
+
+    def _look(self) -> tuple[dict[str, Facts], list[str]]:
+        """The facts of the pool's hosts, and its directors and this host that do not answer."""
+        known, silent = facts(self.nodes, self.cluster.pools[self._pool].hosts)
+        lost = [host for host in silent if host in self._directors or host == self.host]
+        for host in lost:
+            self.say(f"{host}: {silent[host].fault}")
+        if not any(host in self._directors for host in known):
+            raise Refused(f"no director of pool {self._pool} can be reached")
+        return known, lost
+
+    def _holder(self, seen: Mapping[str, Facts], vip: str) -> str | None:
+        return next((host for host in seen if str(self.cluster.vips[vip].address) in seen[host].held), None)
+
+    def _refuse_the_last_server(self, seen: Mapping[str, Facts]) -> None:
+        for name, vip in self.cluster.vips_of(self._pool).items():
+            holder = self._holder(seen, name)
+            for service in vip.services if holder else ():
+                there = seen[holder].table.get(mark(vip, service)) if holder else None
+                live = [address for address, server in there.servers.items() if server.weight] if there else []
+                if live == [self._address]:
+                    raise Refused(f"{self.host} is the last live server of {name}:{service.port}/{service.protocol}; undrain or mend another first")
+
+    def _refuse_the_last_director(self, seen: Mapping[str, Facts]) -> None:
+        able = [
+            host
+            for host in self._directors
+            if host != self.host and host in seen and seen[host].keepalived == "active" and not seen[host].owns_nothing and seen[host].good_view
+        ]
+        if not able:
+            raise Refused(f"no other director of pool {self._pool} could take the addresses of {self.host}: status says why; undrain or mend one first")
+
+    def _do(self, questions: Mapping[str, tuple[str, ...]], done: str) -> None:
+        answers = self.nodes.ask_each(questions)
+        for host, answer in answers.items():
+            self.say(f"{host}: {answer.fault or done}")
+        if any(answer.fault for answer in answers.values()):
+            raise Refused(f"{self.host}: not done everywhere; run it again when the cause is gone")
+
+    def _wait_for_memory(self, ends: float) -> None:
+        """A director knows a connection once it has passed a packet of it on, and at weight 0 sends one that it does not know elsewhere.
+
+        So before the weight goes, the new holder should have met what the old one knows. A connection that is silent all the time is not met.
+        """
+        unknown = set(self._connections(self.host))
+        for _ in _looks(ends):
+            seen, _ = self._look()
+            holders = {holder for name in self.cluster.vips_of(self._pool) if (holder := self._holder(seen, name))}
+            for holder in holders - {self.host}:
+                unknown -= set(self._connections(holder, every_state=True))
+            if not unknown:
+                return
+        self.say(f"{self.host}: {len(unknown)} connections were silent since the addresses moved; each lives on only if it ends before it speaks")
+
+    def _connections(self, director: str, every_state: bool = False) -> Iterator[tuple[str, str]]:
+        """Client and address of every connection to this host that a director knows."""
+        for line in self.nodes.ask([director], "connections", "to", self._address)[director].said.splitlines():
+            state, client, address, _ = line.split()
+            if every_state or state == "ESTABLISHED":
+                yield client, address
+
+    def _wait_for_connections(self, ends: float, deadline: float) -> None:
+        left: dict[str, int] = {}
+        for _ in _looks(ends):
+            seen, _ = self._look()
+            left = {}
+            for name, vip in self.cluster.vips_of(self._pool).items():
+                holder = self._holder(seen, name)
+                for service in vip.services if holder else ():
+                    there = seen[holder].table.get(mark(vip, service)) if holder else None
+                    server = there.servers.get(self._address) if there else None
+                    if server and server.connections:
+                        left[f"{name}:{service.port}/{service.protocol}"] = server.connections
+            if not left:
+                self.say(f"{self.host}: no connection left")
+                return
+        shown = ", ".join(f"{number} on {service}" for service, number in left.items())
+        raise Refused(f"{self.host}: after {deadline:g} s connections are left: {shown}; it stays drained, and drain again waits again")
+
+    def _bring_home(self) -> None:
+        own = [name for name, vip in self.cluster.vips_of(self._pool).items() if vip.owner == self.host]
+        for _ in _looks(time.monotonic() + RETURN_SECONDS):
+            seen, _ = self._look()
+            mine = seen.get(self.host)
+            if mine and mine.keepalived == "active" and mine.good_view and not mine.owns_nothing:
+                away = [(holder, name) for name in own if (holder := self._holder(seen, name)) not in (None, self.host)]
+                for holder, name in away:
+                    self._do({str(holder): ("go-home", name)}, f"handed {name} to {self.host}")
+                return
+        if own:
+            raise Refused(f"{self.host}: after {RETURN_SECONDS} s its view of the servers is not good, so {', '.join(own)} stays where it is; see status")
+
+
+def _looks(ends: float) -> Iterator[int]:
+    """One turn at least, then one a second until the deadline."""
+    for turn in count():
+        yield turn
+        if time.monotonic() >= ends:
+            return
+        time.sleep(1)  # between two looks

@@ -1,0 +1,97 @@
+"""What a node says of itself, read from the text of its verb `facts`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class VirtualServer:
+    """A virtual server of the kernel's table, as `ipvsadm -Ln --exact` shows it."""
+
+    scheduler: str
+    flags: frozenset[str]
+    persistence: int | None
+    servers: Mapping[str, RealServer]
+
+
+@dataclass(frozen=True)
+class RealServer:
+    """A real server in it. `method` is keepalived's word; `connections` are those established."""
+
+    method: str
+    weight: int
+    connections: int
+
+
+@dataclass(frozen=True)
+class Facts:
+    """One node."""
+
+    keepalived: str
+    version: str
+    proven: str
+    drained: frozenset[str]
+    files: Mapping[str, str] = field(default_factory=dict)
+    mac: str = ""
+    held: frozenset[str] = frozenset()
+    lo: frozenset[str] = frozenset()
+    sysctl: frozenset[str] = frozenset()
+    table: Mapping[int, VirtualServer] = field(default_factory=dict)
+    views: Mapping[str, int] = field(default_factory=dict)
+    rules: str = ""
+    strangers: str = ""
+
+    @property
+    def owns_nothing(self) -> bool:
+        """Whether the operator drained it: its addresses are elsewhere and stay there."""
+        return "ownership" in self.drained
+
+    @property
+    def good_view(self) -> bool:
+        """Whether it sees enough live servers of every service to be a good owner."""
+        return not any(self.views.values())
+
+
+def read(text: str) -> Facts:
+    """The facts in that text. Parts that a node has not, since it is no director or nothing is in force, are empty."""
+    parts = {name: lines.splitlines() for name, lines in re.findall(r"^== (\w+)\n((?:(?!== ).*\n)*)", text, re.MULTILINE)}
+    version, proven = parts.get("versions", []) or ["none", "none"]
+    return Facts(
+        keepalived=" ".join(parts.get("keepalived", [])),
+        version=version,
+        proven=proven,
+        drained=frozenset(parts.get("drained", [])),
+        files={path.removeprefix("./"): digest for digest, path in (line.split(maxsplit=1) for line in parts.get("files", []))},
+        mac=" ".join(parts.get("mac", [])),
+        held=frozenset(parts.get("held", [])),
+        lo=frozenset(parts.get("lo", [])),
+        sysctl=frozenset(parts.get("sysctl", [])),
+        table=_table(parts.get("table", [])),
+        views={name: int(weight) for name, weight in (line.split() for line in parts.get("views", []))},
+        rules="\n".join(parts.get("rules", [])),
+        strangers="\n".join(parts.get("strangers", [])),
+    )
+
+
+_METHODS = {"Route": "DR", "Tunnel": "TUN", "Masq": "NAT"}
+
+
+def _table(lines: list[str]) -> dict[int, VirtualServer]:
+    table: dict[int, VirtualServer] = {}
+    servers: dict[str, RealServer] | None = None
+    for line in lines:
+        words = line.split()
+        if words[:1] == ["FWM"]:
+            flags = re.search(r"\(([^)]*)\)", line)
+            persistent = re.search(r"persistent (\d+)", line)
+            named = frozenset(flags[1].split(",") if flags else ()) | (frozenset({"ops"}) if "ops" in words else frozenset())
+            servers = {}
+            table[int(words[1])] = VirtualServer(words[2], named, int(persistent[1]) if persistent else None, servers)
+        elif words[:1] == ["->"] and servers is not None and words[2] in _METHODS:
+            servers[words[1].rpartition(":")[0]] = RealServer(_METHODS[words[2]], int(words[3]), int(words[4]))
+        elif words and words[0] in ("TCP", "UDP"):
+            servers = None  # another's, such as kube-proxy's
+    return table

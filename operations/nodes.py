@@ -1,0 +1,149 @@
+"""The nodes as an operator's machine reaches them: the OpenSSH client, through the bastion, every host key known before.
+
+What the user's agent and ssh configuration offer counts, or one identity file. Nothing secret is written or passed on a command line.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from components.cluster import Cluster
+
+LIB = "/usr/local/lib/openshift-lvs"
+CONNECT_SECONDS = 15
+COMMAND_SECONDS = 60
+UNREACHED = 255
+"""The exit status of ssh itself (ssh(1))."""
+NO_VERB = 127
+_SOCKET = "to-"
+_BASTION = "_bastion"
+
+
+class NodesError(Exception):
+    """The nodes cannot be asked at all. The text says what is missing and where it comes from."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a verb on a node said. `fault` is None when it succeeded, else one line why not; `reached` whether it was run at all."""
+
+    said: str
+    fault: str | None = None
+    reached: bool = True
+
+
+class Nodes:
+    """The hosts of a cluster, asked in parallel."""
+
+    def __init__(self, cluster: Cluster, host_keys: Mapping[str, str], folder: Path, identity: Path | None = None) -> None:
+        self._cluster, self._identity, self._folder = cluster, identity, folder
+        self._known_hosts = folder / "known_hosts"
+        keys = dict(host_keys)
+        if bastion := cluster.ssh.bastion:
+            keys[f"[{bastion.host}]:{bastion.port}" if bastion.port != 22 else bastion.host] = bastion.host_key
+        self._known_hosts.write_text("".join(f"{name} {key}\n" for name, key in keys.items()))
+
+    def ask(self, hosts: Iterable[str], verb: str, *arguments: str) -> dict[str, Answer]:
+        """Run a verb on these hosts at once; the answer of each."""
+        return self.ask_each(dict.fromkeys(hosts, (verb, *arguments)))
+
+    def ask_each(self, questions: Mapping[str, tuple[str, ...]]) -> dict[str, Answer]:
+        """Run a verb with its arguments on each of these hosts, at once."""
+        with ThreadPoolExecutor(max_workers=16) as pool:
+            return dict(zip(questions, pool.map(lambda host: self._ask(host, *questions[host]), questions), strict=True))
+
+    def command(self, host: str, *words: str) -> list[str]:
+        """The argument vector that runs a command as root on a host."""
+        ssh = self._cluster.ssh
+        line = shlex.join(words if ssh.user == "root" else ["sudo", "-n", *words])
+        proxy = []
+        if ssh.bastion:
+            jump = ["ssh", *self._options(_BASTION), "-W%h:%p", "-p", str(ssh.bastion.port), f"{ssh.bastion.user}@{ssh.bastion.host}"]
+            proxy = [f"-oProxyCommand={shlex.join(jump)}"]
+        # By its name in known_hosts: an address may have been another host's.
+        target = [f"-oHostKeyAlias={host}", "-p", str(ssh.port), f"{ssh.user}@{self._cluster.node(host).host.address}"]
+        return ["ssh", *self._options(host), *proxy, *target, line]
+
+    def close(self) -> None:
+        """End the connections, which are kept from one question to the next."""
+        for socket in self._folder.glob(f"{_SOCKET}*"):
+            subprocess.run(["ssh", f"-oControlPath={socket}", "-O", "exit", "-"], capture_output=True)
+
+    def _options(self, name: str) -> list[str]:
+        options = ["BatchMode=yes", "StrictHostKeyChecking=yes", f"UserKnownHostsFile={self._known_hosts}", "GlobalKnownHostsFile=/dev/null"]
+        options += ["LogLevel=ERROR", f"ConnectTimeout={CONNECT_SECONDS}"]
+        options += ["ControlMaster=auto", f"ControlPersist={COMMAND_SECONDS}", f"ControlPath={self._folder}/{_SOCKET}{name}"]
+        if self._identity:
+            options += [f"IdentityFile={self._identity}", "IdentitiesOnly=yes"]
+        return [f"-o{option}" for option in options]
+
+    def _ask(self, host: str, verb: str, *arguments: str) -> Answer:
+        try:
+            done = subprocess.run(
+                self.command(host, f"{LIB}/{verb}", *arguments), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=COMMAND_SECONDS
+            )
+        except subprocess.TimeoutExpired:
+            return Answer("", f"no end of {verb} after {COMMAND_SECONDS} s", reached=False)
+        except FileNotFoundError:
+            raise NodesError("ssh: not on this machine; install the OpenSSH client") from None
+        words = (done.stderr or done.stdout).strip().splitlines()
+        if done.returncode == 0:
+            return Answer(done.stdout)
+        if done.returncode == UNREACHED:
+            return Answer(done.stdout, _unreached(str(self._cluster.node(host).host.address), words), reached=False)
+        if done.returncode == NO_VERB or "command not found" in done.stderr:
+            return Answer(done.stdout, f"has no {verb}: what is installed there is older than this; pulumi up")
+        return Answer(done.stdout, "; ".join(words) or f"{verb}: exit status {done.returncode}")
+
+
+@contextmanager
+def reach(cluster: Cluster, stack: str, root: Path, identity: Path | None) -> Iterator[Nodes]:
+    """The cluster's nodes, while the context lasts. Raises NodesError when a host key cannot be had."""
+    with tempfile.TemporaryDirectory(prefix="openshift-lvs-") as folder:
+        nodes = Nodes(cluster, _host_keys(cluster, stack, root), Path(folder), identity)
+        try:
+            yield nodes
+        finally:
+            nodes.close()
+
+
+def _host_keys(cluster: Cluster, stack: str, root: Path) -> dict[str, str]:
+    """Of existing hosts as configured; of those that the program made, from its outputs: they are derived from a secret."""
+    known = {node.name: node.host.host_key for node in cluster.nodes()}
+    if None in known.values():
+        outputs = _outputs(stack, root).get("hosts", {})
+        for host, key in known.items():
+            known[host] = key or outputs.get(host, {}).get("host_key")
+    lacking = [host for host, key in known.items() if not key]
+    if lacking:
+        raise NodesError(f"{', '.join(lacking)}: not in the outputs of stack {stack!r}, so not made yet: pulumi up --stack {stack}")
+    return {host: key for host, key in known.items() if key}
+
+
+def _outputs(stack: str, root: Path) -> dict[str, dict[str, dict[str, str]]]:
+    command = ["pulumi", "stack", "output", "--json", "--stack", stack, "--non-interactive"]
+    try:
+        done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=COMMAND_SECONDS)
+    except FileNotFoundError:
+        raise NodesError("pulumi: not on this machine, and the host keys of made servers are in the stack's outputs; install the Pulumi CLI") from None
+    except subprocess.TimeoutExpired:
+        raise NodesError(f"pulumi stack output: no end after {COMMAND_SECONDS} s") from None
+    if done.returncode:
+        raise NodesError(f"pulumi stack output: {done.stderr.strip() or done.stdout.strip()}")
+    outputs: dict[str, dict[str, dict[str, str]]] = json.loads(done.stdout)
+    return outputs
+
+
+def _unreached(address: str, words: list[str]) -> str:
+    said = "; ".join(word.strip() for word in words if word.strip() and not word.startswith(("@", "*")))
+    if "Host key verification failed" in said or "host key" in said.lower():
+        return f"{address} does not have the host key that is known: either another machine answers there, or its key was changed; find out which"
+    return f"not reachable at {address}: {said or 'ssh said nothing'}"

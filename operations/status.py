@@ -1,0 +1,49 @@
+"""The cluster at a glance: one line for each host."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from components import keepalived
+from components.cluster import Cluster
+from operations.facts import Facts
+from operations.nodes import Nodes
+from operations.verify import facts, mark
+
+HEAD = ("HOST", "KEEPALIVED", "VERSION", "HOLDS", "LIVE SERVERS", "VIEW", "DRAINED")
+
+
+def status(nodes: Nodes, cluster: Cluster, root: Path) -> tuple[str, bool]:
+    """The table, and whether every host answered."""
+    known, silent = facts(nodes, [node.name for node in cluster.nodes()])
+    rows: list[tuple[str, ...]] = [HEAD]
+    for node in cluster.nodes():
+        rows.append(_row(cluster, node.name, known[node.name], root) if node.name in known else (node.name, "not reached", "-", "-", "-", "-", "-"))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(HEAD))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines += [f"{host}: {answer.fault}" for host, answer in silent.items()]
+    return "\n".join(lines), not silent
+
+
+def _row(cluster: Cluster, host: str, seen: Facts, root: Path) -> tuple[str, ...]:
+    pool = cluster.node(host).pool_name
+    vips = cluster.vips_of(pool)
+    names = {str(machine.address): name for name, machine in cluster.pools[pool].hosts.items()}
+    drained = [*(["its addresses"] if seen.owns_nothing else []), *sorted(names[address] for address in seen.drained if address in names)]
+    is_director = bool(vips) and host in cluster.directors(pool)
+    as_rendered = seen.version.partition("-")[0] == keepalived.version(keepalived.render(cluster, host, root))
+    live = []
+    for name, vip in vips.items() if is_director else ():
+        for service in vip.services:
+            there = seen.table.get(mark(vip, service))
+            alive = sum(1 for server in there.servers.values() if server.weight) if there else 0
+            live.append(f"{name}:{service.port} {alive}/{len(cluster.pools[pool].hosts)}")
+    return (
+        host,
+        seen.keepalived if is_director else "-",
+        seen.version if as_rendered else f"{seen.version}, not as rendered",
+        " ".join(name for name, vip in vips.items() if str(vip.address) in seen.held) or "-",
+        ", ".join(live) or "-",
+        ("good" if seen.good_view else "poor") if is_director else "-",
+        ", ".join(drained) or "-",
+    )

@@ -1,0 +1,237 @@
+"""Whether the cluster is what the repository says, seen from each node and from outside the pool.
+
+A check's result is one line; what is drained on purpose is no fault.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from components import keepalived
+from components.cluster import Cluster, MiscCheck, Vip, VirtualService
+from operations.facts import Facts, VirtualServer, read
+from operations.nodes import Answer, Nodes
+
+MISSED_CHANCE = 1e-6
+"""How likely the connections of one question may miss a healthy server."""
+CONNECTIONS_MAX = 400
+"""For one service: a burst that no service minds."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One check: of a host or an address, what was seen, and the remedy when it is a fault. `holds` None: it could not be asked."""
+
+    subject: str
+    check: str
+    holds: bool | None
+    seen: str
+
+    def __str__(self) -> str:
+        word = {True: "ok", False: "FAILED", None: "-"}[self.holds]
+        return f"{word:<7} {self.subject:<9} {self.check}: {self.seen}"
+
+
+def mark(vip: Vip, service: VirtualService) -> int:
+    """The firewall mark of a virtual server, as it is rendered."""
+    return vip.virtual_router_id << 20 | service.mark
+
+
+def facts(nodes: Nodes, hosts: Iterable[str]) -> tuple[dict[str, Facts], dict[str, Answer]]:
+    """The facts of the hosts that gave them, and the answers of the others."""
+    answers = nodes.ask(hosts, "facts")
+    return (
+        {host: read(answer.said) for host, answer in answers.items() if answer.fault is None},
+        {host: answer for host, answer in answers.items() if answer.fault is not None},
+    )
+
+
+def verify(nodes: Nodes, cluster: Cluster, root: Path) -> Iterator[Finding]:
+    """Every check, in the order of the configuration. Asks the nodes, and opens connections from outside each pool."""
+    known, silent = facts(nodes, [node.name for node in cluster.nodes()])
+    for node in cluster.nodes():
+        if node.name in silent:
+            yield Finding(node.name, "reachable", False, silent[node.name].fault or "")
+        else:
+            yield from inside(cluster, node.name, known[node.name], root)
+    for name, vip in cluster.vips.items():
+        yield from _address(nodes, cluster, name, vip, known)
+
+
+def inside(cluster: Cluster, host: str, seen: Facts, root: Path) -> Iterator[Finding]:
+    """What a host says of itself, against what is rendered for it."""
+    node = cluster.node(host)
+    vips = cluster.vips_of(node.pool_name)
+    is_director = bool(vips) and host in cluster.directors(node.pool_name)
+    files = {file.path: file.text for file in keepalived.render(cluster, host, root)}
+    has_password = is_director and any(vip.authentication for vip in vips.values())
+    version = keepalived.version(keepalived.render(cluster, host, root))
+    yield _version(host, version, has_password, seen, files)
+    if is_director:
+        active = seen.keepalived == "active"
+        yield Finding(host, "keepalived", active, seen.keepalived + ("" if active else "; systemctl status keepalived on the node says why"))
+    if seen.version == "none":
+        return
+    yield _settings(host, files, seen, {str(vip.address) for vip in vips.values()}, is_director)
+    if is_director:
+        for name, vip in vips.items():
+            for service in vip.services:
+                yield _service(cluster, host, f"{name}:{service.port}/{service.protocol}", vip, service, seen)
+        yield Finding(host, "virtual_router_id", not seen.strangers, seen.strangers or "no other router uses ours")
+
+
+def _version(host: str, version: str, has_password: bool, seen: Facts, files: Mapping[str, str]) -> Finding:
+    def fault(text: str) -> Finding:
+        return Finding(host, "version", False, text)
+
+    wanted = f"{version}-..." if has_password else version
+    if seen.version == "none":
+        return fault(f"none in force; {wanted} is rendered: pulumi up")
+    if seen.version.partition("-")[0] != version:
+        return fault(f"{seen.version} in force; {wanted} is rendered: pulumi up, or this checkout is not what was deployed")
+    if seen.proven != seen.version:
+        return fault(f"{seen.version} is in force, and {seen.proven} was healthy last: an activation was cut short; pulumi up --refresh")
+    changed = [path for path, text in files.items() if seen.files.get(path) != hashlib.sha256(text.encode()).hexdigest()]
+    if changed:
+        folder = f"/etc/keepalived/versions/{seen.version}"
+        return fault(f"{', '.join(changed)} changed on the node since delivery; rm -r {folder} there, then pulumi up --refresh")
+    return Finding(host, "version", True, f"{seen.version} in force, as rendered")
+
+
+def _settings(host: str, files: Mapping[str, str], seen: Facts, addresses: set[str], is_director: bool) -> Finding:
+    faults = [f"{line} is rendered" for line in files["sysctl.conf"].splitlines() if line.startswith("net.") and line not in seen.sysctl]
+    faults += [f"{address} is not on lo" for address in sorted(addresses - seen.lo)]
+    if is_director and seen.rules:
+        faults.append(f"nft table ip openshift_lvs is otherwise ({' '.join(seen.rules.splitlines()[1].split()) if chr(10) in seen.rules else seen.rules})")
+    remedy = "; systemctl restart openshift-lvs keepalived on the node, a reload is not enough"
+    return Finding(host, "kernel", not faults, "; ".join(faults) + remedy if faults else "sysctls, addresses on lo and rules as rendered")
+
+
+def _service(cluster: Cluster, host: str, name: str, vip: Vip, service: VirtualService, seen: Facts) -> Finding:
+    check = f"table {name}"
+    there = seen.table.get(mark(vip, service))
+    remedy = "; systemctl restart keepalived on the node"
+    if there is None:
+        return Finding(host, check, False, f"no virtual server with mark {mark(vip, service)}{remedy}")
+    wanted = (service.scheduler, {*service.scheduler_flags, *(["ops"] if service.ops else [])}, service.persistence_timeout)
+    if wanted != (there.scheduler, set(there.flags), there.persistence):
+        return Finding(host, check, False, f"is {_shown(there)}, rendered {_shown(VirtualServer(wanted[0], frozenset(wanted[1]), wanted[2], {}))}{remedy}")
+    faults, drained, live = [], [], 0
+    hosts = cluster.pools[vip.pool].hosts
+    for server, machine in hosts.items():
+        address = str(machine.address)
+        real, weight = there.servers.get(address), service.weight(server)
+        if address in seen.drained:
+            drained.append(server)
+            if real and real.weight:
+                faults.append(f"{server} is drained and has weight {real.weight}{remedy}")
+        elif real is None or (weight and not real.weight):
+            faults.append(f"{server} is out of rotation: its check fails here")
+        elif real.weight != weight and not (isinstance(service.health_check, MiscCheck) and service.health_check.misc_dynamic):
+            faults.append(f"{server} has weight {real.weight}, rendered {weight}{remedy}")
+        elif real.method != service.forwarding_method:
+            faults.append(f"{server} by {real.method}, rendered {service.forwarding_method}{remedy}")
+        else:
+            live += 1
+    others = set(there.servers) - {str(machine.address) for machine in hosts.values()} - {str(service.sorry_server)}
+    faults += [f"{address} is no real server of ours{remedy}" for address in sorted(others)]
+    seen_live = f"{live} of {len(hosts)} servers live" + (f", drained: {', '.join(drained)}" if drained else "")
+    return Finding(host, check, not faults, "; ".join([seen_live, *faults]))
+
+
+def _shown(server: VirtualServer) -> str:
+    flags = f" ({','.join(sorted(server.flags))})" if server.flags else ""
+    return f"{server.scheduler}{flags}" + (f" persistent {server.persistence}" if server.persistence else "")
+
+
+def _address(nodes: Nodes, cluster: Cluster, name: str, vip: Vip, known: Mapping[str, Facts]) -> Iterator[Finding]:
+    """Who holds an address, who answers for it, and whether every live server behind it does."""
+    address = str(vip.address)
+    holders = [host for host, seen in known.items() if address in seen.held]
+    directors = cluster.directors(vip.pool)
+    if len(holders) != 1:
+        several = f"{', '.join(holders)} all hold {address}: they do not hear each other's adverts; is VRRP (IP protocol 112) let through?"
+        yield Finding(name, "holder", False, several if holders else f"no node holds {address}; is keepalived active, and a director not drained?")
+        return
+    holder = holders[0]
+    away = "" if holder == vip.owner else f", which is not its owner {vip.owner}"
+    away += " (drained)" if vip.owner in known and known[vip.owner].owns_nothing else ", brought home by pulumi up or undrain" if away else ""
+    yield Finding(name, "holder", holder in directors, f"{address} is on {holder}{away}" + ("" if holder in directors else "; it is no director of the pool"))
+    yield from _drained_alike(cluster, name, vip, known)
+
+    asker = next((node.name for node in cluster.nodes() if node.pool_name != vip.pool and node.name in known and known[node.name].version != "none"), None)
+    if not asker:
+        yield Finding(name, "outside", None, f"no host outside pool {vip.pool} can be asked, so nothing was seen from outside")
+        return
+    answer = nodes.ask([asker], "who-answers", address)[asker]
+    macs = {line.split()[1] for line in answer.said.splitlines()}
+    yield _answers(name, asker, holder, known, answer, macs)
+    yield from _forwarding(nodes, cluster, name, vip, asker, holder, known[holder])
+
+
+def _answers(name: str, asker: str, holder: str, known: Mapping[str, Facts], answer: Answer, macs: set[str]) -> Finding:
+    if answer.fault:
+        return Finding(name, "arp", False, f"{asker} could not ask: {answer.fault}")
+    owners = {seen.mac: host for host, seen in known.items()}
+    shown = ", ".join(sorted(f"{mac} ({owners.get(mac, 'no host of this stack')})" for mac in macs))
+    if macs == {known[holder].mac}:
+        return Finding(name, "arp", True, f"only {shown} answers, asked from {asker}")
+    remedy = "; take the address from whoever else has it, and see that its sysctls are as rendered" if macs else "; nobody answers"
+    return Finding(name, "arp", False, f"asked from {asker}, {shown or 'no MAC'} answers, {known[holder].mac} ({holder}) should alone{remedy}")
+
+
+def _drained_alike(cluster: Cluster, name: str, vip: Vip, known: Mapping[str, Facts]) -> Iterator[Finding]:
+    """A director that is new, or was away, has not been told of a drain."""
+    directors = [host for host in cluster.directors(vip.pool) if host in known]
+    for server, machine in cluster.pools[vip.pool].hosts.items():
+        told = [host for host in directors if str(machine.address) in known[host].drained]
+        if told and len(told) < len(directors):
+            others = ", ".join(host for host in directors if host not in told)
+            yield Finding(name, "drained", False, f"{server} is drained on {', '.join(told)} and not on {others}: drain or undrain {server} again")
+        elif told:
+            yield Finding(name, "drained", True, f"{server} is drained")
+
+
+def _forwarding(nodes: Nodes, cluster: Cluster, name: str, vip: Vip, asker: str, holder: str, seen: Facts) -> Iterator[Finding]:
+    """Connections from outside through the holder: its table tells whose handshake was completed."""
+    client = str(cluster.node(asker).host.address)
+    for service in (service for service in vip.services if service.protocol == "TCP"):
+        check = f"path {service.port}/TCP"
+        there = seen.table.get(mark(vip, service))
+        live = {address: real.weight for address, real in there.servers.items() if real.weight} if there else {}
+        if not live:
+            yield Finding(name, check, False, f"{holder} has no live server")
+            continue
+        one_server = service.affinity == "client" or service.persistence_timeout
+        count = 3 if one_server else min(CONNECTIONS_MAX, math.ceil(-math.log(MISSED_CHANCE / len(live)) * sum(live.values()) / min(live.values())))
+        before = nodes.ask([holder], "connections", "from", client)[holder]
+        asked = nodes.ask([asker], "connect", str(count), f"{vip.address}:{service.port}")[asker]
+        after = nodes.ask([holder], "connections", "from", client)[holder]
+        if fault := before.fault or asked.fault or after.fault:
+            yield Finding(name, check, False, f"could not be asked: {fault}")
+            continue
+        yield _handshakes(cluster, name, check, f"{vip.address}:{service.port}", set(live), bool(one_server), asker, before.said, after.said)
+
+
+def _handshakes(cluster: Cluster, name: str, check: str, target: str, live: set[str], one_server: bool, asker: str, before: str, after: str) -> Finding:
+    names = {str(node.host.address): node.name for node in cluster.nodes()}
+    old = {line.split()[1] for line in before.splitlines() if line.split()[2] == target}
+    new = [line.split() for line in after.splitlines() if line.split()[2] == target and line.split()[1] not in old]
+    done = Counter(server.rpartition(":")[0] for state, _, _, server in new if state != "SYN_RECV")
+    stuck = Counter(server.rpartition(":")[0] for state, _, _, server in new if state == "SYN_RECV")
+    shown = ", ".join(f"{names.get(address, address)} {done[address]}" for address in sorted(live | set(done)) if done[address] or not one_server)
+    faults = [
+        f"{names.get(address, address)} does not answer through the address ({number} without a handshake): does it listen there, is the address on its lo?"
+        for address, number in sorted(stuck.items())
+    ]
+    if not one_server:
+        faults += [f"{names.get(address, address)} was sent nothing" for address in sorted(live - set(done) - set(stuck))]
+    if not done and not stuck:
+        faults = [f"nothing that {asker} sent arrived at the holder"]
+    alone = " (one client has one server)" if one_server else ""
+    return Finding(name, check, not faults, "; ".join([f"handshakes from {asker}: {shown or 'none'}{alone}", *faults]))
