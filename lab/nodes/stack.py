@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -20,6 +21,7 @@ from lab.stack import CLUSTER, PROJECT, Stack
 
 VRRP_WORDS = "openshift-lvs:auth_pass"
 """The VRRP passwords by address."""
+OPERATION_S = 180
 
 
 def cluster() -> dict[str, Any]:
@@ -47,6 +49,12 @@ def up(described: Mapping[str, Any] | None = None, auth_pass: Mapping[str, str] 
     began = time.monotonic()
     stack.run("up", "--yes", "--skip-preview")
     return round(time.monotonic() - began, 1)
+
+
+def operate(verb: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """`python -m operations VERB` for the stack as it was deployed last, as its operator would."""
+    where = ["--stack", "nodes", "--config-file", str(_stack().configuration), "--identity", str(machine.state() / "keys" / "login")]
+    return subprocess.run([sys.executable, "-m", "operations", verb, *arguments, *where], cwd=PROJECT, capture_output=True, text=True, timeout=OPERATION_S)
 
 
 @contextmanager

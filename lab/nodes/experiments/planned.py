@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from lab.nodes import probe
+from lab.nodes import probe, stack
 from lab.nodes.experiments import bounds
 from lab.nodes.experiments.scene import LIB, Bound, Change, Description, Experiment, Scene, Step, on_backup, on_owner, service
 from lab.nodes.probe import INFRA, MASTER, Target
@@ -24,6 +24,21 @@ def _without_weight(described: Description) -> None:
 def _server_reboots(scene: Scene) -> Bound:
     """Nobody took it out of rotation, so its own share is refused until its check does."""
     return bounds.server_lost(scene)._replace(text="its own share alone fails, other servers' streams alive", quiet_after_s=None, tables_after_s=None)
+
+
+def _operated(verb: str, *arguments: str) -> Callable[[Scene], None]:
+    """A verb of the operator's command on the owner. Its exit status may say that streams are left: they are, and shall live."""
+
+    def act(scene: Scene) -> None:
+        scene.moment = probe.now()
+        done = stack.operate(verb, scene.owner, *arguments)
+        print(done.stdout + done.stderr, end="")
+
+    return act
+
+
+def _owner_drained(scene: Scene) -> dict[str, int]:
+    return scene.live(scene.owner)
 
 
 PLANNED = [
@@ -47,5 +62,13 @@ PLANNED = [
     Experiment(
         MASTER,
         (Step("a backup rebooted that still serves", "planned", lambda scene: scene.do("lab", "reboot", scene.backup), _server_reboots),),
+    ),
+    Experiment(
+        MASTER,
+        (
+            Step("operations drain", "planned", _operated("drain", "--deadline", "3"), bounds.nothing_lost, _owner_drained),
+            Step("the drained node rebooted", "planned", lambda scene: scene.do("lab", "reboot", scene.owner), bounds.nothing_lost, _owner_drained),
+            Step("operations undrain", "planned", _operated("undrain"), bounds.nothing_lost),
+        ),
     ),
 ]

@@ -20,13 +20,15 @@ GIVEN_UP_S = 60
 """A deployment whose host is gone is ended by its operator after this, if it has not ended itself."""
 
 
-def _refused(wrong: Change) -> Callable[[Scene], None]:
+def _refused(wrong: Change, words: str) -> Callable[[Scene], None]:
     def act(scene: Scene) -> None:
         try:
             stack.up(scene.changed(wrong))
-        except DeploymentError:
-            return
-        raise DeploymentError("the deployment succeeded, and should have been refused")
+        except DeploymentError as failure:
+            if words not in str(failure):
+                raise DeploymentError(f"it was refused, and not with {words!r}: {failure}") from failure
+        else:
+            raise DeploymentError("the deployment succeeded, and should have been refused")
 
     return act
 
@@ -85,8 +87,8 @@ def _next_up(after: str, change: Change = _nothing) -> Step:
     return Step(f"the next pulumi up after {after}", "wrong update", lambda scene: scene.deploy(change), bounds.nothing_lost, evidence=Scene.not_in_force)
 
 
-def _wrong(what: str, change: Change) -> Experiment:
-    refused = Step(f"wrong update: {what}", "wrong update", _refused(change), bounds.nothing_lost, evidence=Scene.not_in_force)
+def _wrong(what: str, change: Change, words: str) -> Experiment:
+    refused = Step(f"wrong update: {what}", "wrong update", _refused(change, words), bounds.nothing_lost, evidence=Scene.not_in_force)
     return Experiment(MASTER, (refused, _next_up(what)))
 
 
@@ -95,9 +97,9 @@ def _unknown_user(described: Description) -> None:
 
 
 UPDATES = [
-    _wrong("an interface that is not there", lambda d: d["pools"]["master"].update(interface="eth9")),
-    _wrong("a check as a user that is not there", _unknown_user),
-    _wrong("a service that does not come up", lambda d: service(d).update(health_check={"type": "http", "path": "/nope"})),
+    _wrong("an interface that is not there", lambda d: d["pools"]["master"].update(interface="eth9"), "eth9 is not on this node"),
+    _wrong("a check as a user that is not there", _unknown_user, "nosuchuser is not a user of this node"),
+    _wrong("a service that does not come up", lambda d: service(d).update(health_check={"type": "http", "path": "/nope"}), "rolled back to"),
     Experiment(
         MASTER,
         (
