@@ -239,7 +239,7 @@ def record(outcome: Outcome) -> None:
             picture.draw(outcome.step.name, f"{outcome.bound.text}: {verdict(outcome)}", outcome.seen, outcome.moment)
         )
     if before is not None:
-        counts = {key: before[key] + row[key] for key in ("runs", "runs_again_for_noise")}
+        counts = {key: before.get(key, 0) + row[key] for key in ("runs", "runs_again_for_noise")}
         row = {**(before if _badness(before) > _badness(row) else row), **counts}
     rows[outcome.step.name] = row
     part = RESULTS / "results.part"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 from pathlib import Path
@@ -11,8 +12,10 @@ from xml.etree import ElementTree
 import pytest
 import yaml
 
+from components.cluster import Cluster
 from lab.nodes import machine, picture, probe, runner, stack
 from lab.nodes.experiments import EXPERIMENTS
+from lab.nodes.experiments.changes import CHANGES
 from lab.nodes.experiments.scene import Bound, Experiment, Scene, Step
 from lab.nodes.probe import INFRA, MASTER, Holding, Request, Seen, Stream, Table
 from lab.nodes.runner import Outcome
@@ -224,3 +227,20 @@ def test_a_picture_shows_who_held_the_address_and_every_failure() -> None:
 def test_there_are_at_least_thirty_named_faults_and_states() -> None:
     names = [step.name for experiment in EXPERIMENTS for step in experiment.steps]
     assert len(names) == len(set(names)) >= 30
+
+
+def test_the_model_accepts_every_configuration_that_is_arranged_or_deployed(monkeypatch: pytest.MonkeyPatch) -> None:
+    deployed: list[Cluster] = []
+    monkeypatch.setattr(stack, "cluster", lambda: copy.deepcopy(CLUSTER))
+    monkeypatch.setattr(stack, "up", lambda described, auth_pass=None: deployed.append(Cluster.parse(described)))
+    monkeypatch.setattr(probe, "now", lambda: MOMENT)
+    for experiment in EXPERIMENTS:
+        scene = Scene(experiment.target, "master0", "master1", copy.deepcopy(CLUSTER))
+        if experiment.arrange:
+            experiment.arrange(scene.described)
+            assert set(scene.live()) <= {"master0", "master1", "master2", "infra0", "infra1"}
+        for step in experiment.steps:
+            if step.kind == "change":
+                step.act(scene)
+    assert len(deployed) >= len(CHANGES[0].steps)
+    assert deployed[len(CHANGES[0].steps) - 1] == Cluster.parse(CLUSTER)
