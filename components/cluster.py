@@ -20,6 +20,9 @@ AUTH_PASS_MAX = 8
 POOR_VIEW_WEIGHT = -100
 """What a director with too few live servers adds to its priority: below every healthy director, and above nobody's absence."""
 
+EVICTION_MAX = 600
+"""Seconds: a roll-out waits on each host until every check has had its say, and a command has 20 minutes."""
+
 RENAMED = {
     "lb_algo": "scheduler",
     "lvs_sched": "scheduler",
@@ -168,14 +171,29 @@ class Pool(Model):
 
 
 class Check(Model):
-    """What all health checks know (keepalived.conf(5), real_server). Times in seconds."""
+    """What all health checks know (keepalived.conf(5), real_server). Times in seconds; the defaults make an eviction of 2 s."""
 
-    connect_timeout: Seconds = 1
+    connect_timeout: Seconds = 0.7
     retry: Annotated[int, Field(ge=0, le=100)] = 1
-    delay_before_retry: Seconds = 1
-    delay_loop: Seconds = 1
+    delay_before_retry: Seconds = 0.1
+    delay_loop: Seconds = 0.5
     warmup: Annotated[float, Field(ge=0, le=3600)] | None = None
     alpha: bool | None = None
+
+    @property
+    def attempt(self) -> float:
+        """After how many seconds an attempt without an answer is given up."""
+        return self.connect_timeout
+
+    @property
+    def cycle(self) -> float:
+        """Seconds from one look at the same thing to the next, of a healthy server."""
+        return self.delay_loop
+
+    @property
+    def wait_when_down(self) -> float:
+        """Seconds from a failed look at a server that is out to the look that may bring it back."""
+        return self.delay_loop
 
 
 class ConnectingCheck(Check):
@@ -272,6 +290,16 @@ class HttpCheck(ConnectingCheck):
             raise ValueError("enable_sni: an http check has no TLS; use type: ssl or leave it out")
         return self
 
+    @property
+    def cycle(self) -> float:
+        """keepalived gets one url after the other, with a whole `delay_loop` between two."""
+        return len(self.urls) * self.delay_loop
+
+    @property
+    def wait_when_down(self) -> float:
+        """The url that failed is tried first, then all again: at once, or at the pace of a healthy server."""
+        return max(self.delay_loop, self.delay_before_retry) + (0 if self.fast_recovery else self.cycle)
+
 
 class SmtpCheck(ConnectingCheck):
     """SMTP_CHECK: a mail server greets and takes HELO."""
@@ -294,6 +322,11 @@ class MiscCheck(Check):
     misc_dynamic: bool = False
     user: Word = "nobody"
     retry: Annotated[int, Field(ge=0, le=100)] = 0
+
+    @property
+    def attempt(self) -> float:
+        """`misc_timeout` takes the place of `connect_timeout`."""
+        return self.misc_timeout
 
 
 HealthCheck = Annotated[TcpCheck | HttpCheck | SmtpCheck | MiscCheck, Field(discriminator="type")]
@@ -341,6 +374,11 @@ class VirtualService(Model):
             raise ValueError(f"health_check: a {self.health_check.type} check of a UDP service needs connect_port, or use type: misc")
         if self.uthreshold and self.lthreshold and self.lthreshold >= self.uthreshold:
             raise ValueError(f"lthreshold: {self.lthreshold} must be below uthreshold {self.uthreshold}")
+        if self.eviction_seconds > EVICTION_MAX:
+            raise ValueError(
+                f"health_check: a silent server would be out after {self.eviction_seconds:g} s; a roll-out waits for every check and gives up "
+                f"after {EVICTION_MAX} s; lower delay_loop, connect_timeout, retry or delay_before_retry"
+            )
         return self
 
     @property
@@ -371,10 +409,14 @@ class VirtualService(Model):
 
     @property
     def eviction_seconds(self) -> float:
-        """Worst case from a server's silence to its removal: the wait for the next check, and every attempt timing out."""
+        """Worst case from a server's silence to its removal: the wait for the next look, and every attempt timing out."""
         check = self.health_check
-        attempt = check.misc_timeout if isinstance(check, MiscCheck) else check.connect_timeout
-        return check.delay_loop + attempt + check.retry * (check.delay_before_retry + attempt)
+        return round(check.cycle + check.attempt + check.retry * (check.delay_before_retry + check.attempt), 3)
+
+    @property
+    def recovery_seconds(self) -> float:
+        """Worst case from a server's recovery to its return: an attempt that was under way times out, and the wait for the next."""
+        return round(self.health_check.attempt + self.health_check.wait_when_down, 3)
 
 
 class Vip(Model):
@@ -561,6 +603,12 @@ class Cluster(Model):
             raise ValueError(f"{at}.advert_interval: {vip.advert_interval} is no multiple of 0.01, and an advert counts hundredths of a second (RFC 9568)")
         if vip.authentication and self.keepalived.vrrp_version == 3:
             raise ValueError(f"{at}.authentication: VRRP version 3 has none (RFC 9568); set keepalived.vrrp_version: 2 or leave it out")
+        needed = self.takeover_seconds(vip) + max(service.recovery_seconds for service in vip.services)
+        if 0 < vip.answers_within < needed:
+            raise ValueError(
+                f"{at}.answers_within: {vip.answers_within} s is less than a takeover and a check take by these timings ({needed:g} s); "
+                "give it more, or 0 to ask nothing"
+            )
         for index, service in enumerate(vip.services):
             self._check_balance(f"{at}.services.{index}", self.pools[vip.pool].hosts, service)
 
@@ -576,6 +624,11 @@ class Cluster(Model):
             raise ValueError(f"{at}.quorum: {service.quorum} is more than all servers weigh together ({total})")
         if service.hysteresis >= (quorum := service.quorum_of(hosts)):
             raise ValueError(f"{at}.hysteresis: {service.hysteresis} must be below the quorum, which is {quorum}")
+        if service.hysteresis + quorum > total:
+            raise ValueError(
+                f"{at}.hysteresis: {service.hysteresis} above the quorum of {quorum} is more than all servers weigh together ({total}): "
+                f"a quorum that was lost once would never come back; {total - quorum} at most"
+            )
         for name, server in hosts.items():
             if server.address == service.sorry_server:
                 raise ValueError(f"{at}.sorry_server: {server.address} is {name}, a real server of the same service; name another machine")

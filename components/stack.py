@@ -61,7 +61,7 @@ class Stack:
         )
 
     def endpoints(self, network: ClusterNetwork | None) -> dict[str, dict[str, Any]]:
-        """Per address: where it is, from outside too, its services, and the worst-case seconds of a takeover and an eviction."""
+        """Per address: where it is, from outside too, its services, and the worst-case seconds of a takeover, an eviction and a recovery."""
         return {
             name: {
                 "address": str(vip.address),
@@ -70,6 +70,7 @@ class Stack:
                 "owner": vip.owner,
                 "takeover_seconds": self.cluster.takeover_seconds(vip),
                 "eviction_seconds": max(service.eviction_seconds for service in vip.services),
+                "recovery_seconds": max(service.recovery_seconds for service in vip.services),
             }
             for name, vip in self.cluster.vips.items()
         }

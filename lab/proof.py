@@ -42,10 +42,10 @@ def table(rows: list[list[str]]) -> str:
 
 def report(outputs: dict[str, Any], answers: list[Answers]) -> str:
     """Endpoints, hosts and answers, for a person."""
-    endpoints = [["ENDPOINT", "ADDRESS", "FLOATING IP", "SERVICES", "OWNER", "TAKEOVER", "EVICTION"]]
+    endpoints = [["ENDPOINT", "ADDRESS", "FLOATING IP", "SERVICES", "OWNER", "TAKEOVER", "EVICTION", "RECOVERY"]]
     for name, e in outputs["endpoints"].items():
         services = " ".join(service.split(":")[1] for service in e["services"])
-        seconds = [f"{e[key]} s" for key in ("takeover_seconds", "eviction_seconds")]
+        seconds = [f"{e[key]} s" for key in ("takeover_seconds", "eviction_seconds", "recovery_seconds")]
         endpoints.append([name, e["address"], e["floating_ip"] or "-", services, e["owner"], *seconds])
     hosts = [["HOST", "ADDRESS", "POOL", "ROLES", "OWNER OF"]]
     hosts += [[name, h["address"], h["pool"], ", ".join(h["roles"]), ", ".join(h["owner_of"]) or "-"] for name, h in outputs["hosts"].items()]

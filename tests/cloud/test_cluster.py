@@ -159,7 +159,7 @@ def test_a_configuration_that_cannot_work_changes_nothing(cluster: Cluster) -> N
         assert "pools.infra.image" in str(error) and "debian-99" in str(error)
     else:
         raise AssertionError(changes.text)
-    assert "connect_timeout 1" in cluster.on("infra0", "cat", "/etc/keepalived/current/keepalived.conf")
+    assert "connect_timeout 0.7" in cluster.on("infra0", "cat", "/etc/keepalived/current/keepalived.conf")
 
 
 def test_destroy_leaves_nothing_in_the_tenant(cluster: Cluster) -> None:

@@ -99,6 +99,9 @@ BARE = {"port": 8443, "health_check": {"type": "tcp"}}
         (f"{SERVICE}.protocol", "UDP", [CHECK, "tcp check of a UDP service needs connect_port", "use type: misc"]),
         (f"{SERVICE}.weights", {"infra0": 2}, [f"{SERVICE}.weights.infra0", "not a host of", "master0, master1, master2"]),
         (f"{SERVICE}.quorum", 4, [f"{SERVICE}.quorum", "4 is more than all servers weigh together (3)"]),
+        (SERVICE, {**BARE, "hysteresis": 1, "quorum": 3}, [f"{SERVICE}.hysteresis", "1 above the quorum of 3", "never come back; 0 at most"]),
+        (CHECK, {"type": "tcp", "delay_loop": 3600}, [CHECK, "out after 3601.5 s", "lower delay_loop"]),
+        ("vips.master.answers_within", 2, ["vips.master.answers_within", "2 s is less", "2.236 s", "or 0 to ask nothing"]),
         (SERVICE, {**BARE, "affinity": "client", "scheduler": "wlc"}, [f"{SERVICE}.affinity", "needs scheduler mh or sh", "use persistence_timeout"]),
         (SERVICE, {**BARE, "persistence_granularity": "255.255.255.0"}, [f"{SERVICE}.persistence_granularity", "without persistence_timeout"]),
         (SERVICE, {**BARE, "ops": True}, [f"{SERVICE}.ops", "for UDP, this is TCP"]),
@@ -224,6 +227,7 @@ def test_the_time_of_a_takeover_follows_the_rfc(article: dict[str, Any], advert:
     put(article, "keepalived.vrrp_version", version)
     for name in article["vips"]:
         put(article, f"vips.{name}.advert_interval", advert)
+        put(article, f"vips.{name}.answers_within", 600)
     cluster = Cluster.parse(article)
     assert cluster.takeover_seconds(cluster.vips["master"]) == seconds
 
@@ -237,16 +241,32 @@ def test_the_highest_backup_takes_over_first_whatever_its_place(article: dict[st
 @pytest.mark.parametrize(
     ("check", "seconds"),
     [
-        ({"type": "tcp"}, 4),
+        ({"type": "tcp"}, 2),
         # the article's timings, which were measured to take 51 s for a silent server: checks that wait for the loop come on top
         ({"type": "tcp", "delay_loop": 6, "connect_timeout": 10, "retry": 3, "delay_before_retry": 3}, 55),
-        ({"type": "tcp", "retry": 0}, 2),
-        ({"type": "misc", "script": "checks/etcd", "misc_timeout": 5}, 6),
+        ({"type": "tcp", "retry": 0}, 1.2),
+        ({"type": "misc", "script": "checks/etcd", "misc_timeout": 5}, 5.5),
+        # keepalived gets one url after the other, a delay_loop between them
+        ({"type": "http", "urls": [{"path": "/a"}, {"path": "/b"}, {"path": "/c"}]}, 3),
     ],
 )
 def test_the_time_of_an_eviction_is_the_loop_and_every_attempt(article: dict[str, Any], check: dict[str, Any], seconds: float) -> None:
     put(article, CHECK, check)
     assert Cluster.parse(article).vips["master"].services[0].eviction_seconds == seconds
+
+
+@pytest.mark.parametrize(
+    ("check", "seconds"),
+    [
+        ({"type": "tcp"}, 1.2),
+        ({"type": "misc", "script": "checks/etcd", "misc_timeout": 5}, 5.5),
+        ({"type": "http", "urls": [{"path": "/a"}, {"path": "/b"}], "delay_before_retry": 2}, 2.7),
+        ({"type": "http", "urls": [{"path": "/a"}, {"path": "/b"}], "fast_recovery": False}, 2.2),
+    ],
+)
+def test_the_time_of_a_recovery_is_an_attempt_under_way_and_a_wait(article: dict[str, Any], check: dict[str, Any], seconds: float) -> None:
+    put(article, CHECK, check)
+    assert Cluster.parse(article).vips["master"].services[0].recovery_seconds == seconds
 
 
 @pytest.mark.parametrize(

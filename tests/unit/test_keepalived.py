@@ -10,6 +10,7 @@ translated, each health check with all its options, and every option of a servic
 from __future__ import annotations
 
 import copy
+import math
 import random
 from collections.abc import Iterator
 from ipaddress import IPv4Address
@@ -360,8 +361,9 @@ ADDRESS: dict[str, list[Any]] = {
 
 
 @pytest.mark.parametrize("seed", range(24))
-def test_whatever_the_model_takes_keepalived_takes_too(real: Node, seed: int) -> None:
+def test_whatever_the_model_takes_keepalived_takes_too(real: Node, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keys and their extreme values in combinations that no one would think of."""
+    monkeypatch.setattr("components.cluster.EVICTION_MAX", math.inf)
     chance = random.Random(seed)
 
     def some(choices: dict[str, list[Any]]) -> dict[str, Any]:
@@ -378,6 +380,6 @@ def test_whatever_the_model_takes_keepalived_takes_too(real: Node, seed: int) ->
         return some(URL) | ({"regex": chance.choice(REGULAR), **some(MATCH)} if chance.random() < 0.5 else {})
 
     data: dict[str, Any] = yaml.safe_load((GOLDEN / "Pulumi.tcp-check.yaml").read_text())["config"]["openshift-lvs:cluster"]
-    data["vips"]["infra"] |= some(ADDRESS)
+    data["vips"]["infra"] |= {**some(ADDRESS), "answers_within": 0}
     data["vips"]["infra"]["services"] = [{"port": port, **some(SERVICE), "health_check": check()} for port in (1, 443, 65535)]
     accepts(real, Cluster.parse(data), "infra0", GOLDEN)

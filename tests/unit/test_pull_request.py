@@ -81,7 +81,7 @@ def test_a_checks_timing_reloads_the_hosts_of_its_pool_and_no_other(repository: 
     assert "- `infra0`: reload; 2 files (`keepalived.conf`, `node.conf`)" in text
     assert "- `infra1`: reload; 2 files (`keepalived.conf`, `node.conf`)" in text
     assert text.count(": no change") == 3
-    assert "\n-    delay_loop 1\n+    delay_loop 2\n" in text
+    assert "\n-    delay_loop 0.5\n+    delay_loop 2\n" in text
     assert "`infra0`, `infra1`: `keepalived.conf`\n```diff\n" in text, "hosts with the same difference share it"
 
 
@@ -132,7 +132,7 @@ def test_a_new_and_a_removed_host_are_said(repository: Path, change: Change) -> 
     text = shown(repository)
     assert "- `infra1`: removed from the stack\n" in text
     assert "- `infra2`: new\n" in text
-    assert "- `infra0`: reload; 2 files (`keepalived.conf`, `services`)\n" in text
+    assert "- `infra0`: reload; 3 files (`keepalived.conf`, `node.conf`, `services`)\n" in text
 
 
 def test_a_host_that_directs_no_longer_stops_keepalived(repository: Path, change: Change) -> None:
