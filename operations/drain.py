@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import count
 
 from components.cluster import Cluster
-from operations.facts import Facts
+from operations.facts import Facts, RealServer
 from operations.nodes import Nodes
 from operations.verify import facts, mark
 
@@ -43,7 +43,7 @@ class Draining:
         self._do(dict.fromkeys((host for host in seen if host in self._directors), ("rotation", "out", self._address)), f"gives {self.host} no new connection")
         self._wait_for_connections(ends, deadline)
         if silent:
-            raise Refused(f"{', '.join(silent)}: not told, since not reached; when it is back: drain {self.host} again")
+            raise Refused(f"{_told(silent)}; when that is mended: drain {self.host} again")
 
     def back(self) -> None:
         """Put it back into rotation, and let it own addresses; those that are its own come home. Raises Refused. Safe to run again."""
@@ -54,7 +54,7 @@ class Draining:
         if self.host in seen and self.host in self._directors:
             self._bring_home()
         if silent:
-            raise Refused(f"{', '.join(silent)}: not told, since not reached; when it is back: undrain {self.host} again")
+            raise Refused(f"{_told(silent)}; when that is mended: undrain {self.host} again")
 
     @property
     def _pool(self) -> str:
@@ -71,27 +71,29 @@ class Draining:
     def _names(self, held: frozenset[str]) -> list[str]:
         return [name for name, vip in self.cluster.vips_of(self._pool).items() if str(vip.address) in held]
 
-    def _look(self) -> tuple[dict[str, Facts], list[str]]:
-        """The facts of the pool's hosts, and its directors and this host that do not answer."""
+    def _look(self) -> tuple[dict[str, Facts], dict[str, str]]:
+        """The facts of the pool's hosts, and why its directors and this host do not answer where they do not."""
         known, silent = facts(self.nodes, self.cluster.pools[self._pool].hosts)
-        lost = [host for host in silent if host in self._directors or host == self.host]
-        for host in lost:
-            self.say(f"{host}: {silent[host].fault}")
+        lost = {host: answer.fault or "" for host, answer in silent.items() if host in self._directors or host == self.host}
         if not any(host in self._directors for host in known):
-            raise Refused(f"no director of pool {self._pool} can be reached")
+            raise Refused(f"no director of pool {self._pool} can be reached: {'; '.join(lost.values())}")
         return known, lost
 
     def _holder(self, seen: Mapping[str, Facts], vip: str) -> str | None:
         return next((host for host in seen if str(self.cluster.vips[vip].address) in seen[host].held), None)
 
+    def _services(self, seen: Mapping[str, Facts], name: str) -> Iterator[tuple[str, Mapping[str, RealServer]]]:
+        """The real servers of each service of an address, as its holder has them; nothing while no host that is reached holds it."""
+        vip, holder = self.cluster.vips[name], self._holder(seen, name)
+        for service in vip.services if holder else ():
+            there = seen[str(holder)].table.get(mark(vip, service))
+            yield f"{name}:{service.port}/{service.protocol}", there.servers if there else {}
+
     def _refuse_the_last_server(self, seen: Mapping[str, Facts]) -> None:
-        for name, vip in self.cluster.vips_of(self._pool).items():
-            holder = self._holder(seen, name)
-            for service in vip.services if holder else ():
-                there = seen[holder].table.get(mark(vip, service)) if holder else None
-                live = [address for address, server in there.servers.items() if server.weight] if there else []
-                if live == [self._address]:
-                    raise Refused(f"{self.host} is the last live server of {name}:{service.port}/{service.protocol}; undrain or mend another first")
+        for name in self.cluster.vips_of(self._pool):
+            for service, servers in self._services(seen, name):
+                if [address for address, server in servers.items() if server.weight] == [self._address]:
+                    raise Refused(f"{self.host} is the last live server of {service}; undrain or mend another first")
 
     def _refuse_the_last_director(self, seen: Mapping[str, Facts]) -> None:
         able = [
@@ -132,22 +134,22 @@ class Draining:
                 yield client, address
 
     def _wait_for_connections(self, ends: float, deadline: float) -> None:
-        left: dict[str, int] = {}
+        left: list[str] = []
         for _ in _looks(ends):
             seen, _ = self._look()
-            left = {}
-            for name, vip in self.cluster.vips_of(self._pool).items():
-                holder = self._holder(seen, name)
-                for service in vip.services if holder else ():
-                    there = seen[holder].table.get(mark(vip, service)) if holder else None
-                    server = there.servers.get(self._address) if there else None
-                    if server and server.connections:
-                        left[f"{name}:{service.port}/{service.protocol}"] = server.connections
+            left = [line for name in self.cluster.vips_of(self._pool) for line in self._left(seen, name)]
             if not left:
                 self.say(f"{self.host}: no connection left")
                 return
-        shown = ", ".join(f"{number} on {service}" for service, number in left.items())
-        raise Refused(f"{self.host}: after {deadline:g} s connections are left: {shown}; it stays drained, and drain again waits again")
+        raise Refused(f"{self.host}: after {deadline:g} s: {', '.join(left)}; it stays drained, and drain again waits again")
+
+    def _left(self, seen: Mapping[str, Facts], name: str) -> Iterator[str]:
+        """What is still to wait for on an address: its holder knows the connections."""
+        if not self._holder(seen, name):
+            yield f"no reachable node holds {name}"
+        for service, servers in self._services(seen, name):
+            if self._address in servers and (number := servers[self._address].connections):
+                yield f"{number} connections left on {service}"
 
     def _bring_home(self) -> None:
         own = [name for name, vip in self.cluster.vips_of(self._pool).items() if vip.owner == self.host]
@@ -161,6 +163,10 @@ class Draining:
                 return
         if own:
             raise Refused(f"{self.host}: after {RETURN_SECONDS} s its view of the servers is not good, so {', '.join(own)} stays where it is; see status")
+
+
+def _told(silent: Mapping[str, str]) -> str:
+    return "; ".join(f"{host} was not told: {fault}" for host, fault in silent.items())
 
 
 def _looks(ends: float) -> Iterator[int]:

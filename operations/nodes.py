@@ -75,7 +75,7 @@ class Nodes:
     def close(self) -> None:
         """End the connections, which are kept from one question to the next."""
         for socket in self._folder.glob(f"{_SOCKET}*"):
-            subprocess.run(["ssh", f"-oControlPath={socket}", "-O", "exit", "-"], capture_output=True)
+            subprocess.run(["ssh", f"-oControlPath={socket}", "-O", "exit", "node"], capture_output=True)
 
     def _options(self, name: str) -> list[str]:
         options = ["BatchMode=yes", "StrictHostKeyChecking=yes", f"UserKnownHostsFile={self._known_hosts}", "GlobalKnownHostsFile=/dev/null"]
