@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 
 from components.keepalived import bundle, render, version
+from operations import drain
+from operations.drain import Draining, Refused
+from operations.nodes import Answer, Nodes
 from tests.unit.node_root import Node, node
 from tests.unit.test_node_scripts import cluster, hold, kernel_calls, states, table, without_master2
 
@@ -167,3 +171,151 @@ def test_a_director_that_is_removed_is_no_stranger_to_the_version_that_comes(ser
     serving.sh("python3 -", stdin=advert("192.168.0.4", 51))
     assert "192.168.0.4" in serving.sh("nft list set ip openshift_lvs adverts_51")
     serving.deliver(render(without_master2(), "master0"))
+
+
+# The operator's verb
+
+
+class Pool(Nodes):
+    """Three masters as `facts` tells of them; what is done to one shows in the next look."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.holder = "master0"
+        self.dead: set[str] = set()
+        self.drained: dict[str, set[str]] = {host: set() for host in ("master0", "master1", "master2")}
+        self.connections = {"master0": 0, "master1": 0, "master2": 0}
+        self.lines = {"master0": "", "master1": "", "master2": ""}
+        self.views = dict.fromkeys(self.drained, 0)
+        self.out: set[str] = set()
+
+    def _ask(self, host: str, verb: str, *arguments: str) -> Answer:
+        if host in self.dead:
+            return Answer("", f"not reachable at {host}", reached=False)
+        if verb == "facts":
+            return Answer(self.facts(host))
+        if verb == "connections":
+            return Answer(self.lines[host])
+        self.asked.append(" ".join((host, verb, *arguments)))
+        match verb, *arguments:
+            case "rotation", where, address:
+                (self.drained[host].add if where == "out" else self.drained[host].discard)(address)
+            case "ownership", where:
+                (self.drained[host].add if where == "off" else self.drained[host].discard)("ownership")
+                if self.holder == host:
+                    self.holder = next(other for other in self.drained if other != host and "ownership" not in self.drained[other])
+            case "go-home", _:
+                self.holder = "master0"
+        return Answer("")
+
+    def facts(self, host: str) -> str:
+        servers = {"master0": "192.168.0.2", "master1": MASTER1, "master2": "192.168.0.4"}
+        rows = [
+            f"  -> {address}:0   Route   {0 if address in self.drained[host] else 1}   {self.connections[name]}   0"
+            for name, address in servers.items()
+            if name not in self.out
+        ]
+        return "\n".join(
+            [
+                *("== keepalived", "active", "== versions", "abc", "abc", "== drained", *sorted(self.drained[host])),
+                *("== held", servers[host], *(["192.168.0.250"] if self.holder == host else [])),
+                *("== table", "Prot LocalAddress:Port", f"FWM  {51 << 20 | 8443} mh (mh-fallback,mh-port)", *rows),
+                *("== views", f"master-8443 {self.views[host]}", ""),
+            ]
+        )
+
+
+@pytest.fixture
+def pool(monkeypatch: pytest.MonkeyPatch) -> Pool:
+    """The pool, and a clock that moves on by a second whenever one looks."""
+    ticks = iter(range(10_000))
+    monkeypatch.setattr(drain, "time", SimpleNamespace(monotonic=lambda: next(ticks), sleep=lambda _: None))
+    return Pool()
+
+
+def draining(pool: Pool, host: str) -> tuple[Draining, list[str]]:
+    said: list[str] = []
+    return Draining(pool, cluster(), host, said.append), said
+
+
+def test_a_node_hands_over_before_it_loses_its_weight_on_every_director(pool: Pool) -> None:
+    verb, said = draining(pool, "master0")
+    verb.out(60, server_only=False)
+    assert pool.asked[0] == "master0 ownership off"
+    assert sorted(pool.asked[1:]) == [f"{host} rotation out 192.168.0.2" for host in ("master0", "master1", "master2")]
+    assert said[-1] == "master0: no connection left"
+
+
+def test_a_server_alone_leaves_its_addresses_where_they_are(pool: Pool) -> None:
+    verb, _ = draining(pool, "master0")
+    verb.out(60, server_only=True)
+    assert not [line for line in pool.asked if "ownership" in line]
+    assert pool.holder == "master0"
+
+
+def test_the_weight_goes_once_the_new_holder_has_met_every_connection(pool: Pool) -> None:
+    pool.lines["master0"] = "ESTABLISHED 10.0.0.1:40000 192.168.0.250:8443 192.168.0.2:8443\n"
+    pool.lines["master1"] = "FIN_WAIT 10.0.0.1:40000 192.168.0.250:8443 192.168.0.2:8443\n"
+    verb, said = draining(pool, "master0")
+    verb.out(60, server_only=False)
+    assert not [line for line in said if "silent" in line]
+    pool.lines["master1"] = ""
+    verb.back()
+    verb.out(60, server_only=False)
+    assert "master0: 1 connections were silent since the addresses moved; each lives on only if it ends before it speaks" in said
+
+
+def test_connections_that_do_not_end_are_counted_by_service_and_the_drain_stays(pool: Pool) -> None:
+    pool.connections["master1"] = 3
+    verb, _ = draining(pool, "master1")
+    with pytest.raises(Refused, match=r"master1: after 60 s: 3 connections left on master:8443/TCP; it stays drained, and drain again waits again"):
+        verb.out(60, server_only=False)
+    assert pool.drained["master0"] == {MASTER1}
+
+
+def test_nobody_seen_to_hold_the_address_is_not_taken_for_no_connections(pool: Pool) -> None:
+    pool.holder = "nobody"
+    verb, _ = draining(pool, "master1")
+    with pytest.raises(Refused, match="no reachable node holds master"):
+        verb.out(60, server_only=False)
+
+
+def test_the_last_server_and_the_last_director_are_not_drained(pool: Pool) -> None:
+    pool.out = {"master1", "master2"}
+    with pytest.raises(Refused, match="master0 is the last live server of master:8443/TCP"):
+        draining(pool, "master0")[0].out(60, server_only=True)
+    pool.out = set()
+    pool.views["master1"] = -100
+    pool.drained["master2"] = {"ownership"}
+    with pytest.raises(Refused, match="no other director of pool master could take the addresses of master0"):
+        draining(pool, "master0")[0].out(60, server_only=False)
+    assert pool.asked == []
+
+
+def test_a_director_that_is_not_reached_is_named_after_the_others_are_told(pool: Pool) -> None:
+    pool.dead = {"master2"}
+    verb, _ = draining(pool, "master1")
+    with pytest.raises(Refused, match="master2 was not told: not reachable at master2; when that is mended: drain master1 again"):
+        verb.out(60, server_only=False)
+    assert MASTER1 in pool.drained["master0"]
+
+
+def test_undrain_brings_the_owners_address_home_and_may_be_run_twice(pool: Pool) -> None:
+    verb, said = draining(pool, "master0")
+    verb.out(60, server_only=False)
+    assert pool.holder == "master1"
+    verb.back()
+    assert pool.holder == "master0"
+    assert said[-1] == "master1: handed master to master0"
+    verb.back()
+    assert pool.drained == {"master0": set(), "master1": set(), "master2": set()}
+    assert [line for line in pool.asked if "ownership on" in line] == ["master0 ownership on"]
+
+
+def test_the_address_stays_away_while_its_owners_view_is_poor(pool: Pool) -> None:
+    verb, _ = draining(pool, "master0")
+    verb.out(60, server_only=False)
+    pool.views["master0"] = -100
+    with pytest.raises(Refused, match="its view of the servers is not good, so master stays where it is"):
+        verb.back()
+    assert pool.holder == "master1"
