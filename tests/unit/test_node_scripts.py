@@ -391,6 +391,30 @@ def test_a_server_that_fails_under_the_new_version_brings_the_old_one_back(servi
     assert table(serving) == {"192.168.0.2": 1, "192.168.0.3": 1, "192.168.0.4": 1}
 
 
+def with_a_port(**vip: Any) -> Cluster:
+    data = copy.deepcopy(STACK)
+    data["vips"]["master"] |= vip
+    data["vips"]["master"]["services"].append({"port": 443, "health_check": QUICK})
+    return Cluster.parse(data)
+
+
+def test_a_new_service_that_no_server_answers_brings_the_old_version_back(serving: Node) -> None:
+    old = serving.in_force
+    new = serving.deliver(render(with_a_port(), "master0"))
+    # Nobody listens on the new port, everybody on the old one.
+    serving.write("/usr/local/lib/openshift-lvs/live", f"#!/bin/sh\nset -eu\nprintf '{MARK} 192.168.0.%s gatewaying\\n' 2 3 4\n", 0o755)
+    done = serving.verb("activate", new)
+    assert done.returncode == 1
+    assert "no server passes its check of the new service 192.168.0.250:443" in done.stderr
+    assert done.stderr.endswith(f"rolled back to {old}\n")
+
+
+def test_a_new_service_may_wait_for_its_servers_where_no_answer_is_asked_for(serving: Node) -> None:
+    new = serving.deliver(render(with_a_port(answers_within=0), "master0"))
+    serving.write("/usr/local/lib/openshift-lvs/live", f"#!/bin/sh\nset -eu\nprintf '{MARK} 192.168.0.%s gatewaying\\n' 2 3 4\n", 0o755)
+    assert serving.succeeds("activate", new) == f"{new} in force\n"
+
+
 def test_a_reload_that_fails_brings_the_old_version_back(serving: Node) -> None:
     old = serving.in_force
     new = serving.deliver(render(cluster(health_check={**QUICK, "retry": 1}), "master0"))
