@@ -11,6 +11,6 @@ from lab.nodes.experiments.crashes import CRASHES, PARTITIONS
 from lab.nodes.experiments.planned import PLANNED
 from lab.nodes.experiments.servers import SERVERS
 from lab.nodes.experiments.steady import SCHEDULERS, STEADY
-from lab.nodes.experiments.updates import UPDATES
+from lab.nodes.experiments.updates import STRANGERS, UPDATES
 
-EXPERIMENTS = [*STEADY, *PLANNED, *CRASHES, *PARTITIONS, *SERVERS, *CHANGES, *UPDATES, *SCHEDULERS]
+EXPERIMENTS = [*STEADY, *PLANNED, *CRASHES, *PARTITIONS, *SERVERS, *CHANGES, *UPDATES, *STRANGERS, *SCHEDULERS]

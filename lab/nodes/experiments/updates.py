@@ -5,10 +5,10 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Callable, Iterable
 
-from lab.nodes import probe, stack
+from lab.nodes import machine, probe, stack
 from lab.nodes.experiments import bounds
 from lab.nodes.experiments.changes import as_it_was
-from lab.nodes.experiments.scene import Bound, Change, Description, Experiment, Scene, Step, in_force, service
+from lab.nodes.experiments.scene import LIB, Bound, Change, Description, Experiment, Scene, Step, in_force, service
 from lab.nodes.probe import MASTER
 from lab.phases import wait_for
 from lab.stack import DeploymentError
@@ -16,6 +16,7 @@ from lab.stack import DeploymentError
 CANARY = "master1"
 """The first backup in the order of the roll-out."""
 ACTIVATION_S = 240
+FORGOTTEN_S = 30
 GIVEN_UP_S = 60
 """A deployment whose host is gone is ended by its operator after this, if it has not ended itself."""
 
@@ -95,6 +96,47 @@ def _wrong(what: str, change: Change, words: str) -> Experiment:
 def _unknown_user(described: Description) -> None:
     service(described)["health_check"] = {"type": "misc", "script": "lab/nodes/checks/answers-200", "user": "nosuchuser"}
 
+
+def _stranger(scene: Scene) -> None:
+    scene.do("lab", "stranger", "on", str(scene.cluster.vips[scene.target.vip].virtual_router_id))
+    moment = scene.moment
+    _refused(_two_seconds, "virtual_router_id")(scene)
+    scene.moment = moment
+
+
+def _verify_names_it(scene: Scene) -> Iterable[str]:
+    yield from scene.not_in_force()
+    done = stack.operate("verify")
+    if not done.returncode or f"is used by {machine.CLIENT} " not in done.stdout:
+        yield f"operations verify does not name the stranger: {done.stdout[-500:]}{done.stderr[-500:]}"
+
+
+def _forgotten(scene: Scene) -> Iterable[str]:
+    def heard() -> tuple[bool, str]:
+        done = machine.run("lab", "exec", scene.backup, f"{LIB}/strangers", "/etc/keepalived/current", check=False)
+        return not done.returncode, done.stderr.strip()
+
+    wait_for("the nodes to hear no stranger", heard, FORGOTTEN_S)
+    return ()
+
+
+def _all_is_verified(scene: Scene) -> Iterable[str]:
+    yield from scene.not_in_force()
+    done = stack.operate("verify")
+    if done.returncode:
+        yield f"operations verify: {[line for line in done.stdout.splitlines() if 'FAILED' in line] or done.stderr[-500:]}"
+
+
+STRANGERS = [
+    Experiment(
+        MASTER,
+        (
+            Step("a stranger uses our VRID", "stranger", _stranger, bounds.nothing_lost, evidence=_verify_names_it),
+            Step("the stranger gone", "way back", lambda scene: scene.do("lab", "stranger", "off"), bounds.nothing_lost, evidence=_forgotten),
+            Step("the next pulumi up after a stranger", "stranger", lambda scene: scene.deploy(_nothing), bounds.nothing_lost, evidence=_all_is_verified),
+        ),
+    ),
+]
 
 UPDATES = [
     _wrong("an interface that is not there", lambda d: d["pools"]["master"].update(interface="eth9"), "eth9 is not on this node"),
