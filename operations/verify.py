@@ -95,11 +95,10 @@ def _version(host: str, version: str, has_password: bool, seen: Facts, files: Ma
     if seen.version.partition("-")[0] != version:
         return fault(f"{seen.version} in force; {wanted} is rendered: pulumi up, or this checkout is not what was deployed")
     if seen.proven != seen.version:
-        return fault(f"{seen.version} is in force, and {seen.proven} was healthy last: an activation was cut short; pulumi up --refresh")
+        return fault(f"{seen.version} is in force, and {seen.proven} was healthy last: an activation was cut short; pulumi up")
     changed = [path for path, text in files.items() if seen.files.get(path) != hashlib.sha256(text.encode()).hexdigest()]
     if changed:
-        folder = f"/etc/keepalived/versions/{seen.version}"
-        return fault(f"{', '.join(changed)} changed on the node since delivery; rm -r {folder} there, then pulumi up --refresh")
+        return fault(f"{', '.join(changed)} changed on the node since delivery; put back what `operations render --host {host}` prints, reload keepalived")
     return Finding(host, "version", True, f"{seen.version} in force, as rendered")
 
 
@@ -108,19 +107,20 @@ def _settings(host: str, files: Mapping[str, str], seen: Facts, addresses: set[s
     faults += [f"{address} is not on lo" for address in sorted(addresses - seen.lo)]
     if is_director and seen.rules:
         faults.append(f"nft table ip openshift_lvs is otherwise ({' '.join(seen.rules.splitlines()[1].split()) if chr(10) in seen.rules else seen.rules})")
-    remedy = "; systemctl restart openshift-lvs keepalived on the node, a reload is not enough"
+    remedy = "; /usr/local/lib/openshift-lvs/apply on the node"
     return Finding(host, "kernel", not faults, "; ".join(faults) + remedy if faults else "sysctls, addresses on lo and rules as rendered")
 
 
 def _service(cluster: Cluster, host: str, name: str, vip: Vip, service: VirtualService, seen: Facts) -> Finding:
-    check = f"table {name}"
-    there = seen.table.get(mark(vip, service))
-    remedy = "; systemctl restart keepalived on the node"
+    check, number = f"table {name}", mark(vip, service)
+    there = seen.table.get(number)
     if there is None:
-        return Finding(host, check, False, f"no virtual server with mark {mark(vip, service)}{remedy}")
-    wanted = (service.scheduler, {*service.scheduler_flags, *(["ops"] if service.ops else [])}, service.persistence_timeout)
-    if wanted != (there.scheduler, set(there.flags), there.persistence):
-        return Finding(host, check, False, f"is {_shown(there)}, rendered {_shown(VirtualServer(wanted[0], frozenset(wanted[1]), wanted[2], {}))}{remedy}")
+        return Finding(host, check, False, f"no virtual server with mark {number}; systemctl restart keepalived on the node")
+    flags = [*service.scheduler_flags, *(["ops"] if service.ops else [])]
+    wanted = VirtualServer(service.scheduler, frozenset(flags), service.persistence_timeout, {})
+    if _shown(wanted) != _shown(there):
+        remedy = f"; on the node: ipvsadm -D -f {number}; systemctl restart keepalived"
+        return Finding(host, check, False, f"is {_shown(there)}, rendered {_shown(wanted)}{remedy}")
     faults, drained, live = [], [], 0
     hosts = cluster.pools[vip.pool].hosts
     for server, machine in hosts.items():
@@ -128,18 +128,18 @@ def _service(cluster: Cluster, host: str, name: str, vip: Vip, service: VirtualS
         real, weight = there.servers.get(address), service.weight(server)
         if address in seen.drained:
             drained.append(server)
-            if real and real.weight:
-                faults.append(f"{server} is drained and has weight {real.weight}{remedy}")
-        elif real is None or (weight and not real.weight):
-            faults.append(f"{server} is out of rotation: its check fails here")
+            weight = 0
+        if real is None or (weight and not real.weight):
+            if weight:
+                faults.append(f"{server} is out of rotation: its check fails here")
         elif real.weight != weight and not (isinstance(service.health_check, MiscCheck) and service.health_check.misc_dynamic):
-            faults.append(f"{server} has weight {real.weight}, rendered {weight}{remedy}")
+            faults.append(f"{server} has weight {real.weight}, should have {weight}; /usr/local/lib/openshift-lvs/reweigh on the node")
         elif real.method != service.forwarding_method:
-            faults.append(f"{server} by {real.method}, rendered {service.forwarding_method}{remedy}")
+            faults.append(f"{server} by {real.method}, rendered {service.forwarding_method}; pulumi up")
         else:
-            live += 1
+            live += real.weight > 0
     others = set(there.servers) - {str(machine.address) for machine in hosts.values()} - {str(service.sorry_server)}
-    faults += [f"{address} is no real server of ours{remedy}" for address in sorted(others)]
+    faults += [f"{address} is no real server of ours; on the node: ipvsadm -d -f {number} -r {address}" for address in sorted(others)]
     seen_live = f"{live} of {len(hosts)} servers live" + (f", drained: {', '.join(drained)}" if drained else "")
     return Finding(host, check, not faults, "; ".join([seen_live, *faults]))
 

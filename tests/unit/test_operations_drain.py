@@ -124,6 +124,26 @@ def test_an_address_does_not_go_home_to_an_owner_that_is_drained() -> None:
         assert backup.succeeds("go-home", "master") == "master handed over\n"
 
 
+def test_what_is_drained_or_put_back_while_keepalived_is_down_holds_when_it_starts(serving: Node) -> None:
+    """A keepalived that stops leaves the table, and one that starts finds its servers there already."""
+    serving.sh("rm /stub/active-keepalived.service")
+    serving.succeeds("rotation", "out", MASTER1)
+    assert table(serving)[MASTER1] == 0
+    serving.succeeds("rotation", "in", MASTER1)
+    assert table(serving)[MASTER1] == 1
+    serving.write("/etc/keepalived/drained/192.168.0.4", "")
+    serving.succeeds("start")
+    assert table(serving) == {"192.168.0.2": 1, MASTER1: 1, "192.168.0.4": 0}
+
+
+def test_a_sorry_server_at_work_keeps_its_weight() -> None:
+    with node() as serving:
+        serving.roll_out(cluster(sorry_server="192.168.0.9"), "master0")
+        serving.write("/stub/table", f"{51 << 20 | 8443} 192.168.0.9 DR 1 0\n")
+        serving.succeeds("reweigh")
+        assert table(serving) == {"192.168.0.9": 1}
+
+
 # Strangers
 
 
