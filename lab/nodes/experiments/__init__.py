@@ -10,7 +10,7 @@ from lab.nodes.experiments.changes import CHANGES
 from lab.nodes.experiments.crashes import CRASHES, PARTITIONS
 from lab.nodes.experiments.planned import PLANNED
 from lab.nodes.experiments.servers import SERVERS
-from lab.nodes.experiments.steady import SCHEDULERS, STEADY
+from lab.nodes.experiments.steady import CHOICES, STEADY
 from lab.nodes.experiments.updates import STRANGERS, UPDATES
 
-EXPERIMENTS = [*STEADY, *PLANNED, *CRASHES, *PARTITIONS, *SERVERS, *CHANGES, *UPDATES, *STRANGERS, *SCHEDULERS]
+EXPERIMENTS = [*STEADY, *PLANNED, *CRASHES, *PARTITIONS, *SERVERS, *CHANGES, *UPDATES, *STRANGERS, *CHOICES]

@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from lab.nodes import probe
 from lab.nodes.experiments import bounds
 from lab.nodes.experiments.crashes import KILL_ALL
-from lab.nodes.experiments.scene import Change, Description, Experiment, Scene, Step, on_owner, owner_off, service, switch, two_directors
+from lab.nodes.experiments.scene import Bound, Change, Description, Experiment, Scene, Step, on_owner, owner_off, service, switch, two_directors
 from lab.nodes.probe import INFRA, MASTER, Target
 
 STEADY_S = 40
@@ -26,25 +27,42 @@ def _calls_itself(name: str, node: Callable[[Scene], str]) -> Experiment:
     return Experiment(MASTER, (Step(name, "steady", _rest, bounds.nothing_lost, asked_from=node),))
 
 
-def _scheduler(name: str, **keys: object) -> Experiment:
+def _under(name: str, kind: str, arrange: Change, *, reported: bool = False) -> Experiment:
+    """The states and faults that tell most, under another configuration."""
+
+    def on_holder(act: Callable[[Scene], None]) -> Callable[[Scene], None]:
+        def acted(scene: Scene) -> None:
+            scene.owner = probe.holder(scene.target)
+            act(scene)
+
+        return acted
+
+    def step(what: str, act: Callable[[Scene], None], bound: Callable[[Scene], Bound], live: Callable[[Scene], dict[str, int]] = Scene.live) -> Step:
+        return Step(f"{name}: {what}", kind, act, bounds.reported if reported else bound, live)
+
+    return Experiment(
+        MASTER,
+        (
+            step("steady", _rest, bounds.steady),
+            step("keepalived restarted on the owner", on_holder(on_owner("systemctl restart keepalived")), bounds.nothing_lost),
+            step("kill -9 of all of keepalived on the owner", on_holder(on_owner(KILL_ALL)), bounds.nothing_lost),
+            step("owner isolated with carrier", on_holder(switch("wire", "out")), bounds.node_lost, owner_off),
+            step("owner's isolation healed", switch("wire", "in"), bounds.way_back),
+        ),
+        arrange,
+    )
+
+
+def _scheduler(**keys: object) -> Change:
     def arrange(described: Description) -> None:
         del service(described)["affinity"]
         service(described).update(keys)
 
-    def step(what: str, act: Callable[[Scene], None], live: Callable[[Scene], dict[str, int]] = lambda scene: scene.live()) -> Step:
-        return Step(f"{name}: {what}", "scheduler", act, bounds.reported, live)
+    return arrange
 
-    change: Change = arrange
-    return Experiment(
-        MASTER,
-        (
-            step("steady", _rest),
-            step("kill -9 of all of keepalived on the owner", on_owner(KILL_ALL)),
-            step("owner isolated with carrier", switch("wire", "out"), owner_off),
-            step("owner's isolation healed", switch("wire", "in")),
-        ),
-        arrange=change,
-    )
+
+def _both_on_masters(described: Description) -> None:
+    described["vips"]["infra"].update(pool="master", owner="master1")
 
 
 STEADY = [
@@ -55,7 +73,9 @@ STEADY = [
     _calls_itself("the owner calls the address itself", lambda scene: scene.owner),
 ]
 
-SCHEDULERS = [
-    _scheduler("rr", scheduler="rr"),
-    _scheduler("wlc and persistence", scheduler="wlc", persistence_timeout=50),
+CHOICES = [
+    _under("both addresses on the masters", "choice", _both_on_masters),
+    _under("start with alpha", "choice", lambda described: service(described).update(alpha=True)),
+    _under("rr", "scheduler", _scheduler(scheduler="rr"), reported=True),
+    _under("wlc and persistence", "scheduler", _scheduler(scheduler="wlc", persistence_timeout=50), reported=True),
 ]
