@@ -156,7 +156,9 @@ def _address(nodes: Nodes, cluster: Cluster, name: str, vip: Vip, known: Mapping
     directors = cluster.directors(vip.pool)
     if len(holders) != 1:
         several = f"{', '.join(holders)} all hold {address}: they do not hear each other's adverts; is VRRP (IP protocol 112) let through?"
-        yield Finding(name, "holder", False, several if holders else f"no node holds {address}; is keepalived active, and a director not drained?")
+        yield Finding(
+            name, "holder", False, several if holders else f"no node that is reached holds {address}; is keepalived active, and a director not drained?"
+        )
         return
     holder = holders[0]
     away = "" if holder == vip.owner else f", which is not its owner {vip.owner}"

@@ -1,0 +1,122 @@
+"""How the operator's machine reaches the nodes: what it runs, and what it makes of the answers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.cluster import Cluster
+from operations import __main__ as operations
+from operations.nodes import Nodes, NodesError, reach
+
+KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIA"
+HOSTS = ("master0", "master1", "master2", "infra0", "infra1")
+
+
+@pytest.fixture
+def bastioned(article: dict[str, Any]) -> Cluster:
+    """The article's cluster behind a bastion."""
+    article["ssh"]["bastion"] = {"host": "203.0.113.9", "port": 2222, "user": "jump", "host_key": f"{KEY}BASTION"}
+    return Cluster.parse(article)
+
+
+@pytest.fixture
+def commands(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A folder of programs that stand before all others."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+    return folder
+
+
+def program(folder: Path, name: str, script: str) -> None:
+    (folder / name).write_text(f"#!/bin/sh\n{script}\n")
+    (folder / name).chmod(0o755)
+
+
+def nodes(cluster: Cluster, folder: Path, identity: Path | None = None) -> Nodes:
+    return Nodes(cluster, {host: f"{KEY}{host}" for host in HOSTS}, folder, identity)
+
+
+def test_every_host_key_and_the_bastions_are_known_before_and_no_other_is_taken(bastioned: Cluster, tmp_path: Path) -> None:
+    command = nodes(bastioned, tmp_path).command("master1", "facts")
+    assert (tmp_path / "known_hosts").read_text() == "".join(f"{host} {KEY}{host}\n" for host in HOSTS) + f"[203.0.113.9]:2222 {KEY}BASTION\n"
+    jump = next(word for word in command if word.startswith("-oProxyCommand="))
+    for option in ("-oStrictHostKeyChecking=yes", f"-oUserKnownHostsFile={tmp_path}/known_hosts", "-oGlobalKnownHostsFile=/dev/null", "-oBatchMode=yes"):
+        assert option in command and option in jump
+    assert jump.endswith("-W%h:%p -p 2222 jump@203.0.113.9")
+    assert command[-5:] == ["-oHostKeyAlias=master1", "-p", "22", "debian@192.168.0.3", "sudo -n facts"]
+
+
+def test_root_needs_no_sudo_and_an_identity_is_the_only_key_offered(article: dict[str, Any], tmp_path: Path) -> None:
+    article["ssh"] = {"user": "root"}
+    command = nodes(Cluster.parse(article), tmp_path, Path("/keys/id")).command("infra0", "drain", "it's")
+    assert command[-1] == """drain 'it'"'"'s'"""
+    assert "-oIdentityFile=/keys/id" in command and "-oIdentitiesOnly=yes" in command
+    assert not [word for word in command if word.startswith("-oProxyCommand")]
+
+
+@pytest.mark.parametrize(
+    ("ssh", "fault"),
+    [
+        ("echo 'ssh: connect to host 192.168.0.2 port 22: Connection refused' >&2; exit 255", "not reachable at 192.168.0.2: ssh: connect to host"),
+        (
+            "printf '@@@@@\\n@ WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED! @\\nHost key verification failed.\\n' >&2; exit 255",
+            "192.168.0.2 does not have the host key that is known: either another machine answers there, or its key was changed; find out which",
+        ),
+        ("echo 'sh: 1: facts: not found' >&2; exit 127", "has no facts: what is installed there is older than this; pulumi up"),
+        ("echo 'waited 10 s' >&2; exit 1", "waited 10 s"),
+        ("exit 3", "facts: exit status 3"),
+    ],
+)
+def test_what_goes_wrong_is_one_line(cluster: Cluster, tmp_path: Path, commands: Path, ssh: str, fault: str) -> None:
+    program(commands, "ssh", ssh)
+    answer = nodes(cluster, tmp_path).ask(["master0"], "facts")["master0"]
+    assert answer.fault and answer.fault.startswith(fault) and "\n" not in answer.fault
+    assert answer.reached is ("255" not in ssh)
+
+
+def test_all_hosts_are_asked_at_once(cluster: Cluster, tmp_path: Path, commands: Path) -> None:
+    """Each waits until all five have come: one after the other they would wait for ever."""
+    program(commands, "ssh", f'touch "{tmp_path}/$$.here"; while [ "$(ls {tmp_path}/*.here | wc -l)" -lt 5 ]; do sleep 0.05; done; echo met')
+    assert {answer.said for answer in nodes(cluster, tmp_path).ask(HOSTS, "facts").values()} == {"met\n"}
+
+
+def test_keys_of_made_servers_come_from_the_stacks_outputs_and_existing_hosts_need_no_engine(article: dict[str, Any], tmp_path: Path, commands: Path) -> None:
+    hosts = ", ".join(f'"{host}": {{"host_key": "{KEY}{host}"}}' for host in HOSTS)
+    program(commands, "pulumi", f"""echo "$@" >{tmp_path}/asked; echo '{{"hosts": {{{hosts}}}}}'""")
+    with reach(Cluster.parse(article), "dev", tmp_path, None) as made:
+        assert made.command("infra0", "facts")[-1] == "sudo -n facts"
+    assert (tmp_path / "asked").read_text() == "stack output --json --stack dev --non-interactive\n"
+    (commands / "pulumi").unlink()
+    for pool in article["pools"].values():
+        del pool["image"], pool["flavor"]
+        pool["existing"] = True
+        pool["hosts"] = {host: {"address": address, "host_key": f"{KEY}{host}"} for host, address in pool["hosts"].items()}
+    with reach(Cluster.parse(article), "dev", tmp_path, None) as existing:
+        assert existing.command("infra0", "facts")
+
+
+@pytest.mark.parametrize(
+    ("pulumi", "words"),
+    [
+        ("echo 'error: no stack named dev found' >&2; exit 1", "pulumi stack output: error: no stack named dev found"),
+        ("echo '{}'", "master0, master1, master2, infra0, infra1: not in the outputs of stack 'dev', so not made yet: pulumi up --stack dev"),
+        (None, "pulumi: not on this machine"),
+    ],
+)
+def test_a_host_key_that_cannot_be_had_says_where_it_comes_from(cluster: Cluster, tmp_path: Path, commands: Path, pulumi: str | None, words: str) -> None:
+    if pulumi:
+        program(commands, "pulumi", pulumi)
+    with pytest.raises(NodesError, match="^" + words), reach(cluster, "dev", tmp_path, None):
+        pass
+
+
+def test_an_unknown_host_is_named_with_those_that_are(commands: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    hosts = ", ".join(f'"{host}": {{"host_key": "{KEY}"}}' for host in HOSTS)
+    program(commands, "pulumi", f"echo '{{\"hosts\": {{{hosts}}}}}'")
+    root = Path(__file__).parents[2]
+    assert operations.main(["drain", "master9", "--stack", "dev", "--root", str(root)]) == 1
+    assert capsys.readouterr().err == "host: 'master9' is not in this stack; its hosts are master0, master1, master2, infra0, infra1\n"

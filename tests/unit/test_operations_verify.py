@@ -1,0 +1,248 @@
+"""What `verify` and `status` make of what the nodes say, against what is rendered for them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+
+import pytest
+
+from components import keepalived
+from components.cluster import Cluster
+from operations import facts
+from operations.nodes import Answer, Nodes
+from operations.status import status
+from operations.verify import Finding, mark, verify
+from tests.unit.conftest import with_password
+
+MASTERS = {"master0": "192.168.0.2", "master1": "192.168.0.3", "master2": "192.168.0.4"}
+INFRAS = {"infra0": "192.168.0.5", "infra1": "192.168.0.6"}
+OWNERS = {"master0": "192.168.0.250", "infra0": "192.168.0.251"}
+
+
+class Said(Nodes):
+    """Nodes that say what the test wants, healthy at first."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.facts = {node.name: healthy(cluster, node.name) for node in cluster.nodes()}
+        self.unreached: set[str] = set()
+        self.macs = {"192.168.0.250": "02:00:00:00:00:02", "192.168.0.251": "02:00:00:00:00:05"}
+        self.handshakes = "".join(f"FIN_WAIT {{client}}:{40000 + n} {{target}} 192.168.0.{5 + n % 2}:0\n" for n in range(20))
+        self.connected: list[str] = []
+
+    def _ask(self, host: str, verb: str, *arguments: str) -> Answer:
+        if host in self.unreached:
+            return Answer("", "not reachable at 192.0.2.1: Connection refused", reached=False)
+        match verb, *arguments:
+            case ["facts"]:
+                return Answer(self.facts[host])
+            case "who-answers", address:
+                return Answer("".join(f"{address} {mac}\n" for mac in self.macs[address].split()))
+            case "connect", _, target:
+                self.connected.append(target)
+                return Answer("")
+            case "connections", "from", client:
+                return Answer("".join(self.handshakes.format(client=client, target=target) for target in self.connected))
+        raise AssertionError(verb)
+
+
+def healthy(cluster: Cluster, host: str) -> str:
+    """`facts` of a host that is as rendered."""
+    node = cluster.node(host)
+    files = keepalived.render(cluster, host)
+    version = keepalived.version(files)
+    sysctl = next(file.text for file in files if file.path == "sysctl.conf")
+    address = str(node.host.address)
+    lines = ["== keepalived", "active", "== versions", version, version, "== drained", "== files"]
+    lines += [f"{hashlib.sha256(file.text.encode()).hexdigest()}  ./{file.path}" for file in files]
+    lines += ["== mac", f"02:00:00:00:00:0{address[-1]}", "== held", address, *([OWNERS[host]] if host in OWNERS else [])]
+    lines += ["== lo", "127.0.0.1", *(str(vip.address) for vip in cluster.vips_of(node.pool_name).values())]
+    lines += ["== sysctl", *(line for line in sysctl.splitlines() if line.startswith("net"))]
+    lines += ["== table", "IP Virtual Server version 1.2.1 (size=4096)", "Prot LocalAddress:Port Scheduler Flags", "  -> RemoteAddress:Port Forward ..."]
+    for vip in cluster.vips_of(node.pool_name).values():
+        for service in vip.services:
+            lines.append(f"FWM  {mark(vip, service)} mh ({','.join(sorted(service.scheduler_flags))})")
+            lines += [f"  -> {machine.address}:0      Route   1      0          0" for machine in node.pool.hosts.values()]
+    return "\n".join([*lines, "== views", "x 0", "== rules", "== strangers", ""])
+
+
+@pytest.fixture
+def said(cluster: Cluster) -> Said:
+    return Said(cluster)
+
+
+def findings(said: Said, cluster: Cluster) -> list[Finding]:
+    said.connected.clear()
+    return list(verify(said, cluster, keepalived.ROOT))
+
+
+def failed(said: Said, cluster: Cluster) -> list[str]:
+    return [str(finding) for finding in findings(said, cluster) if finding.holds is False]
+
+
+def test_a_cluster_that_is_as_rendered_has_no_fault_and_every_check_a_line(said: Said, cluster: Cluster) -> None:
+    found = findings(said, cluster)
+    assert [str(finding) for finding in found if not finding.holds] == []
+    assert {finding.subject for finding in found} == {*MASTERS, *INFRAS, "master", "infra"}
+    assert "ok      infra     arp: only 02:00:00:00:00:05 (infra0) answers, asked from master0" in map(str, found)
+    assert "ok      infra     path 80/TCP: handshakes from master0: infra0 10, infra1 10" in map(str, found)
+
+
+@pytest.mark.parametrize(
+    ("host", "what", "to", "words"),
+    [
+        ("master1", "== keepalived\nactive", "== keepalived\nfailed", ["FAILED  master1   keepalived: failed"]),
+        ("master1", "== rules\n", "== rules\n1c1\n<  meta mark 1\n", ["kernel: nft table ip openshift_lvs is otherwise (< meta mark 1)", "apply on the node"]),
+        ("infra1", "192.168.0.251\n", "", ["192.168.0.251 is not on lo"]),
+        ("infra1", "net.ipv4.vs.sloppy_tcp = 1\n", "net.ipv4.vs.sloppy_tcp = 0\n", ["net.ipv4.vs.sloppy_tcp = 1 is rendered"]),
+        ("infra1", "192.168.0.6:0      Route   1", "192.168.0.6:0      Route   7", ["infra1 has weight 7, should have 1; ", "reweigh"]),
+        ("infra1", "192.168.0.6:0      Route", "192.168.0.6:0      Masq ", ["infra1 by NAT, rendered DR"]),
+        ("infra1", "192.168.0.6:0", "192.168.0.9:0", ["1 of 2 servers live; infra1 is out of rotation: its check fails here; 192.168.0.9 is no"]),
+        ("infra1", " mh (mh-fallback,mh-port)", " wlc persistent 50", ["is wlc persistent 50, rendered mh (mh-fallback,mh-port)", "ipvsadm -D -f"]),
+        ("infra1", "FWM  ", "FWM  7", ["no virtual server with mark 54526032; systemctl restart keepalived"]),
+        ("infra1", "== strangers\n", "== strangers\nvips.infra.virtual_router_id: 52 is used by 10.0.0.9 on eth0 too\n", ["52 is used by 10.0.0.9"]),
+        ("infra1", "  ./services", "  ./elsewhere", ["services changed on the node since delivery"]),
+    ],
+)  # fmt: skip
+def test_a_node_that_is_otherwise_is_named_with_what_is_seen_and_the_remedy(
+    said: Said, cluster: Cluster, host: str, what: str, to: str, words: list[str]
+) -> None:
+    assert what in said.facts[host]
+    said.facts[host] = said.facts[host].replace(what, to)
+    found = failed(said, cluster)
+    assert found and all(line.split()[1] == host for line in found)
+    for word in words:
+        assert word in found[0]
+
+
+def test_another_version_in_force_is_named_with_the_one_that_is_rendered(said: Said, cluster: Cluster) -> None:
+    version = keepalived.version(keepalived.render(cluster, "master2"))
+    said.facts["master2"] = said.facts["master2"].replace(f"\n{version}\n{version}\n", "\n0123456789ab\n0123456789ab\n")
+    assert failed(said, cluster) == [
+        f"FAILED  master2   version: 0123456789ab in force; {version} is rendered: pulumi up, or this checkout is not what was deployed"
+    ]
+
+
+def test_a_node_on_which_an_activation_was_cut_short_is_found(said: Said, cluster: Cluster) -> None:
+    version = keepalived.version(keepalived.render(cluster, "master2"))
+    said.facts["master2"] = said.facts["master2"].replace(f"\n{version}\n{version}\n", f"\n{version}\nnone\n")
+    assert "and none was healthy last: an activation was cut short" in failed(said, cluster)[0]
+
+
+def test_a_node_that_is_not_reached_is_a_fault_and_does_not_stop_the_rest(said: Said, cluster: Cluster) -> None:
+    said.unreached = {"infra0"}
+    assert failed(said, cluster) == [
+        "FAILED  infra0    reachable: not reachable at 192.0.2.1: Connection refused",
+        "FAILED  infra     holder: no node that is reached holds 192.168.0.251; is keepalived active, and a director not drained?",
+    ]
+
+
+def test_two_holders_are_named(said: Said, cluster: Cluster) -> None:
+    said.facts["infra1"] = said.facts["infra1"].replace("== held\n", "== held\n192.168.0.251\n")
+    assert "infra0, infra1 all hold 192.168.0.251: they do not hear each other's adverts" in failed(said, cluster)[0]
+
+
+def test_a_second_machine_that_answers_arp_is_named_by_its_mac(said: Said, cluster: Cluster) -> None:
+    said.macs["192.168.0.251"] += " 02:00:00:00:00:64"
+    assert "arp: asked from master0, 02:00:00:00:00:05 (infra0), 02:00:00:00:00:64 (no host of this stack) answers" in failed(said, cluster)[0]
+    said.macs["192.168.0.251"] = ""
+    assert "no MAC answers, 02:00:00:00:00:05 (infra0) should alone; nobody answers" in failed(said, cluster)[0]
+
+
+def test_a_server_that_never_completes_a_handshake_is_named(said: Said, cluster: Cluster) -> None:
+    said.handshakes = "FIN_WAIT {client}:40000 {target} 192.168.0.5:0\nSYN_RECV {client}:40001 {target} 192.168.0.6:0\n"
+    found = [line for line in failed(said, cluster) if "infra " in line]
+    assert len(found) == 2
+    assert "infra1 does not answer through the address (1 without a handshake): does it listen there, is the address on its lo?" in found[0]
+
+
+def test_a_live_server_that_is_never_chosen_is_named_but_not_where_a_client_has_one_server(said: Said, cluster: Cluster) -> None:
+    said.handshakes = "ESTABLISHED {client}:40000 {target} 192.168.0.5:0\n"
+    assert [line.split(": ", 1)[1] for line in failed(said, cluster)] == ["handshakes from master0: infra0 1, infra1 0; infra1 was sent nothing"] * 2
+
+
+def test_connections_of_an_earlier_question_do_not_count(said: Said, cluster: Cluster) -> None:
+    said.connected = ["192.168.0.251:80"]
+    nothing = list(verify(said, cluster, keepalived.ROOT))
+    assert "nothing that master0 sent arrived at the holder" in str(next(finding for finding in nothing if finding.check == "path 80/TCP"))
+
+
+def test_a_pool_alone_is_said_not_to_be_seen_from_outside(article: dict[str, dict[str, dict[str, object]]]) -> None:
+    del article["pools"]["master"], article["vips"]["master"]
+    alone = Cluster.parse(article)
+    found = findings(Said(alone), alone)
+    assert "-       infra     outside: no host outside pool infra can be asked, so nothing was seen from outside" in map(str, found)
+    assert not [finding for finding in found if finding.holds is False]
+
+
+def drained(said: Said, server: str, *hosts: str) -> None:
+    for host in hosts:
+        text = said.facts[host].replace("== drained\n", f"== drained\n{server}\n")
+        said.facts[host] = text.replace(f"{server}:0      Route   1", f"{server}:0      Route   0")
+
+
+def test_a_drained_server_is_told_and_is_no_fault(said: Said, cluster: Cluster) -> None:
+    drained(said, "192.168.0.4", *MASTERS)
+    found = findings(said, cluster)
+    assert not [finding for finding in found if finding.holds is False]
+    assert "ok      master0   table master:8443/TCP: 2 of 3 servers live, drained: master2" in map(str, found)
+    assert "ok      master    drained: master2 is drained" in map(str, found)
+
+
+def test_a_director_that_was_not_told_of_a_drain_is_a_fault(said: Said, cluster: Cluster) -> None:
+    drained(said, "192.168.0.4", "master0", "master1")
+    assert failed(said, cluster) == ["FAILED  master    drained: master2 is drained on master0, master1 and not on master2: drain or undrain master2 again"]
+
+
+def test_a_drained_server_with_a_weight_is_a_fault(said: Said, cluster: Cluster) -> None:
+    said.facts["infra0"] = said.facts["infra0"].replace("== drained\n", "== drained\n192.168.0.6\n")
+    said.facts["infra1"] = said.facts["infra1"].replace("== drained\n", "== drained\n192.168.0.6\n")
+    assert "infra1 has weight 1, should have 0" in failed(said, cluster)[0]
+
+
+def test_the_fingerprint_of_a_password_is_no_other_version(article: dict[str, dict[str, dict[str, object]]]) -> None:
+    secret = Cluster.parse(with_password(article))
+    said = Said(secret)
+    for host in MASTERS:
+        version = keepalived.version(keepalived.render(secret, host))
+        said.facts[host] = said.facts[host].replace(f"\n{version}\n{version}\n", f"\n{version}-0badc0de\n{version}-0badc0de\n")
+    assert failed(said, secret) == []
+
+
+def test_a_host_on_which_nothing_is_in_force_says_so() -> None:
+    bare = facts.read("== keepalived\ninactive\n== versions\nnone\nnone\n== drained\n")
+    assert (bare.keepalived, bare.version, bare.table) == ("inactive", "none", {})
+
+
+def test_the_kernels_table_is_read_with_flags_persistence_and_without_others_services() -> None:
+    text = """== table
+IP Virtual Server version 1.2.1 (size=4096)
+Prot LocalAddress:Port Scheduler Flags
+  -> RemoteAddress:Port           Forward Weight ActiveConn InActConn
+FWM  7 wlc persistent 50 mask 255.255.255.0
+  -> 192.168.0.5:0                Tunnel  3      12         0
+FWM  8 rr ops
+TCP  10.0.0.1:443 rr
+  -> 10.0.0.2:443                 Masq    1      0          0
+"""
+    table = facts.read(text).table
+    assert set(table) == {7, 8}
+    assert (table[7].scheduler, table[7].persistence, table[8].flags) == ("wlc", 50, frozenset({"ops"}))
+    assert table[7].servers == {"192.168.0.5": facts.RealServer("TUN", 3, 12)}
+    assert table[8].servers == {}
+
+
+@pytest.mark.parametrize(
+    ("change", "row"),
+    [
+        (lambda said: None, "infra0   active       {infra0}  infra   infra:80 2/2, infra:443 2/2  good  -"),
+        (lambda said: drained(said, "192.168.0.6", "infra0"), "infra0   active       {infra0}  infra   infra:80 1/2, infra:443 1/2  good  infra1"),
+    ],
+)
+def test_status_is_one_line_for_each_host(said: Said, cluster: Cluster, change: Callable[[Said], None], row: str) -> None:
+    change(said)
+    said.unreached = {"infra1"}
+    table, complete = status(said, cluster, keepalived.ROOT)
+    versions = {"infra0": keepalived.version(keepalived.render(cluster, "infra0"))}
+    assert row.format(**versions) in table.splitlines()
+    assert not complete and "infra1: not reachable at 192.0.2.1: Connection refused" in table
