@@ -18,7 +18,7 @@ from pathlib import Path
 from components.cluster import Cluster
 
 LIB = "/usr/local/lib/openshift-lvs"
-CONNECT_SECONDS = 15
+CONNECT_SECONDS = 20
 COMMAND_SECONDS = 60
 UNREACHED = 255
 """The exit status of ssh itself (ssh(1))."""
