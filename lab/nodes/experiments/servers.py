@@ -63,8 +63,8 @@ def _five_checks(described: Description) -> None:
         8080: {"type": "misc", "script": "lab/nodes/checks/answers-200"},
         8025: {"type": "smtp", "connect_port": 25},
     }
-    # Handshakes and scripts are much for an emulated processor, so all are made half as often as by default.
-    described["vips"]["infra"]["services"] = [{"port": port, "health_check": {**check, "delay_loop": 1}} for port, check in checks.items()]
+    # Handshakes and scripts are much for an emulated processor, so all are made a third as often as by default.
+    described["vips"]["infra"]["services"] = [{"port": port, "health_check": {**check, "delay_loop": 1.5}} for port, check in checks.items()]
 
 
 def _sorry_server(described: Description) -> None:
