@@ -96,6 +96,8 @@ class Draining:
                     raise Refused(f"{self.host} is the last live server of {service}; undrain or mend another first")
 
     def _refuse_the_last_director(self, seen: Mapping[str, Facts]) -> None:
+        if seen[self.host].owns_nothing:
+            return
         able = [
             host
             for host in self._directors

@@ -170,7 +170,10 @@ def test_a_router_with_our_virtual_router_id_is_named_and_another_or_our_own_is_
     serving.sh("python3 -", stdin=advert("192.168.0.77", 51, vrrp_version))
     done = serving.verb("strangers", "/etc/keepalived/current")
     assert done.returncode == 1
-    assert done.stderr == "vips.master.virtual_router_id: 51 is used by 192.168.0.77 on eth0 too; choose another, or stop that router\n"
+    assert done.stderr == (
+        "vips.master.virtual_router_id: 51 is used by 192.168.0.77 on eth0 too; "
+        "choose another, or stop that router (one of ours that is being removed: drain it first)\n"
+    )
 
 
 def test_a_delivery_stops_at_a_stranger_before_anything_is_in_force() -> None:
@@ -310,6 +313,12 @@ def test_the_last_server_and_the_last_director_are_not_drained(pool: Pool) -> No
     with pytest.raises(Refused, match="no other director of pool master could take the addresses of master0"):
         draining(pool, "master0")[0].out(60, server_only=False)
     assert pool.asked == []
+
+
+def test_a_drained_node_may_be_drained_again_to_wait_again_when_it_is_alone_by_now(pool: Pool) -> None:
+    draining(pool, "master1")[0].out(60, server_only=False)
+    pool.views = {"master0": -100, "master1": -100, "master2": -100}
+    draining(pool, "master1")[0].out(60, server_only=False)
 
 
 def test_a_director_that_is_not_reached_is_named_after_the_others_are_told(pool: Pool) -> None:
