@@ -355,7 +355,7 @@ class VirtualService(Model):
     alpha: bool = False
     omega: bool = False
     ops: bool = Field(False, description="UDP: schedule every packet by itself")
-    inhibit_on_failure: bool = False
+    inhibit_on_failure: bool = Field(True, description="weight 0 instead of removal: its connections live on, and its place in the hash table is kept")
     uthreshold: Annotated[int, Field(ge=0, le=65535)] | None = None
     lthreshold: Annotated[int, Field(ge=0, le=65535)] | None = None
     sorry_server: IPv4Address | None = Field(default=None, description="who answers on the same port when the quorum is lost")

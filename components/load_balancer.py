@@ -56,7 +56,7 @@ class Staged(NamedTuple):
     """A host's files on it, not in force yet: the name of the version, and the commands that brought it."""
 
     version: pulumi.Input[str]
-    commands: list[pulumi.Resource]
+    commands: list[remote.Command]
 
 
 class LoadBalancer(pulumi.ComponentResource):
@@ -102,7 +102,7 @@ class LoadBalancer(pulumi.ComponentResource):
         cluster = self._args.cluster
         done: list[pulumi.Resource] = [command for host in cluster.pools[pool].hosts for command in staged[host].commands]
         for host in roll_out_order(cluster, pool):
-            done = [self._command(f"activate-{host}", host, _verb("activate", staged[host].version), done)]
+            done = [self._command(f"activate-{host}", host, _verb("activate", staged[host].version), done, stdin=staged[host].commands[0].stdout)]
         return done
 
     def _proof(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 
@@ -14,6 +14,8 @@ from operations.verify import facts, mark
 
 RETURN_SECONDS = 30
 """Until a node that is put back sees its servers and they see it; a check takes a few."""
+MEMORY_SECONDS = 10
+"""Until an address's new holder has met the connections of the one before."""
 
 
 class Refused(Exception):
@@ -39,20 +41,24 @@ class Draining:
             self._refuse_the_last_director(seen)
             self._do({self.host: ("ownership", "off")}, "owns no address")
             if self._names(held):
-                self._wait_for_memory(min(ends, time.monotonic() + deadline / 2))
+                self._wait_for_memory(min(ends, time.monotonic() + deadline / 2), self.host, [self._address])
         self._do(dict.fromkeys((host for host in seen if host in self._directors), ("rotation", "out", self._address)), f"gives {self.host} no new connection")
         self._wait_for_connections(ends, deadline)
         if silent:
             raise Refused(f"{_told(silent)}; when that is mended: drain {self.host} again")
 
     def back(self) -> None:
-        """Put it back into rotation, and let it own addresses; those that are its own come home. Raises Refused. Safe to run again."""
+        """Let it own addresses, and put it back into rotation; those that are its own come home. Raises Refused. Safe to run again.
+
+        Its addresses come first: as long as it is out of rotation everywhere, all directors send an unknown connection to the same server.
+        """
         seen, silent = self._look()
-        self._do(dict.fromkeys((host for host in seen if host in self._directors), ("rotation", "in", self._address)), f"balances to {self.host} again")
         if self.host in seen and seen[self.host].owns_nothing:
             self._do({self.host: ("ownership", "on")}, "may own addresses again")
-        if self.host in seen and self.host in self._directors:
-            self._bring_home()
+        stays = self._bring_home() if self.host in seen and self.host in self._directors else ""
+        self._do(dict.fromkeys((host for host in seen if host in self._directors), ("rotation", "in", self._address)), f"balances to {self.host} again")
+        if stays:
+            raise Refused(stays)
         if silent:
             raise Refused(f"{_told(silent)}; when that is mended: undrain {self.host} again")
 
@@ -113,27 +119,28 @@ class Draining:
         if any(answer.fault for answer in answers.values()):
             raise Refused(f"{self.host}: not done everywhere; run it again when the cause is gone")
 
-    def _wait_for_memory(self, ends: float) -> None:
-        """A director knows a connection once it has passed a packet of it on, and at weight 0 sends one that it does not know elsewhere.
+    def _wait_for_memory(self, ends: float, before: str, servers: Sequence[str]) -> None:
+        """A director knows a connection once it has passed a packet of it on, and when the weights change sends one that it does not know elsewhere.
 
-        So before the weight goes, the new holder should have met what the old one knows. A connection that is silent all the time is not met.
+        So before they change, the new holder should have met what the one `before` knows. A connection that is silent all the time is not met.
         """
-        unknown = set(self._connections(self.host))
+        unknown = set(self._connections(before, servers))
         for _ in _looks(ends):
             seen, _ = self._look()
             holders = {holder for name in self.cluster.vips_of(self._pool) if (holder := self._holder(seen, name))}
-            for holder in holders - {self.host}:
-                unknown -= set(self._connections(holder, every_state=True))
+            for holder in holders - {before}:
+                unknown -= set(self._connections(holder, servers, every_state=True))
             if not unknown:
                 return
-        self.say(f"{self.host}: {len(unknown)} connections were silent since the addresses moved; each lives on only if it ends before it speaks")
+        self.say(f"{before}: {len(unknown)} connections were silent since the addresses moved; each lives on only if it ends before it speaks")
 
-    def _connections(self, director: str, every_state: bool = False) -> Iterator[tuple[str, str]]:
-        """Client and address of every connection to this host that a director knows."""
-        for line in self.nodes.ask([director], "connections", "to", self._address)[director].said.splitlines():
-            state, client, address, _ = line.split()
-            if every_state or state == "ESTABLISHED":
-                yield client, address
+    def _connections(self, director: str, servers: Sequence[str], every_state: bool = False) -> Iterator[tuple[str, str]]:
+        """Client and address of every connection to these servers that a director knows."""
+        for server in servers:
+            for line in self.nodes.ask([director], "connections", "to", server)[director].said.splitlines():
+                state, client, address, _ = line.split()
+                if every_state or state == "ESTABLISHED":
+                    yield client, address
 
     def _wait_for_connections(self, ends: float, deadline: float) -> None:
         left: list[str] = []
@@ -153,18 +160,19 @@ class Draining:
             if self._address in servers and (number := servers[self._address].connections):
                 yield f"{number} connections left on {service}"
 
-    def _bring_home(self) -> None:
+    def _bring_home(self) -> str:
+        """Its own addresses to it; why they stay where they are, when they do."""
         own = [name for name, vip in self.cluster.vips_of(self._pool).items() if vip.owner == self.host]
+        servers = [str(host.address) for host in self.cluster.pools[self._pool].hosts.values()]
         for _ in _looks(time.monotonic() + RETURN_SECONDS):
             seen, _ = self._look()
             mine = seen.get(self.host)
             if mine and mine.keepalived == "active" and mine.good_view and not mine.owns_nothing:
-                away = [(holder, name) for name in own if (holder := self._holder(seen, name)) not in (None, self.host)]
-                for holder, name in away:
-                    self._do({str(holder): ("go-home", name)}, f"handed {name} to {self.host}")
-                return
-        if own:
-            raise Refused(f"{self.host}: after {RETURN_SECONDS} s its view of the servers is not good, so {', '.join(own)} stays where it is; see status")
+                for holder, name in [(holder, name) for name in own if (holder := self._holder(seen, name)) not in (None, self.host)]:
+                    self._do({str(holder): ("hand-over", name)}, f"handed {name} to {self.host}")
+                    self._wait_for_memory(time.monotonic() + MEMORY_SECONDS, str(holder), servers)
+                return ""
+        return f"{self.host}: after {RETURN_SECONDS} s its view of the servers is not good, so {', '.join(own)} stays where it is; see status" if own else ""
 
 
 def _told(silent: Mapping[str, str]) -> str:

@@ -92,6 +92,8 @@ class Cloud(mocks.Mocks):
             outputs["address"] = f"203.0.113.{len(args.name)}"
         if args.typ.endswith(":Keypair"):
             outputs["name"] = f"{args.name}-autonamed"
+        if args.typ.endswith(":Command"):
+            outputs["stdout"] = f"said by {args.name}"
         return f"{args.name}-id", outputs
 
     def call(self, args: mocks.MockCallArgs) -> Any:

@@ -342,7 +342,7 @@ SERVICE: dict[str, list[Any]] = {
     "weights": [{"infra0": 0}, {"infra0": 65535, "infra1": 65535}],
     "alpha": [True],
     "omega": [True],
-    "inhibit_on_failure": [True],
+    "inhibit_on_failure": [False],
     "uthreshold": [0, 65535],
     "lthreshold": [0, 1],
     "sorry_server": ["10.1.1.1"],

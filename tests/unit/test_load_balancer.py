@@ -146,6 +146,8 @@ def test_what_is_delivered_is_what_is_rendered_and_what_is_activated_is_what_was
         assert commands(done)[f"deliver-{node.name}"].inputs["stdin"] == keepalived.bundle(files)
         for step in ("deliver", "activate"):
             assert verb(commands(done)[f"{step}-{node.name}"]) == [f"/usr/local/lib/openshift-lvs/{step}", keepalived.version(files)]
+        # What was in force when it was delivered: an activation that the engine has forgotten is made again.
+        assert commands(done)[f"activate-{node.name}"].inputs["stdin"] == f"said by deliver-{node.name}"
 
 
 def test_every_service_is_asked_for_and_http_with_its_path(deploy: Deploy, article: dict[str, Any]) -> None:

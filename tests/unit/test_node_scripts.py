@@ -156,6 +156,12 @@ def test_a_kernel_without_the_scheduler_is_refused_by_its_modules_name(fresh: No
     assert fresh.addresses_on("lo") == set()
 
 
+def test_a_delivery_says_what_is_in_force_so_that_a_forgotten_activation_is_made_again(serving: Node) -> None:
+    files = render(cluster(scheduler="rr"), "master0")
+    said = serving.succeeds("deliver", version(files), stdin=bundle(files))
+    assert said == f"{version(files)} delivered, versions/{serving.in_force} in force\n"
+
+
 def test_delivering_what_is_there_touches_nothing(serving: Node) -> None:
     before = states(serving)
     serving.deliver(render(cluster(), "master0"))

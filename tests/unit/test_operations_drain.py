@@ -227,7 +227,7 @@ class Pool(Nodes):
                 (self.drained[host].add if where == "off" else self.drained[host].discard)("ownership")
                 if self.holder == host:
                     self.holder = next(other for other in self.drained if other != host and "ownership" not in self.drained[other])
-            case "go-home", _:
+            case "hand-over", _:
                 self.holder = "master0"
         return Answer("")
 
@@ -335,7 +335,7 @@ def test_undrain_brings_the_owners_address_home_and_may_be_run_twice(pool: Pool)
     assert pool.holder == "master1"
     verb.back()
     assert pool.holder == "master0"
-    assert said[-1] == "master1: handed master to master0"
+    assert said.index("master1: handed master to master0") < said.index("master1: balances to master0 again"), "moved while all tables are alike"
     verb.back()
     assert pool.drained == {"master0": set(), "master1": set(), "master2": set()}
     assert [line for line in pool.asked if "ownership on" in line] == ["master0 ownership on"]
