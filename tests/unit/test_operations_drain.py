@@ -12,7 +12,7 @@ from operations import drain
 from operations.drain import Draining, Refused
 from operations.nodes import Answer, Nodes
 from tests.unit.node_root import Node, node
-from tests.unit.test_node_scripts import cluster, hold, kernel_calls, states, table, without_master2
+from tests.unit.test_node_scripts import MARK, cluster, hold, kernel_calls, states, table, without_master2
 
 MASTER1 = "192.168.0.3"
 
@@ -92,6 +92,16 @@ def test_a_drained_server_that_is_removed_and_added_again_is_not_drained(serving
     serving.roll_out(without_master2(), "master0")
     serving.roll_out(cluster(), "master0")
     assert table(serving)["192.168.0.4"] == 1
+
+
+def test_a_director_that_starts_gives_a_drained_server_the_place_that_it_has_elsewhere(serving: Node) -> None:
+    serving.succeeds("rotation", "out", MASTER1)
+    serving.sh("systemctl stop keepalived.service; : >/stub/table")
+    serving.calls()
+    serving.sh("systemctl start keepalived.service")
+    edit = f"ipvsadm --edit-server --fwmark-service {MARK} --real-server {MASTER1} --gatewaying --weight"
+    assert [call for call in serving.calls() if "--edit-server" in call] == [f"{edit} 1", f"{edit} 0"]
+    assert table(serving)[MASTER1] == 0
 
 
 def test_a_weight_that_the_kernel_does_not_take_is_an_error(serving: Node) -> None:
