@@ -14,7 +14,6 @@ REPRESENTATIVE = {
     "steady: three masters",
     "keepalived restarted on the owner",
     "kill -9 of all of keepalived on the owner",
-    "owner isolated with carrier",
     "a server's process gone",
 }
 
