@@ -611,19 +611,41 @@ def test_draining_ends_when_the_address_is_gone_and_says_nothing(serving: Node) 
     assert serving.read("/run/openshift-lvs/drain-master") == "-254\n"
 
 
-def test_going_home_hands_over_and_then_stands_by_again(serving: Node) -> None:
+@pytest.fixture
+def backup() -> Iterator[Node]:
+    """A backup with a first version in force."""
+    with node() as made:
+        made.roll_out(cluster(), "master1")
+        made.calls()
+        yield made
+
+
+def test_going_home_hands_over_and_then_stands_by_again(backup: Node) -> None:
+    hold(backup, leaves=True)
+    assert backup.succeeds("go-home", "master") == "master handed over\n"
+    assert backup.read("/run/openshift-lvs/drain-master") == "0\n"
+    assert backup.succeeds("go-home", "master") == ""
+
+
+def test_an_address_that_is_at_home_stays_there(serving: Node) -> None:
     hold(serving, leaves=True)
-    assert serving.succeeds("go-home", "master") == "master handed over\n"
-    assert serving.read("/run/openshift-lvs/drain-master") == "0\n"
     assert serving.succeeds("go-home", "master") == ""
+    assert "192.168.0.250/32" in serving.addresses_on("eth0")
 
 
-def test_going_home_that_fails_does_not_leave_the_node_unable_to_own(serving: Node) -> None:
-    hold(serving, leaves=False)
-    done = serving.verb("go-home", "master")
+def test_a_backup_that_holds_the_address_gives_it_away_before_it_changes(backup: Node) -> None:
+    hold(backup, leaves=True)
+    backup.roll_out(cluster(scheduler="rr"), "master1")
+    assert "192.168.0.250/32" not in backup.addresses_on("eth0")
+    assert backup.read("/run/openshift-lvs/drain-master") == "0\n"
+
+
+def test_going_home_that_fails_does_not_leave_the_node_unable_to_own(backup: Node) -> None:
+    hold(backup, leaves=False)
+    done = backup.verb("go-home", "master")
     assert done.returncode == 1
     assert "to leave eth0; last seen: still here: 192.168.0.250" in done.stderr
-    assert serving.read("/run/openshift-lvs/drain-master") == "0\n"
+    assert backup.read("/run/openshift-lvs/drain-master") == "0\n"
 
 
 def test_an_instance_that_is_not_asked_about_may_keep_its_address(serving: Node) -> None:

@@ -32,7 +32,7 @@ def _both_said_so(scene: Scene) -> Iterable[str]:
         return "-100" in said, f"{alone} adds {', '.join(said)} to its priority"
 
     wait_for("the node that is alone to lower its priority", weight, SERVER_S)
-    for node, words in ((alone, "Lost quorum"), (other, f"Removing service [{scene.cluster.node(alone).host.address}]")):
+    for node, words in ((alone, "Lost quorum"), (other, f"service [{scene.cluster.node(alone).host.address}]:none:0 of VS")):
         journal = machine.run("lab", "exec", node, "journalctl", "--unit=keepalived", "--output=cat", f"--since=@{scene.moment - 1:.0f}").stdout
         if words not in journal:
             yield f"{node} does not say {words!r}: {journal[-300:]}"
