@@ -168,7 +168,7 @@ class Seen:
 
     def seconds_with_holders(self, count: int, since: float = 0) -> float:
         """Seconds after `since` during which that many nodes held the address."""
-        ends = [*(holding.at for holding in self.holdings[1:]), self.ended]
+        ends = [*(holding.at for holding in self.holdings[1:]), self.ended][: len(self.holdings)]
         pairs = zip(self.holdings, ends, strict=True)
         return round(sum(max(0.0, end - max(since, holding.at)) for holding, end in pairs if len(holding.nodes) == count), 2)
 

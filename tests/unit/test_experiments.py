@@ -244,3 +244,8 @@ def test_the_model_accepts_every_configuration_that_is_arranged_or_deployed(monk
                 step.act(scene)
     assert len(deployed) >= len(CHANGES[0].steps)
     assert deployed[len(CHANGES[0].steps) - 1] == Cluster.parse(CLUSTER)
+
+
+def test_an_experiment_that_could_not_begin_is_a_broken_row_like_any() -> None:
+    row = runner._unseen(EXPERIMENTS[0], "the deployment failed").row()
+    assert (row["holds"], row["broken"], row["seconds_with_holders"]) == (False, ["the deployment failed"], {})

@@ -62,7 +62,8 @@ def _scheduler(**keys: object) -> Change:
 
 
 def _both_on_masters(described: Description) -> None:
-    described["vips"]["infra"].update(pool="master", owner="master1")
+    # Another VRID: the directors that the address has now would be strangers to the masters.
+    described["vips"]["infra"].update(pool="master", owner="master1", virtual_router_id=53)
 
 
 STEADY = [
