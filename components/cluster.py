@@ -451,6 +451,16 @@ class Vip(Model):
             seen.add(key)
         return self
 
+    @property
+    def eviction_seconds(self) -> float:
+        """Worst case over its services."""
+        return max(service.eviction_seconds for service in self.services)
+
+    @property
+    def recovery_seconds(self) -> float:
+        """Worst case over its services."""
+        return max(service.recovery_seconds for service in self.services)
+
 
 class Notifications(Model):
     """keepalived's mail: the global notification keys."""
@@ -603,7 +613,7 @@ class Cluster(Model):
             raise ValueError(f"{at}.advert_interval: {vip.advert_interval} is no multiple of 0.01, and an advert counts hundredths of a second (RFC 9568)")
         if vip.authentication and self.keepalived.vrrp_version == 3:
             raise ValueError(f"{at}.authentication: VRRP version 3 has none (RFC 9568); set keepalived.vrrp_version: 2 or leave it out")
-        needed = self.takeover_seconds(vip) + max(service.recovery_seconds for service in vip.services)
+        needed = self.takeover_seconds(vip) + vip.recovery_seconds
         if 0 < vip.answers_within < needed:
             raise ValueError(
                 f"{at}.answers_within: {vip.answers_within} s is less than a takeover and a check take by these timings ({needed:g} s); "

@@ -69,8 +69,8 @@ class Stack:
                 "services": [f"{vip.address}:{service.port}/{service.protocol}" for service in vip.services],
                 "owner": vip.owner,
                 "takeover_seconds": self.cluster.takeover_seconds(vip),
-                "eviction_seconds": max(service.eviction_seconds for service in vip.services),
-                "recovery_seconds": max(service.recovery_seconds for service in vip.services),
+                "eviction_seconds": vip.eviction_seconds,
+                "recovery_seconds": vip.recovery_seconds,
             }
             for name, vip in self.cluster.vips.items()
         }

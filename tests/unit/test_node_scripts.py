@@ -6,6 +6,7 @@ import copy
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -95,12 +96,19 @@ def fresh() -> Iterator[Node]:
         yield made
 
 
+@contextmanager
+def activated(host: str) -> Iterator[Node]:
+    """That host with a first version in force."""
+    with node() as made:
+        made.roll_out(cluster(), host)
+        made.calls()
+        yield made
+
+
 @pytest.fixture
 def serving() -> Iterator[Node]:
-    """A node with a first version in force."""
-    with node() as made:
-        made.roll_out(cluster(), "master0")
-        made.calls()
+    """The owner with a first version in force."""
+    with activated("master0") as made:
         yield made
 
 
@@ -614,9 +622,7 @@ def test_draining_ends_when_the_address_is_gone_and_says_nothing(serving: Node) 
 @pytest.fixture
 def backup() -> Iterator[Node]:
     """A backup with a first version in force."""
-    with node() as made:
-        made.roll_out(cluster(), "master1")
-        made.calls()
+    with activated("master1") as made:
         yield made
 
 

@@ -12,7 +12,7 @@ from operations import drain
 from operations.drain import Draining, Refused
 from operations.nodes import Answer, Nodes
 from tests.unit.node_root import Node, node
-from tests.unit.test_node_scripts import MARK, cluster, hold, kernel_calls, states, table, without_master2
+from tests.unit.test_node_scripts import MARK, activated, cluster, hold, kernel_calls, states, table, without_master2
 
 MASTER1 = "192.168.0.3"
 
@@ -20,9 +20,7 @@ MASTER1 = "192.168.0.3"
 @pytest.fixture
 def serving() -> Iterator[Node]:
     """master0 with a first version in force."""
-    with node() as made:
-        made.roll_out(cluster(), "master0")
-        made.calls()
+    with activated("master0") as made:
         yield made
 
 

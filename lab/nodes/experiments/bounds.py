@@ -29,7 +29,7 @@ def node_lost(scene: Scene) -> Bound:
     """Nobody is served for 3 x advert + skew (RFC 9568); the node's own share fails until the checks remove it."""
     vip = scene.cluster.vips[scene.target.vip]
     gap = scene.cluster.takeover_seconds(vip) + LOOK_S
-    out = max(service.eviction_seconds for service in vip.services)
+    out = vip.eviction_seconds
     return Bound(
         f"nobody served for {gap:.2f} s at most, nothing fails after {out + LOOK_S:.1f} s, other servers' streams alive",
         failed=None,
@@ -78,13 +78,6 @@ def sorry(_: Scene) -> Bound:
     )
 
 
-def everybody_back(_: Scene) -> Bound:
+def everybody_back(scene: Scene) -> Bound:
     """Streams have nowhere to come from; requests are answered again."""
-    return Bound(
-        f"all in rotation and nothing fails after {SERVER_S:g} s, never silent",
-        failed=None,
-        may_lose_streams_of="*",
-        never_silent=True,
-        quiet_after_s=SERVER_S,
-        tables_after_s=SERVER_S + LOOK_S,
-    )
+    return sorry(scene)._replace(text=f"all in rotation and nothing fails after {SERVER_S:g} s, never silent")
