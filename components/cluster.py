@@ -451,6 +451,10 @@ class Vip(Model):
             seen.add(key)
         return self
 
+    def mark(self, service: VirtualService) -> int:
+        """The firewall mark of a service's virtual server: no other of the stack has it."""
+        return self.virtual_router_id << 20 | service.mark
+
     @property
     def eviction_seconds(self) -> float:
         """Worst case over its services."""

@@ -124,7 +124,7 @@ def _service(cluster: Cluster, vip_name: str, vip: Vip, service: VirtualService)
     return {
         **service.model_dump(mode="json"),
         "name": f"{vip_name}-{service.port}" + ("" if service.protocol == "TCP" else "-udp"),
-        "mark": vip.virtual_router_id << 20 | service.mark,
+        "mark": vip.mark(service),
         "flags": service.scheduler_flags,
         "quorum": service.quorum_of(hosts),
         "real_servers": [{"name": name, "address": str(host.address), "weight": service.weight(name)} for name, host in hosts.items()],

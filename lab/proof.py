@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple
 
 from lab import cloud
+from operations.status import table
 
 REQUESTS = 200
 
@@ -32,12 +33,6 @@ def ask(outputs: dict[str, Any], note: Callable[[str], None]) -> Iterator[Answer
                     note(f"{source} asks {address}:{port}")
                     answer = cloud.client(source, address, port, REQUESTS, timeout_s=2)
                     yield Answers(source, f"{address}:{port}", answer["sent"], answer["failed"], answer["answers"], answer["errors"])
-
-
-def table(rows: list[list[str]]) -> str:
-    """Rows as aligned columns; the first is the heading."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
 
 
 def report(outputs: dict[str, Any], answers: list[Answers]) -> str:

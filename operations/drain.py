@@ -10,7 +10,7 @@ from itertools import count
 from components.cluster import Cluster
 from operations.facts import Facts, RealServer
 from operations.nodes import Nodes
-from operations.verify import facts, mark
+from operations.verify import facts
 
 RETURN_SECONDS = 30
 """Until a node that is put back sees its servers and they see it; a check takes a few."""
@@ -92,7 +92,7 @@ class Draining:
         """The real servers of each service of an address, as its holder has them; nothing while no host that is reached holds it."""
         vip, holder = self.cluster.vips[name], self._holder(seen, name)
         for service in vip.services if holder else ():
-            there = seen[str(holder)].table.get(mark(vip, service))
+            there = seen[str(holder)].table.get(vip.mark(service))
             yield f"{name}:{service.port}/{service.protocol}", there.servers if there else {}
 
     def _refuse_the_last_server(self, seen: Mapping[str, Facts]) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from components import keepalived
 from components.cluster import Cluster
 from operations.facts import Facts
 from operations.nodes import Nodes
-from operations.verify import facts, mark
+from operations.verify import facts
 
 HEAD = ("HOST", "KEEPALIVED", "VERSION", "HOLDS", "LIVE SERVERS", "VIEW", "DRAINED")
 
@@ -19,10 +20,15 @@ def status(nodes: Nodes, cluster: Cluster, root: Path) -> tuple[str, bool]:
     rows: list[tuple[str, ...]] = [HEAD]
     for node in cluster.nodes():
         rows.append(_row(cluster, node.name, known[node.name], root) if node.name in known else (node.name, "not reached", "-", "-", "-", "-", "-"))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(HEAD))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines = [table(rows)]
     lines += [f"{host}: {answer.fault}" for host, answer in silent.items()]
     return "\n".join(lines), not silent
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows as aligned columns; the first is the heading."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
 
 
 def _row(cluster: Cluster, host: str, seen: Facts, root: Path) -> tuple[str, ...]:
@@ -35,7 +41,7 @@ def _row(cluster: Cluster, host: str, seen: Facts, root: Path) -> tuple[str, ...
     live = []
     for name, vip in vips.items() if is_director else ():
         for service in vip.services:
-            there = seen.table.get(mark(vip, service))
+            there = seen.table.get(vip.mark(service))
             alive = sum(1 for server in there.servers.values() if server.weight) if there else 0
             live.append(f"{name}:{service.port} {alive}/{len(cluster.pools[pool].hosts)}")
     return (

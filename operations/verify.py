@@ -37,11 +37,6 @@ class Finding:
         return f"{word:<7} {self.subject:<9} {self.check}: {self.seen}"
 
 
-def mark(vip: Vip, service: VirtualService) -> int:
-    """The firewall mark of a virtual server, as it is rendered."""
-    return vip.virtual_router_id << 20 | service.mark
-
-
 def facts(nodes: Nodes, hosts: Iterable[str]) -> tuple[dict[str, Facts], dict[str, Answer]]:
     """The facts of the hosts that gave them, and the answers of the others."""
     answers = nodes.ask(hosts, "facts")
@@ -112,7 +107,7 @@ def _settings(host: str, files: Mapping[str, str], seen: Facts, addresses: set[s
 
 
 def _service(cluster: Cluster, host: str, name: str, vip: Vip, service: VirtualService, seen: Facts) -> Finding:
-    check, number = f"table {name}", mark(vip, service)
+    check, number = f"table {name}", vip.mark(service)
     there = seen.table.get(number)
     if there is None:
         return Finding(host, check, False, f"no virtual server with mark {number}; systemctl restart keepalived on the node")
@@ -204,7 +199,7 @@ def _forwarding(nodes: Nodes, cluster: Cluster, name: str, vip: Vip, asker: str,
     client = str(cluster.node(asker).host.address)
     for service in (service for service in vip.services if service.protocol == "TCP"):
         check = f"path {service.port}/TCP"
-        there = seen.table.get(mark(vip, service))
+        there = seen.table.get(vip.mark(service))
         live = {address: real.weight for address, real in there.servers.items() if real.weight} if there else {}
         if not live:
             yield Finding(name, check, False, f"{holder} has no live server")

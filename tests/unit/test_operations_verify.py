@@ -12,7 +12,7 @@ from components.cluster import Cluster
 from operations import facts
 from operations.nodes import Answer, Nodes
 from operations.status import status
-from operations.verify import Finding, mark, verify
+from operations.verify import Finding, verify
 from tests.unit.conftest import with_password
 
 MASTERS = {"master0": "192.168.0.2", "master1": "192.168.0.3", "master2": "192.168.0.4"}
@@ -61,7 +61,7 @@ def healthy(cluster: Cluster, host: str) -> str:
     lines += ["== table", "IP Virtual Server version 1.2.1 (size=4096)", "Prot LocalAddress:Port Scheduler Flags", "  -> RemoteAddress:Port Forward ..."]
     for vip in cluster.vips_of(node.pool_name).values():
         for service in vip.services:
-            lines.append(f"FWM  {mark(vip, service)} mh ({','.join(sorted(service.scheduler_flags))})")
+            lines.append(f"FWM  {vip.mark(service)} mh ({','.join(sorted(service.scheduler_flags))})")
             lines += [f"  -> {machine.address}:0      Route   1      0          0" for machine in node.pool.hosts.values()]
     return "\n".join([*lines, "== views", "x 0", "== rules", "== strangers", ""])
 
