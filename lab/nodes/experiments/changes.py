@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from lab.nodes import stack
 from lab.nodes.experiments import bounds
@@ -43,6 +43,11 @@ def change(name: str, what: Change, bound: Callable[[Scene], Bound] = bounds.not
     return Step(f"pulumi up: {name}", "change", lambda scene: scene.deploy(what), bound, evidence=Scene.not_in_force)
 
 
+def _changes(*steps: Step, arrange: Change | None = None, auth_pass: Mapping[str, str] | None = None) -> Experiment:
+    """A few of them, one on the other; the last one leads back."""
+    return Experiment(MASTER, steps, arrange, auth_pass or {})
+
+
 def _version_2(described: Description) -> None:
     described["keepalived"] = {"vrrp_version": 2}
     for vip in described["vips"].values():
@@ -70,43 +75,45 @@ def _script(line: str) -> Change:
 
 
 CHANGES = [
-    Experiment(
-        MASTER,
-        (
-            change("a check's timing", lambda d: service(d)["health_check"].update(delay_loop=2)),
-            change("a real server removed", _take_out, lambda scene: Bound("0 failed, streams to servers that stay alive", may_lose_streams_of="master2")),
-            change("a real server added", _put_back),
-            change("a real server's weight set to 0", lambda d: service(d).update(weights={"master2": 0})),
-            change("a real server of weight 0 removed", _take_out),
-            change("that real server added again", _put_back),
-            change("a director removed", two_directors),
-            change("a director added", lambda d: d["pools"]["master"].pop("directors")),
-            change("a port added", _add_port),
-            change("a port removed", _remove_port),
-            change("a weight", lambda d: service(d).update(weights={"master1": 2})),
-            change("another owner", lambda d: d["vips"]["master"].update(owner="master1")),
-            change("advert interval", lambda d: d["vips"]["master"].update(advert_interval=0.4)),
-            change("a priority", lambda d: d["vips"]["master"].update(priorities={"master2": 145})),
-            change("notification keys", lambda d: d.update(keepalived={"notifications": {
-                "notification_email": ["ops@example.org"], "notification_email_from": "lvs@example.org", "smtp_server": "192.168.0.100"}})),
-            change("another scheduler", lambda d: service(d).update(scheduler="sh")),
-            change("everything as it was", as_it_was),
-        ),
+    _changes(
+        change("a check's timing", lambda d: service(d)["health_check"].update(delay_loop=2)),
+        change("that timing as it was", as_it_was),
     ),
-    Experiment(
-        MASTER,
-        (
-            change("a check script's content", _script("exit 0 # as before")),
-            change("that content as it was", _script("exit 0")),
-        ),
+    _changes(
+        change("a real server removed", _take_out, lambda scene: Bound("0 failed, streams to servers that stay alive", may_lose_streams_of="master2")),
+        change("a real server added", _put_back),
+        change("a real server's weight set to 0", lambda d: service(d).update(weights={"master2": 0})),
+        change("a real server of weight 0 removed", _take_out),
+        change("that real server added again", _put_back),
+    ),
+    _changes(
+        change("a director removed", two_directors),
+        change("a director added", lambda d: d["pools"]["master"].pop("directors")),
+        change("a port added", _add_port),
+        change("a port removed", _remove_port),
+    ),
+    _changes(
+        change("a weight", lambda d: service(d).update(weights={"master1": 2})),
+        change("another owner", lambda d: d["vips"]["master"].update(owner="master1")),
+        change("advert interval", lambda d: d["vips"]["master"].update(advert_interval=0.4)),
+        change("a priority", lambda d: d["vips"]["master"].update(priorities={"master2": 145})),
+        change("weight, owner, interval and priority as they were", as_it_was),
+    ),
+    _changes(
+        change("notification keys", lambda d: d.update(keepalived={"notifications": {
+            "notification_email": ["ops@example.org"], "notification_email_from": "lvs@example.org", "smtp_server": "192.168.0.100"}})),
+        change("another scheduler", lambda d: service(d).update(scheduler="sh")),
+        change("another forwarding method", lambda d: service(d).update(forwarding_method="TUN")),
+        change("keys, scheduler and method as they were", as_it_was),
+    ),
+    _changes(
+        change("a check script's content", _script("exit 0 # as before")),
+        change("that content as it was", _script("exit 0")),
         arrange=_misc_check,
     ),
-    Experiment(
-        MASTER,
-        (
-            Step("pulumi up: the VRRP password", "change", _password("second"), bounds.nothing_lost),
-            Step("pulumi up: the VRRP password as it was", "change", _password("first"), bounds.nothing_lost),
-        ),
+    _changes(
+        Step("pulumi up: the VRRP password", "change", _password("second"), bounds.nothing_lost),
+        Step("pulumi up: the VRRP password as it was", "change", _password("first"), bounds.nothing_lost),
         arrange=_version_2,
         auth_pass={"master": "first"},
     ),

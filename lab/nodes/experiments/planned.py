@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from lab.nodes import probe, stack
 from lab.nodes.experiments import bounds
-from lab.nodes.experiments.scene import LIB, Bound, Change, Description, Experiment, Scene, Step, on_backup, on_owner, service
+from lab.nodes.experiments.scene import LIB, Bound, Change, Description, Experiment, Scene, Step, backup_out, on_backup, on_owner, service
 from lab.nodes.probe import INFRA, MASTER, Target
 
 PACKAGE = "DEBIAN_FRONTEND=noninteractive dpkg --install /usr/local/share/lab/keepalived_*.deb"
@@ -24,6 +24,17 @@ def _without_weight(described: Description) -> None:
 def _server_reboots(scene: Scene) -> Bound:
     """Nobody took it out of rotation, so its own share is refused until its check does."""
     return bounds.server_lost(scene)._replace(text="its own share alone fails, other servers' streams alive", quiet_after_s=None, tables_after_s=None)
+
+
+def _back_and_moved(scene: Scene) -> None:
+    scene.on(scene.backup, "systemctl start lab-workload")
+    probe.wait_until_whole(scene.live(), scene.target)
+    scene.on(scene.owner, f"{LIB}/hand-over {scene.target.vip}")
+
+
+def _set_up_without_it(_: Scene) -> Bound:
+    """Its clients were sent to other servers, which the next owner does not know: its table says that they are the server's."""
+    return Bound("0 failed; streams that would have been its own may end", may_lose_streams_of="*")
 
 
 def _operated(verb: str, *arguments: str) -> Callable[[Scene], None]:
@@ -62,6 +73,13 @@ PLANNED = [
     Experiment(
         MASTER,
         (Step("a backup rebooted that still serves", "planned", lambda scene: scene.do("lab", "reboot", scene.backup), _server_reboots),),
+    ),
+    Experiment(
+        MASTER,
+        (
+            Step("a server's process gone, before streams are set up", "planned", on_backup("systemctl stop lab-workload"), bounds.server_lost, backup_out),
+            Step("it is back, and the address moves", "planned", _back_and_moved, _set_up_without_it),
+        ),
     ),
     Experiment(
         MASTER,

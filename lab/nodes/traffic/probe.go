@@ -25,13 +25,15 @@ type Config struct {
 	Sources []string `json:"sources"`
 }
 
-// Requests are new connections at a fixed pace, whatever becomes of those before; each is held open before it asks.
+// Requests are new connections at a fixed pace, whatever becomes of those before; each is held open before it asks. Connect is how long
+// one may take to come about, Timeout how long all of it may take.
 type Requests struct {
 	Name    string `json:"name"`
 	Address string `json:"address"`
 	TLS     bool   `json:"tls"`
 	Every   int    `json:"every"`
 	Hold    int    `json:"hold"`
+	Connect int    `json:"connect"`
 	Timeout int    `json:"timeout"`
 }
 
@@ -148,7 +150,7 @@ func requests(kind Requests, next func() net.Addr, over <-chan struct{}, record 
 				began := time.Now()
 				result := RequestResult{Name: kind.Name, At: seconds(began)}
 				connected := func() { result.Connected = time.Since(began).Seconds() }
-				server, err := ask(kind, next(), began.Add(milliseconds(kind.Timeout)), connected)
+				server, err := ask(kind, next(), began, connected)
 				result.Seconds, result.Server, result.Error = time.Since(began).Seconds(), server, word(err)
 				record(result)
 			}()
@@ -156,15 +158,15 @@ func requests(kind Requests, next func() net.Addr, over <-chan struct{}, record 
 	}
 }
 
-func ask(kind Requests, from net.Addr, deadline time.Time, connected func()) (string, error) {
-	dialer := net.Dialer{Deadline: deadline, LocalAddr: from}
+func ask(kind Requests, from net.Addr, began time.Time, connected func()) (string, error) {
+	dialer := net.Dialer{Deadline: began.Add(milliseconds(kind.Connect)), LocalAddr: from}
 	connection, err := dialer.Dial("tcp4", kind.Address)
 	if err != nil {
 		return "", err
 	}
 	defer connection.Close()
 	connected()
-	if err := connection.SetDeadline(deadline); err != nil {
+	if err := connection.SetDeadline(began.Add(milliseconds(kind.Timeout))); err != nil {
 		return "", err
 	}
 	if kind.TLS {
