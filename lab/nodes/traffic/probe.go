@@ -75,6 +75,12 @@ type StreamResult struct {
 	FailedAt float64 `json:"failed_at"`
 }
 
+// The client's ports, below those that a kernel gives out, and more connections than are made in a second.
+const (
+	firstPort, ports     = 1 << 14, 1 << 14
+	connectionsPerSecond = 100
+)
+
 // How long the last lines of streams may be on their way when the probe ends.
 const lastWords = 2 * time.Second
 
@@ -123,14 +129,17 @@ func probe(given string) error {
 	return json.NewEncoder(os.Stdout).Encode(result)
 }
 
-// source gives the client's addresses in turn.
+// source gives the client's addresses in turn, and each with a port that it did not have for hours: a kernel that is asked for an address
+// alone draws one of its ports by lot, and now and then one whose last connection a server still remembers.
 func source(addresses []string) func() net.Addr {
 	var taken atomic.Int64
+	taken.Store(time.Now().Unix() * connectionsPerSecond)
 	return func() net.Addr {
 		if len(addresses) == 0 {
 			return nil
 		}
-		return &net.TCPAddr{IP: net.ParseIP(addresses[int(taken.Add(1))%len(addresses)])}
+		next := int(taken.Add(1))
+		return &net.TCPAddr{IP: net.ParseIP(addresses[next%len(addresses)]), Port: firstPort + next/len(addresses)%ports}
 	}
 }
 
