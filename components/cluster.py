@@ -130,6 +130,8 @@ class Host(Model):
 
     address: IPv4Address
     host_key: HostKey | None = Field(None, description="public host key of an existing host; the others' keys are derived")
+    installed: Annotated[str, Field(pattern=r"^[\w.:+-]{1,40}$")] | None = None
+    """Any word, such as a date. Another one says that the host was installed anew: everything is brought to it again."""
 
 
 class Pool(Model):
@@ -374,10 +376,10 @@ class VirtualService(Model):
             raise ValueError(f"health_check: a {self.health_check.type} check of a UDP service needs connect_port, or use type: misc")
         if self.uthreshold and self.lthreshold and self.lthreshold >= self.uthreshold:
             raise ValueError(f"lthreshold: {self.lthreshold} must be below uthreshold {self.uthreshold}")
-        if self.eviction_seconds > EVICTION_MAX:
+        if self.verdict_seconds > EVICTION_MAX:
             raise ValueError(
-                f"health_check: a silent server would be out after {self.eviction_seconds:g} s; a roll-out waits for every check and gives up "
-                f"after {EVICTION_MAX} s; lower delay_loop, connect_timeout, retry or delay_before_retry"
+                f"health_check: a silent server would be out after {self.verdict_seconds:g} s; a roll-out waits for every check and gives up "
+                f"after {EVICTION_MAX} s; lower delay_loop, connect_timeout, retry, delay_before_retry or warmup"
             )
         return self
 
@@ -412,6 +414,11 @@ class VirtualService(Model):
         """Worst case from a server's silence to its removal: the wait for the next look, and every attempt timing out."""
         check = self.health_check
         return round(check.cycle + check.attempt + check.retry * (check.delay_before_retry + check.attempt), 3)
+
+    @property
+    def verdict_seconds(self) -> float:
+        """Worst case from a start of the check to the removal of a server that fails it."""
+        return round(self.eviction_seconds + (self.health_check.warmup or 0), 3)
 
     @property
     def recovery_seconds(self) -> float:

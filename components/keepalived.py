@@ -45,7 +45,7 @@ def render(cluster: Cluster, host: str, root: Path = ROOT) -> tuple[File, ...]:
         "vips": [_vip(cluster, node, name, vip) for name, vip in vips.items()],
         "modules": _modules(vips),
         "methods": sorted({service.forwarding_method for vip in vips.values() for service in vip.services}),
-        "check_seconds": max((s.eviction_seconds + (s.health_check.warmup or 0) for vip in vips.values() for s in vip.services), default=0),
+        "check_seconds": max((s.verdict_seconds for vip in vips.values() for s in vip.services), default=0),
     }
     names = ["node.conf", "sysctl.conf", "modules.conf"]
     if is_director and vips:

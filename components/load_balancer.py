@@ -8,6 +8,7 @@ Per host (h) and address (v) this makes the commands
     activate-h       swaps the link, reloads, waits for health, goes back if it does not come; one host of a pool after the other,
                      backups first and owners last, so that the first backup is the canary and the rest are untouched when it fails
     home-v-h         a backup that holds the address hands it to its owner
+    alone-v          the owner hears no director that is none any more, so that a host which holds the address is not removed
     proof-v          every service answers through the address, asked from a host outside its pool where there is one
 
 Nothing here replaces a resource: what changes is text in `create` or `stdin`, which a preview shows and an update runs.
@@ -32,6 +33,9 @@ from components.servers import Endpoint
 LIB = "/usr/local/lib/openshift-lvs"
 PROOF_REQUESTS = 20
 """Answers in a row that prove a service: with Maglev hashing over the port, enough to meet every server of a small pool."""
+
+ALONE = ("15", "routers that are no directors any more to fall silent")
+"""Seconds and words of that wait: what a director heard is forgotten after 10 s."""
 
 BOOTING_DIAL_ERRORS = 60
 """How often a server that was just made may give no answer, or a refusal: about ten minutes for one that never comes."""
@@ -101,8 +105,9 @@ class LoadBalancer(pulumi.ComponentResource):
         """One host after the other. Every host of the pool is staged before the first is touched: servers have the addresses before directors send."""
         cluster = self._args.cluster
         done: list[pulumi.Resource] = [command for host in cluster.pools[pool].hosts for command in staged[host].commands]
-        for host in roll_out_order(cluster, pool):
-            done = [self._command(f"activate-{host}", host, _verb("activate", staged[host].version), done, stdin=staged[host].commands[0].stdout)]
+        for host in (order := roll_out_order(cluster, pool)):
+            verb = _verb("activate", staged[host].version, *(["canary"] if host == order[0] else []))
+            done = [self._command(f"activate-{host}", host, verb, done, stdin=staged[host].commands[0].stdout)]
         return done
 
     def _proof(
@@ -121,13 +126,15 @@ class LoadBalancer(pulumi.ComponentResource):
             for host in cluster.directors(vip.pool)
             if host != vip.owner
         ]
+        # A director that is being removed and still holds the address would take it, and its connections, with it.
+        alone = self._command(f"alone-{name}", vip.owner, _verb("wait-for", *ALONE, f"{LIB}/strangers", keepalived.CURRENT, note=everything), [*homes, *active])
         targets = [_target(vip, service.port, service.health_check) for service in vip.services if service.protocol == "TCP"]
         if not vip.answers_within or not targets:
             return pulumi.Output.from_input("not asked")
         outside = [node.name for node in cluster.nodes() if node.pool_name != vip.pool]
         asker = (outside or [host for host in cluster.pools[vip.pool].hosts if host != vip.owner] or [vip.owner])[0]
         verb = _verb("answers", str(vip.answers_within), str(PROOF_REQUESTS), *targets, note=everything)
-        return self._command(f"proof-{name}", asker, verb, [*(homes or active), installed[asker]]).stdout
+        return self._command(f"proof-{name}", asker, verb, [alone, installed[asker]]).stdout
 
     def _command(
         self,
@@ -139,11 +146,12 @@ class LoadBalancer(pulumi.ComponentResource):
         delete: str | None = None,
     ) -> remote.Command:
         args, endpoint = self._args, self._args.hosts[host]
+        installed = f" # installed {word}" if (word := args.cluster.node(host).host.installed) else ""
         made = [] if args.cluster.node(host).pool.existing else endpoint.resources
         return remote.Command(
             name,
             connection=self._connection(host),
-            create=pulumi.Output.from_input(script).apply(lambda text: self._as_root(text)),
+            create=pulumi.Output.from_input(script).apply(lambda text: self._as_root(text + installed)),
             delete=self._as_root(delete) if delete else None,
             stdin=stdin,
             add_previous_output_in_env=False,

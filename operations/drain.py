@@ -16,6 +16,8 @@ RETURN_SECONDS = 30
 """Until a node that is put back sees its servers and they see it; a check takes a few."""
 MEMORY_SECONDS = 10
 """Until an address's new holder has met the connections of the one before."""
+MEMORY_SECONDS_LEAST = 3
+"""The same, when the operator is in a hurry."""
 
 
 class Refused(Exception):
@@ -37,13 +39,16 @@ class Draining:
         seen, silent = self._look()
         self._refuse_the_last_server(seen)
         held = seen[self.host].held if self.host in seen else frozenset()
+        unmet: set[tuple[str, str]] = set()
         if not server_only and self.host in seen and self.host in self._directors:
             self._refuse_the_last_director(seen)
             self._do({self.host: ("ownership", "off")}, "owns no address")
             if self._names(held):
-                self._wait_for_memory(min(ends, time.monotonic() + deadline / 2), self.host, [self._address])
+                unmet = self._wait_for_memory(time.monotonic() + max(deadline / 2, MEMORY_SECONDS_LEAST), self.host, [self._address])
         self._do(dict.fromkeys((host for host in seen if host in self._directors), ("rotation", "out", self._address)), f"gives {self.host} no new connection")
         self._wait_for_connections(ends, deadline)
+        if unmet and (left := unmet & set(self._connections(self.host, [self._address]))):
+            raise Refused(f"{self.host}: {len(left)} silent connections that its addresses' new holder does not know; they end with the node")
         if silent:
             raise Refused(f"{_told(silent)}; when that is mended: drain {self.host} again")
 
@@ -53,7 +58,7 @@ class Draining:
         Its addresses come first: as long as it is out of rotation everywhere, all directors send an unknown connection to the same server.
         """
         seen, silent = self._look()
-        if self.host in seen and seen[self.host].owns_nothing:
+        if self.host in seen and self.host in self._directors:
             self._do({self.host: ("ownership", "on")}, "may own addresses again")
         stays = self._bring_home() if self.host in seen and self.host in self._directors else ""
         self._do(dict.fromkeys((host for host in seen if host in self._directors), ("rotation", "in", self._address)), f"balances to {self.host} again")
@@ -119,10 +124,11 @@ class Draining:
         if any(answer.fault for answer in answers.values()):
             raise Refused(f"{self.host}: not done everywhere; run it again when the cause is gone")
 
-    def _wait_for_memory(self, ends: float, before: str, servers: Sequence[str]) -> None:
+    def _wait_for_memory(self, ends: float, before: str, servers: Sequence[str]) -> set[tuple[str, str]]:
         """A director knows a connection once it has passed a packet of it on, and when the weights change sends one that it does not know elsewhere.
 
-        So before they change, the new holder should have met what the one `before` knows. A connection that is silent all the time is not met.
+        So before they change, the new holder should have met what the one `before` knows. Those that were silent all the time
+        are returned.
         """
         unknown = set(self._connections(before, servers))
         for _ in _looks(ends):
@@ -131,8 +137,9 @@ class Draining:
             for holder in holders - {before}:
                 unknown -= set(self._connections(holder, servers, every_state=True))
             if not unknown:
-                return
+                return unknown
         self.say(f"{before}: {len(unknown)} connections were silent since the addresses moved; each lives on only if it ends before it speaks")
+        return unknown
 
     def _connections(self, director: str, servers: Sequence[str], every_state: bool = False) -> Iterator[tuple[str, str]]:
         """Client and address of every connection to these servers that a director knows."""

@@ -41,6 +41,8 @@ class Facts:
     sysctl: frozenset[str] = frozenset()
     table: Mapping[int, VirtualServer] = field(default_factory=dict)
     views: Mapping[str, int] = field(default_factory=dict)
+    aside: frozenset[str] = frozenset()
+    """The addresses that it may not take, by name: it is drained, or a hand-over was cut short."""
     rules: str = ""
     strangers: str = ""
 
@@ -71,6 +73,7 @@ def read(text: str) -> Facts:
         sysctl=frozenset(parts.get("sysctl", [])),
         table=_table(parts.get("table", [])),
         views={name: int(weight) for name, weight in (line.split() for line in parts.get("views", []))},
+        aside=frozenset(parts.get("aside", [])),
         rules="\n".join(parts.get("rules", [])),
         strangers="\n".join(parts.get("strangers", [])),
     )

@@ -19,6 +19,7 @@ from operations.nodes import Answer, Nodes
 
 MISSED_CHANCE = 1e-6
 """How likely the connections of one question may miss a healthy server."""
+REINSTALLED = "set another `installed` of host {} and pulumi up"
 CONNECTIONS_MAX = 400
 """For one service: a burst that no service minds."""
 
@@ -70,6 +71,9 @@ def inside(cluster: Cluster, host: str, seen: Facts, root: Path) -> Iterator[Fin
     if is_director:
         active = seen.keepalived == "active"
         yield Finding(host, "keepalived", active, seen.keepalived + ("" if active else "; systemctl status keepalived on the node says why"))
+        if seen.aside and not seen.owns_nothing:
+            stuck = f"may not take {', '.join(sorted(seen.aside))}, and is not drained: a hand-over was cut short; undrain {host}"
+            yield Finding(host, "ownership", False, stuck)
     if seen.version == "none":
         return
     yield _settings(host, files, seen, {str(vip.address) for vip in vips.values()}, is_director)
@@ -86,7 +90,7 @@ def _version(host: str, version: str, has_password: bool, seen: Facts, files: Ma
 
     wanted = f"{version}-..." if has_password else version
     if seen.version == "none":
-        return fault(f"none in force; {wanted} is rendered: pulumi up")
+        return fault(f"none in force; {wanted} is rendered: pulumi up; where that finds nothing to do, since it was installed anew: {REINSTALLED.format(host)}")
     if seen.version.partition("-")[0] != version:
         return fault(f"{seen.version} in force; {wanted} is rendered: pulumi up, or this checkout is not what was deployed")
     if seen.proven != seen.version:
@@ -128,9 +132,9 @@ def _service(cluster: Cluster, host: str, name: str, vip: Vip, service: VirtualS
             if weight:
                 faults.append(f"{server} is out of rotation: its check fails here")
         elif real.weight != weight and not (isinstance(service.health_check, MiscCheck) and service.health_check.misc_dynamic):
-            faults.append(f"{server} has weight {real.weight}, should have {weight}; /usr/local/lib/openshift-lvs/reweigh on the node")
+            faults.append(f"{server} has weight {real.weight}, should have {weight}; systemctl restart keepalived on the node")
         elif real.method != service.forwarding_method:
-            faults.append(f"{server} by {real.method}, rendered {service.forwarding_method}; pulumi up")
+            faults.append(f"{server} by {real.method}, rendered {service.forwarding_method}; systemctl restart keepalived on the node")
         else:
             live += real.weight > 0
     others = set(there.servers) - {str(machine.address) for machine in hosts.values()} - {str(service.sorry_server)}
@@ -157,7 +161,7 @@ def _address(nodes: Nodes, cluster: Cluster, name: str, vip: Vip, known: Mapping
         return
     holder = holders[0]
     away = "" if holder == vip.owner else f", which is not its owner {vip.owner}"
-    away += " (drained)" if vip.owner in known and known[vip.owner].owns_nothing else ", brought home by pulumi up or undrain" if away else ""
+    away += " (drained)" if vip.owner in known and known[vip.owner].owns_nothing else f", brought home by undrain {vip.owner}" if away else ""
     yield Finding(name, "holder", holder in directors, f"{address} is on {holder}{away}" + ("" if holder in directors else "; it is no director of the pool"))
     yield from _drained_alike(cluster, name, vip, known)
 

@@ -26,7 +26,7 @@ SYNS_AT_MOST = 2.05
 FAIR_SHARE = 1 / 3
 """Of an even share of the answers: clients are spread by a hash."""
 FAILURES_TOLD = 20
-"""How many of them results.json has, with their moments, beside those of the control."""
+"""How many of the first and of the last results.json has, with their moments, beside those of the control."""
 CUT_SHORT = (TimeoutError, machine.MachineError, DeploymentError, subprocess.TimeoutExpired)
 """What ends a step before its end; the text says what was awaited."""
 
@@ -67,7 +67,7 @@ class Outcome:
             "errors": seen.errors,
             "failures": [
                 {"name": each.name, "after_s": round(each.at - self.moment, 2), "connected_s": each.connected, "error": each.error}
-                for each in [*seen.failures[:FAILURES_TOLD], *(request for request in seen.control if request.error)]
+                for each in [*seen.failures[:FAILURES_TOLD], *seen.failures[FAILURES_TOLD:][-FAILURES_TOLD:], *(r for r in seen.control if r.error)]
             ],
             "longest_gap_s": seen.longest_gap_s,
             "last_failure_s": seen.last_failure_after(self.moment),

@@ -144,8 +144,9 @@ def test_what_is_delivered_is_what_is_rendered_and_what_is_activated_is_what_was
     for node in Cluster.parse(article).nodes():
         files = keepalived.render(Cluster.parse(article), node.name)
         assert commands(done)[f"deliver-{node.name}"].inputs["stdin"] == keepalived.bundle(files)
-        for step in ("deliver", "activate"):
-            assert verb(commands(done)[f"{step}-{node.name}"]) == [f"/usr/local/lib/openshift-lvs/{step}", keepalived.version(files)]
+        assert verb(commands(done)[f"deliver-{node.name}"]) == ["/usr/local/lib/openshift-lvs/deliver", keepalived.version(files)]
+        canary = ["canary"] if node.name in ("master1", "infra1") else []
+        assert verb(commands(done)[f"activate-{node.name}"]) == ["/usr/local/lib/openshift-lvs/activate", keepalived.version(files), *canary]
         # What was in force when it was delivered: an activation that the engine has forgotten is made again.
         assert commands(done)[f"activate-{node.name}"].inputs["stdin"] == f"said by deliver-{node.name}"
 
@@ -178,7 +179,7 @@ def test_a_server_that_boots_is_waited_for_and_a_wrong_address_is_not(deploy: De
 
 def test_every_connection_has_its_key_in_secret_and_verifies_the_host(deploy: Deploy, article: dict[str, Any]) -> None:
     for name, command in commands(run(deploy, article)).items():
-        assert command.inputs["connection"]["hostKey"] == f"ssh-ed25519 {name.rpartition('-')[2]}" or name.startswith("proof-")
+        assert command.inputs["connection"]["hostKey"] == f"ssh-ed25519 {name.rpartition('-')[2]}" or name.startswith(("proof-", "alone-"))
         assert command.inputs["connection"]["hostKey"].startswith("ssh-ed25519 ")
         assert "connection" in command.secrets
 
@@ -201,7 +202,7 @@ def test_another_password_is_another_version_of_the_same_files(deploy: Deploy, a
     changes = changed(old, new)
     hosts = {f"{step}-{host}": {"create"} for step in ("deliver", "activate") for host in MASTERS}
     assert changes == hosts | {f"secret-{host}": {"create", "stdin"} for host in MASTERS} | {
-        name: {"create"} for name in ("home-master-master1", "home-master-master2", "proof-master")
+        name: {"create"} for name in ("home-master-master1", "home-master-master2", "alone-master", "proof-master")
     }
 
 
@@ -221,6 +222,7 @@ def test_a_change_of_a_service_is_text_in_the_commands_of_its_pool_and_nothing_c
     hosts = ("infra0", "infra1")
     assert changed(old, new) == {f"deliver-{host}": {"create", "stdin"} for host in hosts} | {f"activate-{host}": {"create"} for host in hosts} | {
         "home-infra-infra1": {"create"},
+        "alone-infra": {"create"},
         "proof-infra": {"create"},
     }
 
@@ -272,3 +274,14 @@ def test_what_ran_on_a_host_that_stays_is_undone_once(deploy: Deploy, article: d
     assert undone.keys() == {f"install-{host}" for host in (*MASTERS, "infra0", "infra1")}
     assert set(undone.values()) == {"sudo -n sh -c 'sh /usr/local/lib/openshift-lvs/remove'"}
     assert not [name for name in commands(done) if goes_with[name]]
+
+
+def test_everything_is_brought_again_to_a_host_that_was_installed_anew(deploy: Deploy, article: dict[str, Any]) -> None:
+    old = run(deploy, article)
+    article["pools"]["master"]["hosts"]["master1"] = {"address": "192.168.0.3", "installed": "2026-11-23"}
+    again = {f"{step}-master1": {"create"} for step in ("install", "deliver", "activate", "home-master")}
+    assert changed(old, run(deploy, article)) == again
+
+
+def test_an_address_is_proven_once_its_owner_hears_no_director_of_the_past(deploy: Deploy, article: dict[str, Any]) -> None:
+    assert verb(commands(run(deploy, article))["alone-infra"])[1::2] == ["15", "/usr/local/lib/openshift-lvs/strangers"]

@@ -388,7 +388,7 @@ def test_only_the_version_in_force_and_the_one_before_are_kept(serving: Node) ->
 def test_a_version_that_was_not_delivered_is_refused_with_a_remedy(serving: Node) -> None:
     done = serving.verb("activate", "0123456789ab")
     assert done.returncode == 1
-    assert "version 0123456789ab is not on this node; run pulumi up with --refresh" in done.stderr
+    assert "version 0123456789ab is not on this node; if it was installed anew, set another `installed`" in done.stderr
 
 
 def test_a_server_that_fails_under_the_new_version_brings_the_old_one_back(serving: Node) -> None:
@@ -518,6 +518,47 @@ def test_an_activation_cut_short_still_knows_where_to_go_back_to(serving: Node) 
     assert (done.returncode, serving.in_force) == (1, old)
 
 
+def test_a_rollback_needs_nobody_who_listens(serving: Node) -> None:
+    old = serving.in_force
+    new = serving.deliver(render(cluster(health_check={**QUICK, "retry": 1}), "master0"))
+    serving.write("/stub/dead", f"{new} 192.168.0.3\n")
+    # The last reader of its words is gone before there are any.
+    serving.sh(f"{{ {LIB}/activate {new} || echo $? >/stub/status; }} 2>&1 | :; while [ ! -s /stub/status ]; do sleep 0.1; done")
+    assert serving.in_force == old
+    assert table(serving)["192.168.0.3"] == 1
+
+
+def test_what_was_cut_short_is_measured_by_what_answered_before_it(serving: Node) -> None:
+    old = serving.in_force
+    new = serving.deliver(render(cluster(health_check={**QUICK, "retry": 1}), "master0"))
+    serving.write("/stub/dead", "".join(f"{new} 192.168.0.{last}\n" for last in (2, 3, 4)))
+    serving.sh(f"ln -sfn versions/{new} /etc/keepalived/current; systemctl reload keepalived.service")
+    done = serving.verb("activate", new)
+    assert (done.returncode, serving.in_force) == (1, old)
+
+
+def test_what_a_removal_lowered_before_it_was_cut_short_is_raised_again(either: Node) -> None:
+    old = either.roll_out(cluster(), "master0")
+    new = either.deliver(render(without_master2(), "master0"))
+    either.succeeds("drain-removed", f"/etc/keepalived/versions/{new}")
+    assert table(either)["192.168.0.4"] == 0
+    assert either.succeeds("activate", old) == f"{old} in force, nothing to do\n"
+    assert table(either)["192.168.0.4"] == 1
+    either.succeeds("activate", new)
+    assert table(either) == {"192.168.0.2": 1, "192.168.0.3": 1}
+    either.roll_out(cluster(), "master0")
+    assert table(either)["192.168.0.4"] == 1
+
+
+def test_another_virtual_router_id_takes_no_server_out_of_rotation(either: Node) -> None:
+    either.roll_out(cluster(), "master0")
+    changed = copy.deepcopy(STACK)
+    changed["vips"]["master"]["virtual_router_id"] = 77
+    new = either.deliver(render(Cluster.parse(changed), "master0"))
+    either.succeeds("drain-removed", f"/etc/keepalived/versions/{new}")
+    assert table(either) == {"192.168.0.2": 1, "192.168.0.3": 1, "192.168.0.4": 1}
+
+
 def test_going_back_to_the_old_version_after_one_that_was_cut_short_reloads(serving: Node) -> None:
     old = str(serving.in_force)
     new = serving.deliver(render(cluster(health_check={**QUICK, "retry": 1}), "master0"))
@@ -599,6 +640,27 @@ def test_a_director_no_longer_neither_marks_nor_balances(serving: Node) -> None:
     assert kernel_calls(serving) == ["systemctl stop keepalived.service"]
     assert serving.run("nft", "list", "table", "ip", "openshift_lvs").returncode != 0
     assert serving.addresses_on("lo") == {"192.168.0.250/32"}
+
+
+def test_a_director_no_longer_hands_over_while_it_still_marks(serving: Node) -> None:
+    hold(serving, leaves=True)
+    seen = "[ -e /stub/marks-then ] || /usr/sbin/nft list table ip openshift_lvs >/stub/marks-then; /usr/sbin/ip address delete"
+    serving.write("/usr/local/sbin/ip", serving.read("/usr/local/sbin/ip").replace("/usr/sbin/ip address delete", seen, 1), 0o755)
+    serving.roll_out(server_only(), "master0")
+    assert serving.addresses_on("eth0") == {"192.168.0.2/24"}
+    assert "meta mark set" in serving.read("/stub/marks-then")
+
+
+def test_a_canary_holds_nothing_while_another_can(serving: Node) -> None:
+    hold(serving, leaves=True)
+    serving.succeeds("rotation", "out", "192.168.0.3")
+    serving.succeeds("rotation", "out", "192.168.0.4")
+    serving.succeeds("activate", serving.deliver(render(cluster(scheduler="wrr"), "master0")), "canary")
+    assert "192.168.0.250/32" in serving.addresses_on("eth0"), "nobody else could take it"
+    serving.succeeds("rotation", "in", "192.168.0.4")
+    serving.succeeds("activate", serving.deliver(render(cluster(scheduler="rr"), "master0")), "canary")
+    assert "192.168.0.250/32" not in serving.addresses_on("eth0")
+    assert serving.read("/run/openshift-lvs/drain-master") == "0\n"
 
 
 # Addresses

@@ -63,7 +63,7 @@ def healthy(cluster: Cluster, host: str) -> str:
         for service in vip.services:
             lines.append(f"FWM  {vip.mark(service)} mh ({','.join(sorted(service.scheduler_flags))})")
             lines += [f"  -> {machine.address}:0      Route   1      0          0" for machine in node.pool.hosts.values()]
-    return "\n".join([*lines, "== views", "x 0", "== rules", "== strangers", ""])
+    return "\n".join([*lines, "== views", "x 0", "== aside", "== rules", "== strangers", ""])
 
 
 @pytest.fixture
@@ -95,7 +95,8 @@ def test_a_cluster_that_is_as_rendered_has_no_fault_and_every_check_a_line(said:
         ("master1", "== rules\n", "== rules\n1c1\n<  meta mark 1\n", ["kernel: nft table ip openshift_lvs is otherwise (< meta mark 1)", "apply on the node"]),
         ("infra1", "192.168.0.251\n", "", ["192.168.0.251 is not on lo"]),
         ("infra1", "net.ipv4.vs.sloppy_tcp = 1\n", "net.ipv4.vs.sloppy_tcp = 0\n", ["net.ipv4.vs.sloppy_tcp = 1 is rendered"]),
-        ("infra1", "192.168.0.6:0      Route   1", "192.168.0.6:0      Route   7", ["infra1 has weight 7, should have 1; ", "reweigh"]),
+        ("infra1", "192.168.0.6:0      Route   1", "192.168.0.6:0      Route   7", ["infra1 has weight 7, should have 1; systemctl restart keepalived"]),
+        ("infra1", "== aside\n", "== aside\ninfra\n", ["FAILED  infra1    ownership: may not take infra, and is not drained", "undrain infra1"]),
         ("infra1", "192.168.0.6:0      Route", "192.168.0.6:0      Masq ", ["infra1 by NAT, rendered DR"]),
         ("infra1", "192.168.0.6:0", "192.168.0.9:0", ["1 of 2 servers live; infra1 is out of rotation: its check fails here; 192.168.0.9 is no"]),
         ("infra1", " mh (mh-fallback,mh-port)", " wlc persistent 50", ["is wlc persistent 50, rendered mh (mh-fallback,mh-port)", "ipvsadm -D -f"]),

@@ -146,7 +146,11 @@ def test_a_changed_check_touches_the_files_of_its_pool_and_nothing_in_the_cloud(
     after = {resource.urn: resource for resource in run(deploy, article).resources}
     assert before.keys() == after.keys()
     changed = {resource.name for urn, resource in after.items() if resource.inputs != before[urn].inputs}
-    assert changed == {f"{verb}-{host}" for verb in ("deliver", "activate") for host in ("infra0", "infra1")} | {"home-infra-infra1", "proof-infra"}
+    assert changed == {f"{verb}-{host}" for verb in ("deliver", "activate") for host in ("infra0", "infra1")} | {
+        "home-infra-infra1",
+        "alone-infra",
+        "proof-infra",
+    }
 
 
 def test_a_stack_of_existing_hosts_asks_no_cloud_and_makes_nothing_in_it(deploy: Deploy, article: dict[str, Any]) -> None:

@@ -103,8 +103,8 @@ CHANGES = [
         change("notification keys", lambda d: d.update(keepalived={"notifications": {
             "notification_email": ["ops@example.org"], "notification_email_from": "lvs@example.org", "smtp_server": "192.168.0.100"}})),
         change("another scheduler", lambda d: service(d).update(scheduler="sh")),
-        change("another forwarding method", lambda d: service(d).update(forwarding_method="TUN")),
-        change("keys, scheduler and method as they were", as_it_was),
+        change("another forwarding method", lambda d: service(d).update(forwarding_method="TUN"), bounds.reported),
+        change("keys, scheduler and method as they were", as_it_was, bounds.reported),
     ),
     _changes(
         change("a check script's content", _script("exit 0 # as before")),
