@@ -182,7 +182,7 @@ def test_a_router_with_our_virtual_router_id_is_named_and_another_or_our_own_is_
     assert done.returncode == 1
     assert done.stderr == (
         "vips.master.virtual_router_id: 51 is used by 192.168.0.77 on eth0 too; "
-        "choose another, or stop that router (one of ours that is being removed: drain it first)\n"
+        "choose another, or stop that router (one of ours that is being removed: put it back, drain it, and remove it then)\n"
     )
 
 
