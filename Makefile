@@ -50,7 +50,7 @@ test: engine ## unit tests, and one fault of each kind on real keepalived, IPVS 
 	RUNS=1 $(PYTHON) -m pytest tests/dataplane -m representative -v --capture=no --durations=0
 
 .PHONY: test-faults
-test-faults: engine ## every fault and change, RUNS times each (3, crashes 10); FAULTS="not representative" after make test
+test-faults: engine ## every fault and change, RUNS times each (3, crashes 10); FAULTS=undeployed for those that need no pulumi up
 	RUNS=$(RUNS) $(PYTHON) -m pytest tests/dataplane -m "$(FAULTS)" -v --capture=no --durations=0
 
 .PHONY: test-cloud

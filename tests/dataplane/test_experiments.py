@@ -1,4 +1,8 @@
-"""Every experiment's bounds, on real keepalived, IPVS and VRRP. `representative` ones make a short run; $RUNS says how often each."""
+"""Every experiment's bounds, on real keepalived, IPVS and VRRP. $RUNS says how often each.
+
+`representative` ones make a short run. `undeployed` ones make a longer run in minutes: all others but those that need `pulumi up` on emulated nodes,
+and those that lose a director, whose bound of a tenth of a second leaves an emulator that does other work too little room.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +22,21 @@ REPRESENTATIVE = {
 }
 
 
+UNDEPLOYED = {"steady", "planned", "server", "server back"}
+"""Kinds of step."""
+
+
+def _marks(experiment: Experiment) -> list[pytest.MarkDecorator]:
+    if experiment.name in REPRESENTATIVE:
+        return [pytest.mark.representative]
+    if not experiment.arrange and {step.kind for step in experiment.steps} <= UNDEPLOYED:
+        return [pytest.mark.undeployed]
+    return []
+
+
 def _each() -> list[object]:
     assert {experiment.name for experiment in EXPERIMENTS} >= REPRESENTATIVE
-    return [pytest.param(e, id=e.name, marks=[pytest.mark.representative] if e.name in REPRESENTATIVE else []) for e in EXPERIMENTS]
+    return [pytest.param(e, id=e.name, marks=_marks(e)) for e in EXPERIMENTS]
 
 
 @pytest.mark.parametrize("experiment", _each())
