@@ -60,13 +60,13 @@ class Scene:
 
     def live(self, out: str | None = None, *, off: str | None = None, port: int | None = None) -> dict[str, int]:
         """Live servers by director of the address's pool, when `out` is out of rotation (on one port) and `off` is no node at all."""
-        cluster, vip = self.cluster, self.cluster.vips[self.target.vip]
+        cluster, pool = self.cluster, self.cluster.vips[self.target.vip].pool
         count = 0
-        for service in vip.services:
+        for service in (service for vip in cluster.vips_of(pool).values() for service in vip.services):
             gone = {off, out if port in (None, service.port) else None}
-            up = sum(service.weight(host) > 0 and host not in gone for host in cluster.pools[vip.pool].hosts)
+            up = sum(service.weight(host) > 0 and host not in gone for host in cluster.pools[pool].hosts)
             count += up or int(bool(service.sorry_server))
-        return {node: count for node in cluster.directors(vip.pool) if node != off}
+        return {node: count for node in cluster.directors(pool) if node != off}
 
     def do(self, *command: str) -> None:
         """The event, as a command in the machine; bounds count from its moment."""
