@@ -147,7 +147,7 @@ UPDATES = [
         (
             Step("the first host vanishes mid-way", "wrong update", _midway(_vanishes), _canary_gone, lambda scene: scene.live(off=CANARY),
                  evidence=_only_the_canary),
-            Step("the vanished host back", "way back", lambda scene: scene.do("lab", "power", CANARY, "on"), bounds.server_back),
+            Step("the vanished host back", "way back", lambda scene: scene.do("lab", "power", CANARY, "on"), bounds.nothing_lost),
             _next_up("a vanished host: the same change", _two_seconds),
             _next_up("that: as it was", as_it_was),
         ),
@@ -157,7 +157,7 @@ UPDATES = [
         (
             Step("the first host vanishes mid-way again", "wrong update", _midway(_vanishes), _canary_gone, lambda scene: scene.live(off=CANARY),
                  evidence=_only_the_canary),
-            Step("that host back", "way back", lambda scene: scene.do("lab", "power", CANARY, "on"), bounds.server_back),
+            Step("that host back", "way back", lambda scene: scene.do("lab", "power", CANARY, "on"), bounds.nothing_lost),
             _next_up("a vanished host: back to the configuration before"),
         ),
     ),
