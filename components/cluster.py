@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from ipaddress import IPv4Address, IPv4Network
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 MULTICAST = IPv4Network("224.0.0.0/4")
 AUTH_PASS_MAX = 8
@@ -132,6 +132,12 @@ class Host(Model):
     host_key: HostKey | None = Field(None, description="public host key of an existing host; the others' keys are derived")
     installed: Annotated[str, Field(pattern=r"^[\w.:+-]{1,40}$")] | None = None
     """Any word, such as a date. Another one says that the host was installed anew: everything is brought to it again."""
+
+    @field_validator("installed", mode="before")
+    @classmethod
+    def _date(cls, value: object) -> object:
+        # A date in YAML is one, and Pulumi adds midnight to it.
+        return value if value is None else str(value).partition(" ")[0]
 
 
 class Pool(Model):

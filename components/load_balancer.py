@@ -8,7 +8,7 @@ Per host (h) and address (v) this makes the commands
     activate-h       swaps the link, reloads, waits for health, goes back if it does not come; one host of a pool after the other,
                      backups first and owners last, so that the first backup is the canary and the rest are untouched when it fails
     home-v-h         a backup that holds the address hands it to its owner
-    alone-v          the owner hears no director that is none any more, so that a host which holds the address is not removed
+    alone-v-h        no director hears one that is none any more, so that a host which holds the address is not removed
     proof-v          every service answers through the address, asked from a host outside its pool where there is one
 
 Nothing here replaces a resource: what changes is text in `create` or `stdin`, which a preview shows and an update runs.
@@ -105,8 +105,10 @@ class LoadBalancer(pulumi.ComponentResource):
         """One host after the other. Every host of the pool is staged before the first is touched: servers have the addresses before directors send."""
         cluster = self._args.cluster
         done: list[pulumi.Resource] = [command for host in cluster.pools[pool].hosts for command in staged[host].commands]
-        for host in (order := roll_out_order(cluster, pool)):
-            verb = _verb("activate", staged[host].version, *(["canary"] if host == order[0] else []))
+        order = roll_out_order(cluster, pool)
+        canary = next((host for host in order if host in cluster.directors(pool)), None)
+        for host in order:
+            verb = _verb("activate", staged[host].version, *(["canary"] if host == canary else []))
             done = [self._command(f"activate-{host}", host, verb, done, stdin=staged[host].commands[0].stdout)]
         return done
 
@@ -127,14 +129,15 @@ class LoadBalancer(pulumi.ComponentResource):
             if host != vip.owner
         ]
         # A director that is being removed and still holds the address would take it, and its connections, with it.
-        alone = self._command(f"alone-{name}", vip.owner, _verb("wait-for", *ALONE, f"{LIB}/strangers", keepalived.CURRENT, note=everything), [*homes, *active])
+        listening = _verb("wait-for", *ALONE, f"{LIB}/strangers", keepalived.CURRENT, note=everything)
+        alone = [self._command(f"alone-{name}-{host}", host, listening, [*homes, *active]) for host in cluster.directors(vip.pool)]
         targets = [_target(vip, service.port, service.health_check) for service in vip.services if service.protocol == "TCP"]
         if not vip.answers_within or not targets:
             return pulumi.Output.from_input("not asked")
         outside = [node.name for node in cluster.nodes() if node.pool_name != vip.pool]
         asker = (outside or [host for host in cluster.pools[vip.pool].hosts if host != vip.owner] or [vip.owner])[0]
         verb = _verb("answers", str(vip.answers_within), str(PROOF_REQUESTS), *targets, note=everything)
-        return self._command(f"proof-{name}", asker, verb, [alone, installed[asker]]).stdout
+        return self._command(f"proof-{name}", asker, verb, [*alone, installed[asker]]).stdout
 
     def _command(
         self,

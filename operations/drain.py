@@ -58,7 +58,7 @@ class Draining:
         Its addresses come first: as long as it is out of rotation everywhere, all directors send an unknown connection to the same server.
         """
         seen, silent = self._look()
-        if self.host in seen and self.host in self._directors:
+        if self.host in seen and (self.host in self._directors or seen[self.host].owns_nothing):
             self._do({self.host: ("ownership", "on")}, "may own addresses again")
         stays = self._bring_home() if self.host in seen and self.host in self._directors else ""
         self._do(dict.fromkeys((host for host in seen if host in self._directors), ("rotation", "in", self._address)), f"balances to {self.host} again")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import datetime
 import itertools
 import shlex
 from collections.abc import Mapping
@@ -179,7 +180,7 @@ def test_a_server_that_boots_is_waited_for_and_a_wrong_address_is_not(deploy: De
 
 def test_every_connection_has_its_key_in_secret_and_verifies_the_host(deploy: Deploy, article: dict[str, Any]) -> None:
     for name, command in commands(run(deploy, article)).items():
-        assert command.inputs["connection"]["hostKey"] == f"ssh-ed25519 {name.rpartition('-')[2]}" or name.startswith(("proof-", "alone-"))
+        assert command.inputs["connection"]["hostKey"] == f"ssh-ed25519 {name.rpartition('-')[2]}" or name.startswith("proof-")
         assert command.inputs["connection"]["hostKey"].startswith("ssh-ed25519 ")
         assert "connection" in command.secrets
 
@@ -202,7 +203,7 @@ def test_another_password_is_another_version_of_the_same_files(deploy: Deploy, a
     changes = changed(old, new)
     hosts = {f"{step}-{host}": {"create"} for step in ("deliver", "activate") for host in MASTERS}
     assert changes == hosts | {f"secret-{host}": {"create", "stdin"} for host in MASTERS} | {
-        name: {"create"} for name in ("home-master-master1", "home-master-master2", "alone-master", "proof-master")
+        name: {"create"} for name in ("home-master-master1", "home-master-master2", *(f"alone-master-{host}" for host in MASTERS), "proof-master")
     }
 
 
@@ -222,7 +223,8 @@ def test_a_change_of_a_service_is_text_in_the_commands_of_its_pool_and_nothing_c
     hosts = ("infra0", "infra1")
     assert changed(old, new) == {f"deliver-{host}": {"create", "stdin"} for host in hosts} | {f"activate-{host}": {"create"} for host in hosts} | {
         "home-infra-infra1": {"create"},
-        "alone-infra": {"create"},
+        "alone-infra-infra0": {"create"},
+        "alone-infra-infra1": {"create"},
         "proof-infra": {"create"},
     }
 
@@ -240,7 +242,7 @@ def test_a_host_that_is_removed_takes_only_its_own_commands_along(deploy: Deploy
     without = copy.deepcopy(article)
     del without["pools"]["infra"]["hosts"]["infra2"]
     new = run(deploy, without)
-    steps = ("install", "deliver", "activate", "home-infra")
+    steps = ("install", "deliver", "activate", "home-infra", "alone-infra")
     assert commands(old).keys() - commands(new).keys() == {f"{step}-infra2" for step in steps}
     assert not commands(new).keys() - commands(old).keys()
     assert not [name for name in changed(old, new) if "master" in name]
@@ -278,10 +280,16 @@ def test_what_ran_on_a_host_that_stays_is_undone_once(deploy: Deploy, article: d
 
 def test_everything_is_brought_again_to_a_host_that_was_installed_anew(deploy: Deploy, article: dict[str, Any]) -> None:
     old = run(deploy, article)
-    article["pools"]["master"]["hosts"]["master1"] = {"address": "192.168.0.3", "installed": "2026-11-23"}
-    again = {f"{step}-master1": {"create"} for step in ("install", "deliver", "activate", "home-master")}
+    article["pools"]["master"]["hosts"]["master1"] = {"address": "192.168.0.3", "installed": datetime.date(2026, 11, 23)}
+    again = {f"{step}-master1": {"create"} for step in ("install", "deliver", "activate", "home-master", "alone-master")}
     assert changed(old, run(deploy, article)) == again
 
 
-def test_an_address_is_proven_once_its_owner_hears_no_director_of_the_past(deploy: Deploy, article: dict[str, Any]) -> None:
-    assert verb(commands(run(deploy, article))["alone-infra"])[1::2] == ["15", "/usr/local/lib/openshift-lvs/strangers"]
+def test_the_first_director_is_the_canary_not_a_server(deploy: Deploy, article: dict[str, Any]) -> None:
+    article["pools"]["master"]["directors"] = ["master0", "master1"]
+    done = commands(run(deploy, article))
+    assert [name for name, command in done.items() if name.startswith("activate-master") and verb(command)[-1] == "canary"] == ["activate-master1"]
+
+
+def test_an_address_is_proven_once_its_directors_hear_none_of_the_past(deploy: Deploy, article: dict[str, Any]) -> None:
+    assert verb(commands(run(deploy, article))["alone-infra-infra1"])[1::2] == ["15", "/usr/local/lib/openshift-lvs/strangers"]

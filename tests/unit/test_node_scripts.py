@@ -167,7 +167,12 @@ def test_a_kernel_without_the_scheduler_is_refused_by_its_modules_name(fresh: No
 def test_a_delivery_says_what_is_in_force_so_that_a_forgotten_activation_is_made_again(serving: Node) -> None:
     files = render(cluster(scheduler="rr"), "master0")
     said = serving.succeeds("deliver", version(files), stdin=bundle(files))
-    assert said == f"{version(files)} delivered, versions/{serving.in_force} in force\n"
+    assert said.startswith(f"{version(files)} delivered, versions/{serving.in_force} in force since 20")
+    # The same one again, later: that the other one was tried in between is forgotten as well when the engine was killed.
+    serving.sh(
+        'ln -sfn "$(readlink /etc/keepalived/current)" /etc/keepalived/current; touch --no-dereference --date=2001-02-03T04:05:06Z /etc/keepalived/current'
+    )
+    assert serving.succeeds("deliver", version(files), stdin=bundle(files)).endswith(" in force since 2001-02-03 04:05:06\n")
 
 
 def test_delivering_what_is_there_touches_nothing(serving: Node) -> None:
@@ -660,6 +665,18 @@ def test_a_canary_holds_nothing_while_another_can(serving: Node) -> None:
     serving.succeeds("rotation", "in", "192.168.0.4")
     serving.succeeds("activate", serving.deliver(render(cluster(scheduler="rr"), "master0")), "canary")
     assert "192.168.0.250/32" not in serving.addresses_on("eth0")
+    assert serving.read("/run/openshift-lvs/drain-master") == "0\n"
+
+
+def test_an_address_is_not_handed_to_a_director_that_is_being_removed(serving: Node) -> None:
+    hold(serving, leaves=True)
+    serving.succeeds("activate", serving.deliver(render(without_master2(), "master0")), "canary")
+    assert "192.168.0.250/32" in serving.addresses_on("eth0"), "master2 could have been the one to take it"
+
+
+def test_a_hand_over_that_was_cut_short_is_ended_by_the_next_activation(serving: Node) -> None:
+    serving.write("/run/openshift-lvs/drain-master", "-254\n")
+    serving.roll_out(cluster(scheduler="rr"), "master0")
     assert serving.read("/run/openshift-lvs/drain-master") == "0\n"
 
 

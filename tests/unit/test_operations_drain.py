@@ -7,12 +7,13 @@ from types import SimpleNamespace
 
 import pytest
 
+from components.cluster import Cluster
 from components.keepalived import bundle, render, version
 from operations import drain
 from operations.drain import Draining, Refused
 from operations.nodes import Answer, Nodes
 from tests.unit.node_root import Node, node
-from tests.unit.test_node_scripts import MARK, activated, cluster, hold, kernel_calls, states, table, without_master2
+from tests.unit.test_node_scripts import MARK, STACK, activated, cluster, hold, kernel_calls, states, table, without_master2
 
 MASTER1 = "192.168.0.3"
 
@@ -350,6 +351,15 @@ def test_undrain_brings_the_owners_address_home_and_may_be_run_twice(pool: Pool)
     verb.back()
     assert pool.drained == {"master0": set(), "master1": set(), "master2": set()}
     assert pool.holder == "master0"
+
+
+def test_undrain_gives_a_host_that_is_a_director_no_longer_its_ownership_back_for_the_day_it_is(pool: Pool) -> None:
+    draining(pool, "master2")[0].out(60, server_only=False)
+    masters = {**STACK["pools"]["master"], "directors": ["master0", "master1"]}
+    said: list[str] = []
+    Draining(pool, Cluster.parse({**STACK, "pools": {"master": masters}}), "master2", said.append).back()
+    assert said[0] == "master2: may own addresses again"
+    assert "ownership" not in pool.drained["master2"]
 
 
 def test_the_address_stays_away_while_its_owners_view_is_poor(pool: Pool) -> None:
