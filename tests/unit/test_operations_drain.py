@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from types import SimpleNamespace
 
@@ -158,14 +159,15 @@ def test_a_sorry_server_at_work_keeps_its_weight() -> None:
 # Strangers
 
 
-def advert(source: str, vrid: int, vrrp_version: int = 3) -> str:
-    """A program that sends an advert of another router to eth0's wire."""
+def advert(source: str, vrid: int, vrrp_version: int = 3, *, behind: bytes = b"") -> str:
+    """A program that sends an advert of another router to eth0's wire, `behind` an authentication header when there is one."""
+    protocol = 51 if behind else 112
     return f"""
 import socket, struct
 wire = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
 wire.bind(("wire", 0))
-vrrp = bytes([{vrrp_version} << 4 | 1, {vrid}, 100, 1, 0, 100, 0, 0]) + socket.inet_aton("192.168.0.250")
-header = struct.pack("!BBHHHBBH4s4s", 0x45, 0xC0, 20 + len(vrrp), 1, 0, 255, 112, 0, socket.inet_aton("{source}"), socket.inet_aton("224.0.0.18"))
+vrrp = {behind!r} + bytes([{vrrp_version} << 4 | 1, {vrid}, 100, 1, 0, 100, 0, 0]) + socket.inet_aton("192.168.0.250")
+header = struct.pack("!BBHHHBBH4s4s", 0x45, 0xC0, 20 + len(vrrp), 1, 0, 255, {protocol}, 0, socket.inet_aton("{source}"), socket.inet_aton("224.0.0.18"))
 total = sum(struct.unpack("!10H", header))
 total = ~((total & 0xFFFF) + (total >> 16)) & 0xFFFF
 header = header[:10] + struct.pack("!H", total) + header[12:]
@@ -187,9 +189,24 @@ def test_a_router_with_our_virtual_router_id_is_named_and_another_or_our_own_is_
     )
 
 
-def test_a_delivery_stops_at_a_stranger_before_anything_is_in_force() -> None:
+AUTHENTICATED = bytes([112, 4]) + bytes(22)
+"""An authentication header (RFC 4302) with 96 bits of ICV, as keepalived sends it."""
+
+
+def test_a_router_that_authenticates_is_heard_by_those_that_do(serving: Node) -> None:
+    authenticated = copy.deepcopy(STACK)
+    authenticated["keepalived"] = {"vrrp_version": 2}
+    authenticated["vips"]["master"].update(authentication="AH", advert_interval=1)
+    rules = next(file.text for file in render(Cluster.parse(authenticated), "master0") if file.path.endswith("lvs.nft"))
+    serving.sh("nft -f -", stdin=rules)
+    serving.sh("python3 -", stdin=advert("192.168.0.77", 51, 2, behind=AUTHENTICATED))
+    assert "192.168.0.77" in serving.sh("nft list set ip openshift_lvs adverts_51")
+
+
+@pytest.mark.parametrize("behind", [b"", AUTHENTICATED])
+def test_a_delivery_stops_at_a_stranger_before_anything_is_in_force(behind: bytes) -> None:
     with node() as fresh:
-        fresh.write("/stub/advert", advert("192.168.0.77", 51))
+        fresh.write("/stub/advert", advert("192.168.0.77", 51, behind=behind))
         # Between two looks, the stranger sends.
         fresh.write("/usr/local/sbin/sleep", "#!/bin/sh\nexec python3 /stub/advert\n", 0o755)
         files = render(cluster(), "master0")
