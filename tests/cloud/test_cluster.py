@@ -118,7 +118,7 @@ def test_a_changed_check_updates_in_place_and_only_where_it_must(cluster: Cluste
 
     changes = cluster.up(slower)
     assert changes.of("updated") == {
-        *(f"{verb}-{host}" for verb in ("deliver", "activate") for host in INFRA),
+        *(f"{verb}-{host}" for verb in ("deliver", "activate", "alone-infra") for host in INFRA),
         "home-infra-infra1",
         "proof-infra",
     }, changes.text
