@@ -6,7 +6,7 @@ Per host (h) and address (v) this makes the commands
     deliver-h        stages the rendered files in a folder named by their content; all hosts at once
     secret-h         adds the VRRP passwords to that folder, for instances that have one
     activate-h       swaps the link, reloads, waits for health, goes back if it does not come; one host of a pool after the other,
-                     backups first and owners last, so that the first backup is the canary and the rest are untouched when it fails
+                     backups first and owners last, so that the first backup is the canary, and the rest are untouched when it fails
     home-v-h         a backup that holds the address hands it to its owner
     alone-v-h        no director hears one that is none any more, so that a host which holds the address is not removed
     proof-v          every service answers through the address, asked from a host outside its pool where there is one
@@ -130,7 +130,7 @@ class LoadBalancer(pulumi.ComponentResource):
         ]
         # A director that is being removed and still holds the address would take it, and its connections, with it.
         listening = _verb("wait-for", *ALONE, f"{LIB}/strangers", keepalived.CURRENT, note=everything)
-        alone = [self._command(f"alone-{name}-{host}", host, listening, [*homes, *active]) for host in cluster.directors(vip.pool)]
+        alone = [self._command(f"alone-{name}-{host}", host, listening, homes or active) for host in cluster.directors(vip.pool)]
         targets = [_target(vip, service.port, service.health_check) for service in vip.services if service.protocol == "TCP"]
         if not vip.answers_within or not targets:
             return pulumi.Output.from_input("not asked")

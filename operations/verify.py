@@ -19,7 +19,6 @@ from operations.nodes import Answer, Nodes
 
 MISSED_CHANCE = 1e-6
 """How likely the connections of one question may miss a healthy server."""
-REINSTALLED = "set another `installed` of host {} and pulumi up"
 CONNECTIONS_MAX = 400
 """For one service: a burst that no service minds."""
 
@@ -90,7 +89,8 @@ def _version(host: str, version: str, has_password: bool, seen: Facts, files: Ma
 
     wanted = f"{version}-..." if has_password else version
     if seen.version == "none":
-        return fault(f"none in force; {wanted} is rendered: pulumi up; where that finds nothing to do, since it was installed anew: {REINSTALLED.format(host)}")
+        again = f"where that finds nothing to do, since it was installed anew: set another `installed` of host {host} and pulumi up"
+        return fault(f"none in force; {wanted} is rendered: pulumi up; {again}")
     if seen.version.partition("-")[0] != version:
         return fault(f"{seen.version} in force; {wanted} is rendered: pulumi up, or this checkout is not what was deployed")
     if seen.proven != seen.version:
