@@ -523,6 +523,19 @@ def test_an_activation_cut_short_still_knows_where_to_go_back_to(serving: Node) 
     assert (done.returncode, serving.in_force) == (1, old)
 
 
+def test_routes_that_another_forwarding_method_left_are_forgotten_and_so_on_the_way_back(serving: Node) -> None:
+    serving.write("/usr/local/sbin/ip", '#!/bin/sh\necho "ip $*" >>/stub/calls\nexec /usr/sbin/ip "$@"\n', 0o755)
+    serving.roll_out(cluster(forwarding_method="TUN"), "master0")
+    calls = serving.calls()
+    assert calls.index("ip route flush cache") > calls.index("systemctl reload keepalived.service")
+    new = serving.deliver(render(cluster(), "master0"))
+    serving.write("/stub/refuses-reload", "")
+    serving.calls()
+    assert serving.verb("activate", new).returncode == 1
+    calls = serving.calls()
+    assert calls.index("ip route flush cache") > len(calls) - calls[::-1].index("systemctl reload keepalived.service") - 1
+
+
 def test_a_rollback_needs_nobody_who_listens(serving: Node) -> None:
     old = serving.in_force
     new = serving.deliver(render(cluster(health_check={**QUICK, "retry": 1}), "master0"))
