@@ -11,7 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from ipaddress import IPv4Address, IPv4Network
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 MULTICAST = IPv4Network("224.0.0.0/4")
 AUTH_PASS_MAX = 8
@@ -38,6 +39,9 @@ RENAMED = {
 }
 """What articles and older files call a key, and what it is here."""
 
+WITNESSES = 3
+"""At most: each may take 0.3 s of the second in which they are asked."""
+
 Port = Annotated[int, Field(ge=1, le=65535)]
 HostKey = Annotated[str, Field(pattern=r"^(ssh|ecdsa)-[a-z0-9-]+ [A-Za-z0-9+/]+=*( .*)?$")]
 """A public key as in known_hosts: `ssh-ed25519 AAAA...`."""
@@ -45,6 +49,20 @@ Seconds = Annotated[float, Field(ge=0.001, le=3600)]
 Label = Annotated[str, Field(pattern=r"^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$")]
 Word = Annotated[str, Field(pattern=r"^[^\s\"'{}#!]+$", max_length=255)]
 """One word of keepalived.conf: no blank, quote, brace or comment sign."""
+
+
+def _address_and_port(text: str) -> str:
+    address, _, port = text.partition(":")
+    try:
+        IPv4Address(address)
+    except ValueError:
+        port = ""
+    if not (port.isdecimal() and 1 <= int(port) <= 65535):
+        raise PydanticCustomError("witness", "not ADDRESS:PORT of something that takes or refuses a connection, such as 192.168.0.1:22")
+    return text
+
+
+Witness = Annotated[str, AfterValidator(_address_and_port)]
 
 
 class ConfigurationError(Exception):
@@ -148,6 +166,8 @@ class Pool(Model):
     flavor: str | None = None
     existing: bool = False
     directors: tuple[Label, ...] | None = None
+    witnesses: tuple[Witness, ...] | None = Field(None, max_length=WITNESSES)
+    """Who tells a director that is cut off from its peers; servers of the other pools when left out, in a pool of two."""
     interface: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,15}$")] = "eth0"
     availability_zone: str | None = None
     cloud_config: dict[str, Any] = Field({}, description="more cloud-config (YAML as a mapping) for the first boot of these servers")
@@ -553,6 +573,16 @@ class Cluster(Model):
         pool = self.pools[pool_name]
         return [name for name in pool.hosts if pool.directors is None or name in pool.directors]
 
+    def witnesses(self, pool_name: str) -> tuple[str, ...]:
+        """ADDRESS:PORT of who tells a pool's directors whether they are cut off. By default none but in a pool of two, where no majority tells."""
+        pool = self.pools[pool_name]
+        if pool.witnesses is not None:
+            return pool.witnesses
+        if len(pool.hosts) != 2 or len(self.directors(pool_name)) != 2:
+            return ()
+        ports = {vip.pool: service.port for vip in self.vips.values() if vip.pool != pool_name for service in vip.services if service.protocol == "TCP"}
+        return tuple(f"{host.address}:{port}" for other, port in ports.items() for host in self.pools[other].hosts.values())[:WITNESSES]
+
     def priority(self, vip: Vip, host: str) -> int:
         """VRRP priority: the owner 150, the others 140, 130, ... in the order of the pool, unless `priorities` says otherwise."""
         if host in vip.priorities:
@@ -593,6 +623,14 @@ class Cluster(Model):
             routers[vip.virtual_router_id] = name
         for pool_name in self.pools:
             vips = self.vips_of(pool_name)
+            inside = {host.address: f"pools.{pool_name}.hosts.{name}" for name, host in self.pools[pool_name].hosts.items()}
+            inside |= {vip.address: f"vips.{name}.address" for name, vip in vips.items()}
+            for index, witness in enumerate(self.pools[pool_name].witnesses or ()):
+                if found := inside.get(IPv4Address(witness.partition(":")[0])):
+                    raise ValueError(
+                        f"pools.{pool_name}.witnesses.{index}: {witness} is {found}; a witness is outside the pool: "
+                        "a server of another one, a name server, a gateway that answers"
+                    )
             synced = [name for name, vip in vips.items() if not all(s.decides_alike for s in vip.services)]
             if synced and len(vips) > 1:
                 raise ValueError(
@@ -621,6 +659,11 @@ class Cluster(Model):
             raise ValueError(
                 f"{at}.priorities: from {max(by_priority)} down to {min(by_priority)} is {-POOR_VIEW_WEIGHT} or more apart; "
                 f"a director that sees too few servers adds {POOR_VIEW_WEIGHT}, and must come to stand below all others"
+            )
+        if self.witnesses(vip.pool) and min(by_priority) < 2 - POOR_VIEW_WEIGHT:
+            raise ValueError(
+                f"{at}.priorities: {by_priority[min(by_priority)]} has {min(by_priority)}; with witnesses {2 - POOR_VIEW_WEIGHT} is the least: "
+                f"a director that sees too few servers adds {POOR_VIEW_WEIGHT}, and one that is cut off must come to stand below it"
             )
         if by_priority[max(by_priority)] != vip.owner:
             raise ValueError(f"{at}.owner: {vip.owner} has not the highest priority ({by_priority[max(by_priority)]} has {max(by_priority)})")

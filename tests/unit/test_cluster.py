@@ -115,6 +115,13 @@ BARE = {"port": 8443, "health_check": {"type": "tcp"}}
         ("pools.master.existing", True, ["pools.master.hosts.master0.host_key", "needs its public host key", "ssh-keyscan -t ed25519 192.168.0.2"]),
         ("pools.master.directors", ["master9"], ["pools.master.directors", "'master9'", "master0, master1, master2"]),
         ("pools.master.hosts", {}, ["pools.master.hosts", "at least one host"]),
+        ("pools.infra.witnesses", ["192.168.0.1"], ["pools.infra.witnesses.0", "'192.168.0.1': not ADDRESS:PORT", "such as 192.168.0.1:22"]),
+        ("pools.infra.witnesses", ["gateway:22"], ["pools.infra.witnesses.0", "'gateway:22': not ADDRESS:PORT"]),
+        ("pools.infra.witnesses", ["192.168.0.1:0"], ["pools.infra.witnesses.0", "'192.168.0.1:0': not ADDRESS:PORT"]),
+        ("pools.infra.witnesses", ["192.168.0.6:22"], ["pools.infra.witnesses.0", "192.168.0.6:22 is pools.infra.hosts.infra1", "outside the pool"]),
+        ("pools.infra.witnesses", ["192.168.0.251:80"], ["pools.infra.witnesses.0", "is vips.infra.address", "outside the pool"]),
+        ("pools.infra.witnesses", ["192.168.0.1:1"] * 4, ["pools.infra.witnesses", "at most 3"]),
+        ("vips.infra.priorities", {"infra1": 101}, ["vips.infra.priorities", "infra1 has 101", "with witnesses 102 is the least"]),
         ("pools.infra.hosts.master0", "192.168.0.7", ["pools", "'master0' is used twice", "unique"]),
         ("pools.infra.hosts.Infra_0", "192.168.0.7", ["pools.infra.hosts.Infra_0"]),
         # text that keepalived.conf cannot carry
@@ -125,6 +132,15 @@ BARE = {"port": 8443, "health_check": {"type": "tcp"}}
 def test_what_cannot_work_is_refused_with_the_key_the_value_and_the_remedy(article: dict[str, Any], path: str, value: Any, says: list[str]) -> None:
     told = refusal(article, (path, value))
     assert not [part for part in says if part not in told], told
+
+
+def test_each_of_two_directors_asks_the_servers_of_the_other_pools_whether_it_is_cut_off(article: dict[str, Any]) -> None:
+    assert Cluster.parse(article).witnesses("infra") == ("192.168.0.2:8443", "192.168.0.3:8443", "192.168.0.4:8443")
+    assert Cluster.parse(article).witnesses("master") == ()
+    article["pools"]["infra"]["witnesses"] = ["192.168.0.1:53"]
+    assert Cluster.parse(article).witnesses("infra") == ("192.168.0.1:53",)
+    article["pools"]["infra"]["witnesses"] = []
+    assert Cluster.parse(article).witnesses("infra") == ()
 
 
 def test_every_fault_is_told_at_once_one_a_line(article: dict[str, Any]) -> None:

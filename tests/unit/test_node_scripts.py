@@ -59,6 +59,12 @@ def without_master2() -> Cluster:
     return Cluster.parse(data)
 
 
+def with_second_port() -> Cluster:
+    data = copy.deepcopy(STACK)
+    data["vips"]["master"]["services"].append({"port": 443, "health_check": QUICK})
+    return Cluster.parse(data)
+
+
 def with_second_address(**change: Any) -> Cluster:
     data = copy.deepcopy(STACK)
     first = data["vips"]["master"]
@@ -770,22 +776,39 @@ def test_a_node_that_was_drained_stays_drained_over_a_restart(serving: Node) -> 
 
 
 def test_a_reload_does_not_forget_that_the_view_is_poor(serving: Node) -> None:
-    serving.succeeds("quorum", "master-8443", "-100")
+    serving.succeeds("quorum", "master", "master-8443", "-100")
     serving.roll_out(cluster(health_check={**QUICK, "retry": 1}), "master0")
-    assert serving.read("/run/openshift-lvs/quorum-master-8443") == "-100\n"
+    assert serving.read("/run/openshift-lvs/view-master") == "-100\n"
 
 
 def test_a_service_that_comes_back_does_not_find_the_poor_view_of_its_past(serving: Node) -> None:
     serving.roll_out(with_second_address(), "master0")
-    serving.succeeds("quorum", "other-443", "-100")
+    serving.succeeds("quorum", "other", "other-443", "-100")
     serving.roll_out(cluster(), "master0")
     serving.roll_out(with_second_address(), "master0")
-    assert serving.read("/run/openshift-lvs/quorum-other-443") == "0\n"
+    assert serving.read("/run/openshift-lvs/view-other") == "0\n"
+
+
+def test_a_view_is_as_poor_as_the_part_of_its_services_without_a_quorum(serving: Node) -> None:
+    serving.roll_out(with_second_port(), "master0")
+    serving.succeeds("quorum", "master", "master-8443", "-100")
+    assert serving.read("/run/openshift-lvs/view-master") == "-50\n"
+    serving.succeeds("quorum", "master", "master-443", "-100")
+    assert serving.read("/run/openshift-lvs/view-master") == "-100\n"
+    serving.succeeds("quorum", "master", "master-8443", "0")
+    serving.roll_out(cluster(), "master0")
+    assert serving.read("/run/openshift-lvs/view-master") == "0\n"  # what is served no longer counts no longer
 
 
 def test_a_director_that_starts_unchecked_starts_with_a_poor_view(fresh: Node) -> None:
     fresh.roll_out(cluster(alpha=True), "master0")
-    assert fresh.read("/run/openshift-lvs/quorum-master-8443") == "-100\n"
+    assert fresh.read("/run/openshift-lvs/view-master") == "-100\n"
+
+
+def test_a_witness_that_takes_or_refuses_a_connection_is_reached_and_one_without_a_route_is_not(serving: Node) -> None:
+    serving.succeeds("reached", "192.0.2.1:22", "127.0.0.1:1")  # refused, but there
+    done = serving.verb("reached", "192.0.2.1:22", "192.0.2.2:22")
+    assert (done.returncode, done.stderr) == (1, "none of 192.0.2.1:22 192.0.2.2:22 answers\n")
 
 
 # Answers

@@ -107,7 +107,7 @@ def test_a_templates_change_shows_on_every_host_that_has_the_file_as_base_is_ren
 
 def test_base_is_rendered_by_its_own_code(repository: Path, change: Change) -> None:
     change("components/cluster.py", "POOR_VIEW_WEIGHT = -100", "POOR_VIEW_WEIGHT = -90")
-    assert '-    quorum_down "/usr/local/lib/openshift-lvs/quorum infra-80 -100"\n+' in shown(repository)
+    assert '-    quorum_down "/usr/local/lib/openshift-lvs/quorum infra infra-80 -100"\n+' in shown(repository)
 
 
 def test_another_owner_is_said_to_move_the_address(repository: Path, change: Change) -> None:

@@ -28,7 +28,7 @@ def _both_said_so(scene: Scene) -> Iterable[str]:
     alone, other = scene.owner, scene.backup
 
     def weight() -> tuple[bool, str]:
-        said = machine.run("lab", "exec", alone, "sh", "-c", "cat /run/openshift-lvs/quorum-*").stdout.split()
+        said = machine.run("lab", "exec", alone, "sh", "-c", "cat /run/openshift-lvs/view-*").stdout.split()
         return "-100" in said, f"{alone} adds {', '.join(said)} to its priority"
 
     wait_for("the node that is alone to lower its priority", weight, SERVER_S)
