@@ -40,7 +40,7 @@ RENAMED = {
 """What articles and older files call a key, and what it is here."""
 
 WITNESSES = 3
-"""At most: each may take 0.3 s of the second in which they are asked."""
+"""At most. One that is silent costs a second, so more would not be asked in time."""
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 HostKey = Annotated[str, Field(pattern=r"^(ssh|ecdsa)-[a-z0-9-]+ [A-Za-z0-9+/]+=*( .*)?$")]
