@@ -83,6 +83,14 @@ class Table:
 
 
 @dataclass(frozen=True)
+class Delay:
+    """A timer that was set at this moment fired so many seconds late: the machine was too busy for it."""
+
+    at: float
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Seen:
     """What the probes of one target saw."""
 
@@ -95,6 +103,7 @@ class Seen:
     tables: tuple[Table, ...]
     syns_per_request: float
     control: tuple[Request, ...]
+    delays: tuple[Delay, ...] = ()
 
     @classmethod
     def nothing(cls, target: Target, moment: float) -> Seen:
@@ -105,6 +114,10 @@ class Seen:
     def noise(self) -> int:
         """Requests past the balancer that were not answered in time: what failed then may be the machine's fault."""
         return sum(1 for request in self.control if request.error)
+
+    def delayed_s(self, moment: float) -> float:
+        """How late a timer fired after `moment`, at worst."""
+        return round(max([0.0, *(delay.seconds for delay in self.delays if delay.at >= moment)]), 2)
 
     @property
     def failures(self) -> list[Request]:
@@ -210,6 +223,7 @@ class Probe:
             tuple(Table(**each) for each in result["tables"]),
             round(int(machine.run("lab", "loops").stdout) / connections, 2),
             tuple(request for request in requests if request.name == CONTROL),
+            tuple(Delay(**each) for each in result["delays"]),
         )
 
     def _config(self) -> dict[str, Any]:

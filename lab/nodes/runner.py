@@ -80,6 +80,7 @@ class Outcome:
             "tables_after_s": seen.tables_right_after(self.live, self.moment),
             "whole_after_s": self.whole_after_s,
             "noise": seen.noise,
+            "delayed_s": seen.delayed_s(self.moment),
             "bound": self.bound.text,
             "holds": not self.broken,
             "broken": list(self.broken),
@@ -280,7 +281,7 @@ def line(outcome: Outcome) -> str:
     row = outcome.row()
     return (
         f"{row['name']:<58} {row['sent']:>5} sent {row['failed']:>4} failed  gap {row['longest_gap_s']:>5} s  "
-        f"streams {row['streams_alive']:>2}/{row['streams']}  tables {row['tables_after_s']} s  whole {row['whole_after_s']} s  {verdict(outcome)}"
+        f"streams {row['streams_alive']:>2}/{row['streams']}  tables {row['tables_after_s']} s  whole {row['whole_after_s']} s  delayed {row['delayed_s']} s  {verdict(outcome)}"
     )
 
 

@@ -53,6 +53,7 @@ type Result struct {
 	Streams  []StreamResult  `json:"streams"`
 	Holders  []Holding       `json:"holders"`
 	Tables   []Table         `json:"tables"`
+	Delays   []Delay         `json:"delays"`
 }
 
 // RequestResult is one request; Error is empty when Server answered it. Connected is 0 when no connection came about.
@@ -74,6 +75,18 @@ type StreamResult struct {
 	Error    string  `json:"error"`
 	FailedAt float64 `json:"failed_at"`
 }
+
+// Delay is how long after its time a timer fired: what the machine adds to everything that is timed on it.
+type Delay struct {
+	At      float64 `json:"at"`
+	Seconds float64 `json:"seconds"`
+}
+
+// A timer each period; delays below the second one are not told.
+const (
+	timerPeriod = 10 * time.Millisecond
+	delayTold   = 20 * time.Millisecond
+)
 
 // The client's ports, below those that a kernel gives out, and more connections than are made in a second.
 const (
@@ -97,14 +110,16 @@ func probe(given string) error {
 		over           = make(chan struct{})
 		all, attached  sync.WaitGroup
 		lock           sync.Mutex
-		result         = Result{Requests: []RequestResult{}, Streams: []StreamResult{}, Holders: []Holding{}, Tables: []Table{}}
+		result         = Result{Requests: []RequestResult{}, Streams: []StreamResult{}, Holders: []Holding{}, Tables: []Table{}, Delays: []Delay{}}
 		recordRequest  = func(r RequestResult) { lock.Lock(); result.Requests = append(result.Requests, r); lock.Unlock() }
 		recordStream   = func(r StreamResult) { lock.Lock(); result.Streams = append(result.Streams, r); lock.Unlock() }
 		recordHoldings = func(h Holding) { lock.Lock(); result.Holders = append(result.Holders, h); lock.Unlock() }
 		recordTable    = func(t Table) { lock.Lock(); result.Tables = append(result.Tables, t); lock.Unlock() }
+		recordDelay    = func(d Delay) { lock.Lock(); result.Delays = append(result.Delays, d); lock.Unlock() }
 	)
 	next := source(config.Sources)
-	all.Add(1)
+	all.Add(2)
+	go func() { defer all.Done(); delays(over, recordDelay) }()
 	go func() { defer all.Done(); watch(config.Holders, over, recordHoldings, recordTable) }()
 	for _, kind := range config.Streams {
 		for range kind.Count {
@@ -163,6 +178,21 @@ func requests(kind Requests, next func() net.Addr, over <-chan struct{}, record 
 				result.Seconds, result.Server, result.Error = time.Since(began).Seconds(), server, word(err)
 				record(result)
 			}()
+		}
+	}
+}
+
+// delays sets one timer after the other and tells how late they fire.
+func delays(over <-chan struct{}, record func(Delay)) {
+	for {
+		began := time.Now()
+		select {
+		case <-over:
+			return
+		case <-time.After(timerPeriod):
+			if late := time.Since(began) - timerPeriod; late > delayTold {
+				record(Delay{At: seconds(began), Seconds: late.Seconds()})
+			}
 		}
 	}
 }
