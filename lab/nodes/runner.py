@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lab.nodes import machine, picture, probe, stack
+from lab.nodes.experiments.bounds import LOOK_S
 from lab.nodes.experiments.scene import Bound, Description, Experiment, Scene, Step
 from lab.nodes.probe import INFRA, MASTER, Probe, Seen
 from lab.stack import PROJECT, DeploymentError
@@ -42,6 +43,8 @@ class Outcome:
     live: Mapping[str, int]
     whole_after_s: float | None
     broken: tuple[str, ...]
+    only_late: bool = False
+    """Nothing failed that must not; it took longer than it may."""
     again: bool = False
 
     @property
@@ -51,8 +54,8 @@ class Outcome:
 
     @property
     def noisy(self) -> bool:
-        """Whether the machine was too busy to tell: requests past the balancer failed too."""
-        return bool(self.broken and self.seen.noise)
+        """Whether the machine was too busy to tell: requests past the balancer failed too, or its own timers were later than a bound may be missed by."""
+        return bool(self.broken and (self.seen.noise or (self.only_late and self.seen.delayed_s(self.moment) > LOOK_S)))
 
     def row(self) -> dict[str, Any]:
         """This run in results.json."""
@@ -198,7 +201,8 @@ def _run(step: Step, scene: Scene) -> Outcome:
         problems.append(str(failure))
         whole_after_s = None
     bound = step.bound(scene)
-    outcome = Outcome(step, bound, seen, scene.moment, live, whole_after_s, (*problems, *broken(bound, scene, seen, live)))
+    said = (*problems, *broken(bound, scene, seen, live))
+    outcome = Outcome(step, bound, seen, scene.moment, live, whole_after_s, said, said == tuple(late(bound, scene, seen, live)))
     print(line(outcome), flush=True)
     return outcome
 
@@ -207,17 +211,10 @@ def broken(bound: Bound, scene: Scene, seen: Seen, live: Mapping[str, int]) -> I
     """What did not hold, in words. `live`: the servers that each director's table came to have."""
     if bound.reported:
         return
-    counted = dataclasses.replace(seen, requests=tuple(request for request in seen.requests if bound.only in ("", request.name)))
+    counted = _counted(bound, seen)
     if bound.failed is not None and len(counted.failures) > bound.failed:
         yield f"{len(counted.failures)} of {len(counted.requests)} failed: {counted.errors}"
-    if bound.gap_s is not None and seen.longest_gap_s > bound.gap_s:
-        yield f"nobody was served for {seen.longest_gap_s} s"
-    if bound.quiet_after_s is not None and (last := counted.last_failure_after(scene.moment)) > bound.quiet_after_s:
-        yield f"a request failed {last} s after the event"
-    if bound.one_owner_after_s is not None and not _within(bound.one_owner_after_s, one := seen.one_owner_after(scene.moment)):
-        yield f"one owner only after {one} s"
-    if bound.tables_after_s is not None and not _within(bound.tables_after_s, right := seen.tables_right_after(live, scene.moment)):
-        yield f"the directors' tables were right only after {right} s"
+    yield from late(bound, scene, seen, live)
     if bound.never_silent and (silent := sum(request.error == "timeout" for request in counted.failures)):
         yield f"{silent} requests were left without an answer or a refusal"
     lost = [stream for stream in seen.lost_streams if bound.may_lose_streams_of not in (stream.server, "*")]
@@ -230,6 +227,22 @@ def broken(bound: Bound, scene: Scene, seen: Seen, live: Mapping[str, int]) -> I
         fair = sum(seen.answers.values()) / len(servers) * FAIR_SHARE
         if poor := [name for name in servers if seen.answers.get(name, 0) < fair]:
             yield f"{', '.join(poor)} answered less than a third of an even share: {seen.answers}"
+
+
+def late(bound: Bound, scene: Scene, seen: Seen, live: Mapping[str, int]) -> Iterable[str]:
+    """What came, and took longer than it may."""
+    if bound.gap_s is not None and seen.longest_gap_s > bound.gap_s:
+        yield f"nobody was served for {seen.longest_gap_s} s"
+    if bound.quiet_after_s is not None and (last := _counted(bound, seen).last_failure_after(scene.moment)) > bound.quiet_after_s:
+        yield f"a request failed {last} s after the event"
+    if bound.one_owner_after_s is not None and not _within(bound.one_owner_after_s, one := seen.one_owner_after(scene.moment)):
+        yield f"one owner only after {one} s"
+    if bound.tables_after_s is not None and not _within(bound.tables_after_s, right := seen.tables_right_after(live, scene.moment)):
+        yield f"the directors' tables were right only after {right} s"
+
+
+def _counted(bound: Bound, seen: Seen) -> Seen:
+    return dataclasses.replace(seen, requests=tuple(request for request in seen.requests if bound.only in ("", request.name)))
 
 
 def _within(bound_s: float, found_s: float | None) -> bool:
@@ -281,7 +294,8 @@ def line(outcome: Outcome) -> str:
     row = outcome.row()
     return (
         f"{row['name']:<58} {row['sent']:>5} sent {row['failed']:>4} failed  gap {row['longest_gap_s']:>5} s  "
-        f"streams {row['streams_alive']:>2}/{row['streams']}  tables {row['tables_after_s']} s  whole {row['whole_after_s']} s  delayed {row['delayed_s']} s  {verdict(outcome)}"
+        f"streams {row['streams_alive']:>2}/{row['streams']}  tables {row['tables_after_s']} s  whole {row['whole_after_s']} s  "
+        f"delayed {row['delayed_s']} s  {verdict(outcome)}"
     )
 
 

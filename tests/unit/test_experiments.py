@@ -17,7 +17,7 @@ from lab.nodes import machine, picture, probe, runner, stack
 from lab.nodes.experiments import EXPERIMENTS
 from lab.nodes.experiments.changes import CHANGES
 from lab.nodes.experiments.scene import Bound, Experiment, Scene, Step
-from lab.nodes.probe import INFRA, MASTER, Holding, Request, Seen, Stream, Table
+from lab.nodes.probe import INFRA, MASTER, Delay, Holding, Request, Seen, Stream, Table
 from lab.nodes.runner import Outcome
 from lab.stack import PROJECT
 
@@ -145,8 +145,10 @@ STEP = Step("a thing happens", "planned", lambda scene: None, lambda scene: NOTH
 OTHER = dataclasses.replace(STEP, name="another")
 
 
-def outcome(what: Seen) -> Outcome:
-    return Outcome(STEP, NOTHING_LOST, what, MOMENT, {"master0": 3}, 1.5, tuple(broken(NOTHING_LOST, what)))
+def outcome(what: Seen, bound: Bound = NOTHING_LOST) -> Outcome:
+    scene = Scene(MASTER, "master0", "master1", CLUSTER, moment=MOMENT)
+    said = tuple(broken(bound, what))
+    return Outcome(STEP, bound, what, MOMENT, {"master0": 3}, 1.5, said, said == tuple(runner.late(bound, scene, what, {"master0": 2, "master1": 2})))
 
 
 def test_a_failure_while_the_control_failed_too_is_called_noise() -> None:
@@ -154,6 +156,14 @@ def test_a_failure_while_the_control_failed_too_is_called_noise() -> None:
     assert outcome(seen(failed=(3.0,), control=noisy)).noisy
     assert not outcome(seen(failed=(3.0,))).noisy
     assert not outcome(seen(control=noisy)).noisy
+
+
+def test_what_is_late_on_a_machine_whose_timers_are_later_than_a_bound_allows_is_called_noise() -> None:
+    in_time, busy = (Delay(MOMENT + 0.5, 0.1), Delay(BEGAN, 0.3)), (Delay(MOMENT + 0.5, 0.11),)
+    soon = Bound("soon", failed=None, quiet_after_s=0.5)
+    assert outcome(seen(failed=(3.0,), delays=busy), soon).noisy
+    assert not outcome(seen(failed=(3.0,), delays=in_time), soon).noisy
+    assert not outcome(seen(failed=(3.0,), delays=busy), soon._replace(failed=0)).noisy  # a request that failed is no matter of a tenth of a second
 
 
 def again(monkeypatch: pytest.MonkeyPatch, *runs: list[Outcome]) -> list[Outcome]:
