@@ -19,7 +19,8 @@ AUTH_PASS_MAX = 8
 """keepalived cuts a longer VRRP password without a word (keepalived.conf(5))."""
 
 POOR_VIEW_WEIGHT = -100
-"""What a director with too few live servers adds to its priority: below every healthy director, and above nobody's absence."""
+"""What a director adds to its priority when all services have too few live servers: below every healthy director, and above nobody's absence.
+Twice that when no witness answers: below those too."""
 
 EVICTION_MAX = 600
 """Seconds: a roll-out waits on each host until every check has had its say, and a command has 20 minutes."""
@@ -57,7 +58,7 @@ def _address_and_port(text: str) -> str:
         IPv4Address(address)
     except ValueError:
         port = ""
-    if not (port.isdecimal() and 1 <= int(port) <= 65535):
+    if not (port.isascii() and port.isdecimal() and 1 <= int(port) <= 65535):
         raise PydanticCustomError("witness", "not ADDRESS:PORT of something that takes or refuses a connection, such as 192.168.0.1:22")
     return text
 
@@ -658,12 +659,13 @@ class Cluster(Model):
         if max(by_priority) - min(by_priority) >= -POOR_VIEW_WEIGHT:
             raise ValueError(
                 f"{at}.priorities: from {max(by_priority)} down to {min(by_priority)} is {-POOR_VIEW_WEIGHT} or more apart; "
-                f"a director that sees too few servers adds {POOR_VIEW_WEIGHT}, and must come to stand below all others"
+                f"a director that sees too few servers of every service adds {POOR_VIEW_WEIGHT}, and must come to stand below all others"
             )
         if self.witnesses(vip.pool) and min(by_priority) < 2 - POOR_VIEW_WEIGHT:
             raise ValueError(
                 f"{at}.priorities: {by_priority[min(by_priority)]} has {min(by_priority)}; with witnesses {2 - POOR_VIEW_WEIGHT} is the least: "
-                f"a director that sees too few servers adds {POOR_VIEW_WEIGHT}, and one that is cut off must come to stand below it"
+                f"a director that sees too few servers adds {POOR_VIEW_WEIGHT}, and one that is cut off must come to stand below it. "
+                f"Set higher priorities, or no witnesses (pools.{vip.pool}.witnesses: [])"
             )
         if by_priority[max(by_priority)] != vip.owner:
             raise ValueError(f"{at}.owner: {vip.owner} has not the highest priority ({by_priority[max(by_priority)]} has {max(by_priority)})")

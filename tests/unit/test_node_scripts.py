@@ -59,12 +59,6 @@ def without_master2() -> Cluster:
     return Cluster.parse(data)
 
 
-def with_second_port() -> Cluster:
-    data = copy.deepcopy(STACK)
-    data["vips"]["master"]["services"].append({"port": 443, "health_check": QUICK})
-    return Cluster.parse(data)
-
-
 def with_second_address(**change: Any) -> Cluster:
     data = copy.deepcopy(STACK)
     first = data["vips"]["master"]
@@ -434,6 +428,22 @@ def test_a_new_service_that_no_server_answers_brings_the_old_version_back(servin
     assert done.stderr.endswith(f"rolled back to {old}\n")
 
 
+def test_a_view_is_not_poor_for_a_service_that_was_rolled_back(serving: Node) -> None:
+    new = serving.deliver(render(with_a_port(), "master0"))
+    serving.succeeds("quorum", "master", "master-443", "-100")
+    serving.write("/stub/refuses-reload", "")
+    assert serving.verb("activate", new).returncode == 1
+    assert serving.read("/run/openshift-lvs/view-master") == "0\n"
+    serving.succeeds("activate", new)
+    assert serving.read("/run/openshift-lvs/view-master") == "0\n"
+
+
+def test_delivering_a_version_changes_no_view(serving: Node) -> None:
+    serving.succeeds("quorum", "master", "master-8443", "-100")
+    serving.deliver(render(with_a_port(), "master0"))
+    assert serving.read("/run/openshift-lvs/view-master") == "-100\n"
+
+
 def test_a_new_service_may_wait_for_its_servers_where_no_answer_is_asked_for(serving: Node) -> None:
     new = serving.deliver(render(with_a_port(answers_within=0), "master0"))
     serving.write("/usr/local/lib/openshift-lvs/live", f"#!/bin/sh\nset -eu\nprintf '{MARK} 192.168.0.%s gatewaying\\n' 2 3 4\n", 0o755)
@@ -568,6 +578,11 @@ def test_what_a_removal_lowered_before_it_was_cut_short_is_raised_again(either: 
     assert table(either)["192.168.0.4"] == 0
     assert either.succeeds("activate", old) == f"{old} in force, nothing to do\n"
     assert table(either)["192.168.0.4"] == 1
+    either.succeeds("drain-removed", f"/etc/keepalived/versions/{new}")
+    either.succeeds("rotation", "out", "192.168.0.4")
+    either.succeeds("raise-lowered")
+    assert table(either)["192.168.0.4"] == 0  # the operator's word counts
+    either.succeeds("rotation", "in", "192.168.0.4")
     either.succeeds("activate", new)
     assert table(either) == {"192.168.0.2": 1, "192.168.0.3": 1}
     either.roll_out(cluster(), "master0")
@@ -790,7 +805,7 @@ def test_a_service_that_comes_back_does_not_find_the_poor_view_of_its_past(servi
 
 
 def test_a_view_is_as_poor_as_the_part_of_its_services_without_a_quorum(serving: Node) -> None:
-    serving.roll_out(with_second_port(), "master0")
+    serving.roll_out(with_a_port(), "master0")
     serving.succeeds("quorum", "master", "master-8443", "-100")
     assert serving.read("/run/openshift-lvs/view-master") == "-50\n"
     serving.succeeds("quorum", "master", "master-443", "-100")

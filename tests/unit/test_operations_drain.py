@@ -148,6 +148,14 @@ def test_what_is_drained_or_put_back_while_keepalived_is_down_holds_when_it_star
     assert table(serving) == {"192.168.0.2": 1, MASTER1: 1, "192.168.0.4": 0}
 
 
+def test_a_server_that_left_the_pool_while_keepalived_was_down_is_gone_when_it_starts(serving: Node) -> None:
+    others = "99 192.168.0.8 DR 1 0\n"
+    before = serving.read("/stub/table") + others
+    serving.write("/stub/table", before + f"{MARK} 192.168.0.7 DR 1 0\n")
+    serving.succeeds("start")
+    assert serving.read("/stub/table") == before
+
+
 def test_a_sorry_server_at_work_keeps_its_weight() -> None:
     with node() as serving:
         serving.roll_out(cluster(sorry_server="192.168.0.9"), "master0")
