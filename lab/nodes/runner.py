@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import math
 import re
 import subprocess
 import time
@@ -14,7 +15,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from lab.nodes import machine, picture, probe, stack
-from lab.nodes.experiments.bounds import LOOK_S
 from lab.nodes.experiments.scene import Bound, Description, Experiment, Scene, Step
 from lab.nodes.probe import INFRA, MASTER, Probe, Seen
 from lab.stack import PROJECT, DeploymentError
@@ -26,6 +26,8 @@ SYNS_AT_MOST = 2.05
 """Client to director, director to server; a loop sends a SYN round until its TTL ends. The rest is what the kernel sent again."""
 FAIR_SHARE = 1 / 3
 """Of an even share of the answers: clients are spread by a hash."""
+TIMERS = 4
+"""That a check or a takeover has in turn at most: a check waits its turn and times out, waits for its retry and times out. Each may be late."""
 FAILURES_TOLD = 20
 """How many of the first and of the last results.json has, with their moments, beside those of the control."""
 CUT_SHORT = (TimeoutError, machine.MachineError, DeploymentError, subprocess.TimeoutExpired)
@@ -43,8 +45,8 @@ class Outcome:
     live: Mapping[str, int]
     whole_after_s: float | None
     broken: tuple[str, ...]
-    only_late: bool = False
-    """Nothing failed that must not; it took longer than it may."""
+    over_s: float | None = None
+    """By how many seconds a bound was missed, when all that is broken is that something took too long."""
     again: bool = False
 
     @property
@@ -54,8 +56,9 @@ class Outcome:
 
     @property
     def noisy(self) -> bool:
-        """Whether the machine was too busy to tell: requests past the balancer failed too, or its own timers were later than a bound may be missed by."""
-        return bool(self.broken and (self.seen.noise or (self.only_late and self.seen.delayed_s(self.moment) > LOOK_S)))
+        """Whether the machine was too busy to tell: requests past the balancer failed too, or its own timers were as late as what was awaited."""
+        explained = self.over_s is not None and self.over_s <= TIMERS * self.seen.delayed_s(self.moment)
+        return bool(self.broken and (self.seen.noise or explained))
 
     def row(self) -> dict[str, Any]:
         """This run in results.json."""
@@ -202,7 +205,7 @@ def _run(step: Step, scene: Scene) -> Outcome:
         whole_after_s = None
     bound = step.bound(scene)
     said = (*problems, *broken(bound, scene, seen, live))
-    outcome = Outcome(step, bound, seen, scene.moment, live, whole_after_s, said, said == tuple(late(bound, scene, seen, live)))
+    outcome = Outcome(step, bound, seen, scene.moment, live, whole_after_s, said, over_s(said, late(bound, scene, seen, live)))
     print(line(outcome), flush=True)
     return outcome
 
@@ -229,24 +232,25 @@ def broken(bound: Bound, scene: Scene, seen: Seen, live: Mapping[str, int]) -> I
             yield f"{', '.join(poor)} answered less than a third of an even share: {seen.answers}"
 
 
-def late(bound: Bound, scene: Scene, seen: Seen, live: Mapping[str, int]) -> Iterable[str]:
-    """What came, and took longer than it may."""
-    if bound.gap_s is not None and seen.longest_gap_s > bound.gap_s:
-        yield f"nobody was served for {seen.longest_gap_s} s"
-    if bound.quiet_after_s is not None and (last := _counted(bound, seen).last_failure_after(scene.moment)) > bound.quiet_after_s:
-        yield f"a request failed {last} s after the event"
-    if bound.one_owner_after_s is not None and not _within(bound.one_owner_after_s, one := seen.one_owner_after(scene.moment)):
-        yield f"one owner only after {one} s"
-    if bound.tables_after_s is not None and not _within(bound.tables_after_s, right := seen.tables_right_after(live, scene.moment)):
-        yield f"the directors' tables were right only after {right} s"
+def late(bound: Bound, scene: Scene, seen: Seen, live: Mapping[str, int]) -> dict[str, float]:
+    """What took longer than it may, in words, and by how many seconds; without end when it never came."""
+    took = {
+        "nobody was served for {} s": (bound.gap_s, seen.longest_gap_s),
+        "a request failed {} s after the event": (bound.quiet_after_s, _counted(bound, seen).last_failure_after(scene.moment)),
+        "one owner only after {} s": (bound.one_owner_after_s, seen.one_owner_after(scene.moment)),
+        "the directors' tables were right only after {} s": (bound.tables_after_s, seen.tables_right_after(live, scene.moment)),
+    }
+    over = {words.format(found): (math.inf if found is None else found - limit) for words, (limit, found) in took.items() if limit is not None}
+    return {words: seconds for words, seconds in over.items() if seconds > 0}
+
+
+def over_s(said: Sequence[str], too_late: Mapping[str, float]) -> float | None:
+    """The most seconds by which a bound was missed; None when anything else was broken too."""
+    return max(too_late.values()) if said and set(said) == set(too_late) else None
 
 
 def _counted(bound: Bound, seen: Seen) -> Seen:
     return dataclasses.replace(seen, requests=tuple(request for request in seen.requests if bound.only in ("", request.name)))
-
-
-def _within(bound_s: float, found_s: float | None) -> bool:
-    return found_s is not None and found_s <= bound_s
 
 
 def record(outcome: Outcome) -> None:
