@@ -16,7 +16,7 @@ from typing import Any
 
 from lab.nodes import machine, picture, probe, stack
 from lab.nodes.experiments.scene import Bound, Description, Experiment, Scene, Step
-from lab.nodes.probe import INFRA, MASTER, Probe, Seen
+from lab.nodes.probe import INFRA, MASTER, SENT_AGAIN, Probe, Seen
 from lab.stack import PROJECT, DeploymentError
 
 RESULTS = PROJECT / "build" / "faults"
@@ -218,7 +218,7 @@ def broken(bound: Bound, scene: Scene, seen: Seen, live: Mapping[str, int]) -> I
     if bound.failed is not None and len(counted.failures) > bound.failed:
         yield f"{len(counted.failures)} of {len(counted.requests)} failed: {counted.errors}"
     yield from late(bound, scene, seen, live)
-    if bound.never_silent and (silent := sum(request.error == "timeout" for request in counted.failures)):
+    if bound.never_silent and (silent := sum(request.error in ("timeout", SENT_AGAIN) for request in counted.failures)):
         yield f"{silent} requests were left without an answer or a refusal"
     lost = [stream for stream in seen.lost_streams if bound.may_lose_streams_of not in (stream.server, "*")]
     if lost:

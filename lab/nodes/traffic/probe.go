@@ -14,6 +14,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Config says what to ask. Times are in milliseconds.
@@ -25,15 +27,14 @@ type Config struct {
 	Sources []string `json:"sources"`
 }
 
-// Requests are new connections at a fixed pace, whatever becomes of those before; each is held open before it asks. Connect is how long
-// one may take to come about, Timeout how long all of it may take.
+// Requests are new connections at a fixed pace, whatever becomes of those before; each is held open before it asks. Timeout is how long all
+// of it may take.
 type Requests struct {
 	Name    string `json:"name"`
 	Address string `json:"address"`
 	TLS     bool   `json:"tls"`
 	Every   int    `json:"every"`
 	Hold    int    `json:"hold"`
-	Connect int    `json:"connect"`
 	Timeout int    `json:"timeout"`
 }
 
@@ -93,6 +94,8 @@ const (
 	firstPort, ports     = 1 << 14, 1 << 14
 	connectionsPerSecond = 100
 )
+
+var errSentAgain = errors.New("SYN sent again")
 
 // How long the last lines of streams may be on their way when the probe ends.
 const lastWords = 2 * time.Second
@@ -198,13 +201,16 @@ func delays(over <-chan struct{}, record func(Delay)) {
 }
 
 func ask(kind Requests, from net.Addr, began time.Time, connected func()) (string, error) {
-	dialer := net.Dialer{Deadline: began.Add(milliseconds(kind.Connect)), LocalAddr: from}
+	dialer := net.Dialer{Deadline: began.Add(milliseconds(kind.Timeout)), LocalAddr: from}
 	connection, err := dialer.Dial("tcp4", kind.Address)
 	if err != nil {
 		return "", err
 	}
 	defer connection.Close()
 	connected()
+	if err := sentOnce(connection); err != nil {
+		return "", err
+	}
 	if err := connection.SetDeadline(began.Add(milliseconds(kind.Timeout))); err != nil {
 		return "", err
 	}
@@ -225,6 +231,23 @@ func ask(kind Requests, from net.Addr, began time.Time, connected func()) (strin
 		return "", fmt.Errorf("status %.20q", head)
 	}
 	return strings.TrimSpace(body), nil
+}
+
+// sentOnce tells whether the kernel had to send the SYN again: that somebody did not get or answer it shows however late this program is.
+func sentOnce(connection net.Conn) error {
+	raw, err := connection.(*net.TCPConn).SyscallConn()
+	if err != nil {
+		return err
+	}
+	var info *unix.TCPInfo
+	var failure error
+	if err := raw.Control(func(fd uintptr) { info, failure = unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO) }); err != nil {
+		return err
+	}
+	if failure == nil && info.Total_retrans > 0 {
+		return errSentAgain
+	}
+	return failure
 }
 
 func stream(kind Streams, from net.Addr, over <-chan struct{}, attached func()) StreamResult {
