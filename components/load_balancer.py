@@ -121,8 +121,10 @@ class LoadBalancer(pulumi.ComponentResource):
         installed: Mapping[str, remote.Command],
     ) -> pulumi.Output[str]:
         cluster = self._args.cluster
-        everything = pulumi.Output.all(*(staged[host].version for host in cluster.pools[vip.pool].hosts)).apply(lambda versions: _digest(versions))
-        # The digest at the end does nothing on the node: it makes the command run again when any host of the pool has a new version.
+        delivered = (command.stdout for host in cluster.pools[vip.pool].hosts for command in staged[host].commands)
+        everything = pulumi.Output.all(*delivered).apply(lambda said: _digest(said))
+        # The digest at the end does nothing on the node: it makes the command run again when any host of the pool was given a version, be it one
+        # that it had before.
         homes: list[pulumi.Resource] = [
             self._command(f"home-{name}-{host}", host, _verb("go-home", name, note=everything), active)
             for host in cluster.directors(vip.pool)
@@ -221,8 +223,8 @@ def _unpack_inline() -> str:
     return f'sh -c {shlex.quote(script)} - "$d"'
 
 
-def _digest(versions: Sequence[str]) -> str:
-    return hashlib.sha256(" ".join(versions).encode()).hexdigest()[:12]
+def _digest(said: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(said).encode()).hexdigest()[:12]
 
 
 def _fingerprint(secrets: Mapping[str, str], key: str) -> str:

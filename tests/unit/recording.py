@@ -93,7 +93,7 @@ class Cloud(mocks.Mocks):
         if args.typ.endswith(":Keypair"):
             outputs["name"] = f"{args.name}-autonamed"
         if args.typ.endswith(":Command"):
-            outputs["stdout"] = f"said by {args.name}"
+            outputs["stdout"] = f"said by {args.name} to {outputs['create']}"
         return f"{args.name}-id", outputs
 
     def call(self, args: mocks.MockCallArgs) -> Any:

@@ -756,7 +756,35 @@ def test_a_backup_that_holds_the_address_gives_it_away_before_it_changes(backup:
     hold(backup, leaves=True)
     backup.roll_out(cluster(scheduler="rr"), "master1")
     assert "192.168.0.250/32" not in backup.addresses_on("eth0")
+
+
+def test_a_director_that_has_changed_comes_after_those_that_have_not_until_the_roll_out_ends(backup: Node) -> None:
+    backup.roll_out(cluster(weights={"master2": 2}), "master1")
+    assert backup.read("/run/openshift-lvs/drain-master") == "-100\n"
+    assert "== aside\n== rules" in backup.succeeds("facts"), "it may own the address"
+    backup.succeeds("go-home", "master")
     assert backup.read("/run/openshift-lvs/drain-master") == "0\n"
+
+
+def test_a_change_that_did_not_come_about_steps_nobody_back(backup: Node) -> None:
+    new = backup.deliver(render(cluster(weights={"master2": 2}), "master1"))
+    backup.write("/stub/refuses-reload", "")
+    assert backup.verb("activate", new).returncode == 1
+    assert backup.read("/run/openshift-lvs/drain-master") == "0\n"
+
+
+def test_a_drained_node_that_has_changed_still_owns_nothing(backup: Node) -> None:
+    backup.write("/etc/keepalived/drained/ownership", "")
+    backup.roll_out(cluster(weights={"master2": 2}), "master1")
+    assert backup.read("/run/openshift-lvs/drain-master") == "-254\n"
+
+
+def test_who_will_be_the_owner_no_longer_gives_the_address_away_before_it_changes(serving: Node) -> None:
+    data = copy.deepcopy(STACK)
+    data["vips"]["master"]["owner"] = "master1"
+    hold(serving, leaves=True)
+    serving.roll_out(Cluster.parse(data), "master0")
+    assert "192.168.0.250/32" not in serving.addresses_on("eth0")
 
 
 def test_going_home_that_fails_does_not_leave_the_node_unable_to_own(backup: Node) -> None:
