@@ -112,7 +112,7 @@ class Draining:
         able = [
             host
             for host in self._directors
-            if host != self.host and host in seen and seen[host].keepalived == "active" and not seen[host].owns_nothing and seen[host].good_view
+            if host != self.host and host in seen and seen[host].keepalived == "active" and not seen[host].owns_nothing and seen[host].view == "good"
         ]
         if not able:
             raise Refused(f"no other director of pool {self._pool} could take the addresses of {self.host}: status says why; undrain or mend one first")
@@ -174,7 +174,7 @@ class Draining:
         for _ in _looks(time.monotonic() + RETURN_SECONDS):
             seen, _ = self._look()
             mine = seen.get(self.host)
-            if mine and mine.keepalived == "active" and mine.good_view and not mine.owns_nothing:
+            if mine and mine.keepalived == "active" and mine.view == "good" and not mine.owns_nothing:
                 for holder, name in [(holder, name) for name in own if (holder := self._holder(seen, name)) not in (None, self.host)]:
                     self._do({str(holder): ("hand-over", name)}, f"handed {name} to {self.host}")
                     self._wait_for_memory(time.monotonic() + MEMORY_SECONDS, str(holder), servers)

@@ -6,6 +6,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+ASIDE = -254
+"""VRRP's FAULT state to keepalived."""
+
 
 @dataclass(frozen=True)
 class VirtualServer:
@@ -41,8 +44,10 @@ class Facts:
     sysctl: frozenset[str] = frozenset()
     table: Mapping[int, VirtualServer] = field(default_factory=dict)
     views: Mapping[str, int] = field(default_factory=dict)
-    aside: frozenset[str] = frozenset()
-    """The addresses that it may not take, by name: it is drained, or a hand-over was cut short."""
+    drains: Mapping[str, int] = field(default_factory=dict)
+    """What it adds to its priority for an address, by name, on purpose: see `aside` and `behind`."""
+    witnesses: Mapping[str, bool] = field(default_factory=dict)
+    """Whether it reaches them."""
     rules: str = ""
     strangers: str = ""
 
@@ -52,9 +57,21 @@ class Facts:
         return "ownership" in self.drained
 
     @property
-    def good_view(self) -> bool:
-        """Whether it sees enough live servers of every service to be a good owner."""
-        return not any(self.views.values())
+    def aside(self) -> list[str]:
+        """The addresses that it may not take: it is drained, or a hand-over was cut short."""
+        return sorted(name for name, weight in self.drains.items() if weight == ASIDE)
+
+    @property
+    def behind(self) -> list[str]:
+        """The addresses that it takes only when nobody can that has not changed: a roll-out has not ended."""
+        return sorted(name for name, weight in self.drains.items() if weight not in (0, ASIDE))
+
+    @property
+    def view(self) -> str:
+        """`good` when it sees enough live servers of every service to be a good owner; `cut off` when it reaches no witness either."""
+        if self.witnesses and not any(self.witnesses.values()):
+            return "cut off"
+        return "poor" if any(self.views.values()) else "good"
 
 
 def read(text: str) -> Facts:
@@ -73,7 +90,8 @@ def read(text: str) -> Facts:
         sysctl=frozenset(parts.get("sysctl", [])),
         table=_table(parts.get("table", [])),
         views={name: int(weight) for name, weight in (line.split() for line in parts.get("views", []))},
-        aside=frozenset(parts.get("aside", [])),
+        drains={name: int(weight) for name, weight in (line.split() for line in parts.get("drains", []))},
+        witnesses={witness: found == "reached" for witness, found in (line.split() for line in parts.get("witnesses", []))},
         rules="\n".join(parts.get("rules", [])),
         strangers="\n".join(parts.get("strangers", [])),
     )

@@ -50,6 +50,6 @@ def _row(cluster: Cluster, host: str, seen: Facts, root: Path) -> tuple[str, ...
         seen.version if as_rendered else f"{seen.version}, not as rendered",
         " ".join(name for name, vip in vips.items() if str(vip.address) in seen.held) or "-",
         ", ".join(live) or "-",
-        ("good" if seen.good_view else "poor") if is_director else "-",
+        seen.view if is_director else "-",
         ", ".join(drained) or "-",
     )

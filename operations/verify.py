@@ -71,8 +71,12 @@ def inside(cluster: Cluster, host: str, seen: Facts, root: Path) -> Iterator[Fin
         active = seen.keepalived == "active"
         yield Finding(host, "keepalived", active, seen.keepalived + ("" if active else "; systemctl status keepalived on the node says why"))
         if seen.aside and not seen.owns_nothing:
-            stuck = f"may not take {', '.join(sorted(seen.aside))}, and is not drained: a hand-over was cut short; undrain {host}"
+            stuck = f"may not take {', '.join(seen.aside)}, and is not drained: a hand-over was cut short; undrain {host}"
             yield Finding(host, "ownership", False, stuck)
+        if seen.behind:
+            yield Finding(host, "ownership", False, f"stands back from {', '.join(seen.behind)} since a roll-out has not ended: pulumi up")
+        if seen.witnesses:
+            yield _witnesses(host, node.pool_name, seen)
     if seen.version == "none":
         return
     yield _settings(host, files, seen, {str(vip.address) for vip in vips.values()}, is_director)
@@ -99,6 +103,13 @@ def _version(host: str, version: str, has_password: bool, seen: Facts, files: Ma
     if changed:
         return fault(f"{', '.join(changed)} changed on the node since delivery; put back what `operations render --host {host}` prints, reload keepalived")
     return Finding(host, "version", True, f"{seen.version} in force, as rendered")
+
+
+def _witnesses(host: str, pool: str, seen: Facts) -> Finding:
+    told = ", ".join(f"{witness} {'reached' if found else 'silent'}" for witness, found in seen.witnesses.items())
+    reached = any(seen.witnesses.values())
+    remedy = f"; so it counts as cut off and stands back: mend its link, or name others in pools.{pool}.witnesses"
+    return Finding(host, "witnesses", reached, told + ("" if reached else remedy))
 
 
 def _settings(host: str, files: Mapping[str, str], seen: Facts, addresses: set[str], is_director: bool) -> Finding:

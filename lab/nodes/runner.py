@@ -204,20 +204,20 @@ def _run(step: Step, scene: Scene) -> Outcome:
         problems.append(str(failure))
         whole_after_s = None
     bound = step.bound(scene)
-    said = (*problems, *broken(bound, scene, seen, live))
-    outcome = Outcome(step, bound, seen, scene.moment, live, whole_after_s, said, over_s(said, late(bound, scene, seen, live)))
+    too_late = late(bound, scene, seen, live)
+    said = (*problems, *broken(bound, scene, seen), *too_late)
+    outcome = Outcome(step, bound, seen, scene.moment, live, whole_after_s, said, over_s(said, too_late))
     print(line(outcome), flush=True)
     return outcome
 
 
-def broken(bound: Bound, scene: Scene, seen: Seen, live: Mapping[str, int]) -> Iterable[str]:
-    """What did not hold, in words. `live`: the servers that each director's table came to have."""
+def broken(bound: Bound, scene: Scene, seen: Seen) -> Iterable[str]:
+    """What did not hold, in words, but for what took too long."""
     if bound.reported:
         return
     counted = _counted(bound, seen)
     if bound.failed is not None and len(counted.failures) > bound.failed:
         yield f"{len(counted.failures)} of {len(counted.requests)} failed: {counted.errors}"
-    yield from late(bound, scene, seen, live)
     if bound.never_silent and (silent := sum(request.error in ("timeout", SENT_AGAIN) for request in counted.failures)):
         yield f"{silent} requests were left without an answer or a refusal"
     lost = [stream for stream in seen.lost_streams if bound.may_lose_streams_of not in (stream.server, "*")]
@@ -233,7 +233,12 @@ def broken(bound: Bound, scene: Scene, seen: Seen, live: Mapping[str, int]) -> I
 
 
 def late(bound: Bound, scene: Scene, seen: Seen, live: Mapping[str, int]) -> dict[str, float]:
-    """What took longer than it may, in words, and by how many seconds; without end when it never came."""
+    """What took longer than it may, in words, and by how many seconds; without end when it never came.
+
+    `live`: the servers that each director's table came to have.
+    """
+    if bound.reported:
+        return {}
     took = {
         "nobody was served for {} s": (bound.gap_s, seen.longest_gap_s),
         "a request failed {} s after the event": (bound.quiet_after_s, _counted(bound, seen).last_failure_after(scene.moment)),

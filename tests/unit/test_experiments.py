@@ -42,10 +42,14 @@ def seen(failed: tuple[float, ...] = (), **changed: Any) -> Seen:
 
 
 def broken(bound: Bound, what: Seen) -> list[str]:
-    scene = Scene(MASTER, "master0", "master1", CLUSTER, moment=MOMENT)
-    return list(runner.broken(bound, scene, what, {"master0": 2, "master1": 2}))
+    return [*runner.broken(bound, SCENE, what), *late(bound, what)]
 
 
+def late(bound: Bound, what: Seen) -> dict[str, float]:
+    return runner.late(bound, SCENE, what, {"master0": 2, "master1": 2})
+
+
+SCENE = Scene(MASTER, "master0", "master1", CLUSTER, moment=MOMENT)
 NOTHING_LOST = Bound("nothing lost")
 
 
@@ -146,10 +150,8 @@ OTHER = dataclasses.replace(STEP, name="another")
 
 
 def outcome(what: Seen, bound: Bound = NOTHING_LOST) -> Outcome:
-    scene = Scene(MASTER, "master0", "master1", CLUSTER, moment=MOMENT)
     said = tuple(broken(bound, what))
-    over_s = runner.over_s(said, runner.late(bound, scene, what, {"master0": 2, "master1": 2}))
-    return Outcome(STEP, bound, what, MOMENT, {"master0": 3}, 1.5, said, over_s)
+    return Outcome(STEP, bound, what, MOMENT, {"master0": 3}, 1.5, said, runner.over_s(said, late(bound, what)))
 
 
 def test_a_failure_while_the_control_failed_too_is_called_noise() -> None:

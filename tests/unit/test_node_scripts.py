@@ -17,6 +17,7 @@ from components.cluster import Cluster
 from components.keepalived import File, bundle, render, version
 from components.load_balancer import _unpack_inline
 from lab.phases import wait_for
+from operations import facts
 from tests.unit.node_root import LIB, Node, node
 
 SCRIPTS = sorted((keepalived.TEMPLATES / "usr/local/lib/openshift-lvs").iterdir())
@@ -760,10 +761,9 @@ def test_a_backup_that_holds_the_address_gives_it_away_before_it_changes(backup:
 
 def test_a_director_that_has_changed_comes_after_those_that_have_not_until_the_roll_out_ends(backup: Node) -> None:
     backup.roll_out(cluster(weights={"master2": 2}), "master1")
-    assert backup.read("/run/openshift-lvs/drain-master") == "-100\n"
-    assert "== aside\n== rules" in backup.succeeds("facts"), "it may own the address"
+    assert facts.read(backup.succeeds("facts")).behind == ["master"]
     backup.succeeds("go-home", "master")
-    assert backup.read("/run/openshift-lvs/drain-master") == "0\n"
+    assert facts.read(backup.succeeds("facts")).drains == {"master": 0}
 
 
 def test_a_change_that_did_not_come_about_steps_nobody_back(backup: Node) -> None:
@@ -843,6 +843,18 @@ def test_a_view_is_as_poor_as_the_part_of_its_services_without_a_quorum(serving:
     assert serving.read("/run/openshift-lvs/view-master") == "0\n"  # what is served no longer counts no longer
 
 
+def test_two_services_that_lose_their_quorum_at_once_both_count(serving: Node) -> None:
+    serving.roll_out(with_a_port(), "master0")
+    run = "/run/openshift-lvs"
+    serving.sh(f"""
+        exec 9<{run}/quorum/master; flock 9
+        {LIB}/quorum master master-8443 -100 9<&- &
+        {LIB}/wait-for 10 "the first to count" grep -qx -- -100 {run}/quorum/master/master-8443
+        echo -100 >{run}/quorum/master/master-443
+        exec 9<&-; wait""")
+    assert serving.read(f"{run}/view-master") == "-100\n"
+
+
 def test_a_director_that_starts_unchecked_starts_with_a_poor_view(fresh: Node) -> None:
     fresh.roll_out(cluster(alpha=True), "master0")
     assert fresh.read("/run/openshift-lvs/view-master") == "-100\n"
@@ -856,6 +868,13 @@ def test_the_witness_that_answered_last_is_asked_and_after_a_failure_the_next_on
     assert "refused" in serving.succeeds("reached", nowhere, refused)
     assert "refused" in serving.succeeds("reached", nowhere, refused)
     assert serving.verb("reached", nowhere).returncode == 1
+
+
+def test_facts_tell_which_witnesses_are_reached_a_refusal_counts(serving: Node) -> None:
+    data = copy.deepcopy(STACK)
+    data["pools"]["master"]["witnesses"] = ["192.0.2.1:22", "127.0.0.1:1"]
+    serving.roll_out(Cluster.parse(data), "master0")
+    assert facts.read(serving.succeeds("facts")).witnesses == {"192.0.2.1:22": False, "127.0.0.1:1": True}
 
 
 # Answers

@@ -63,7 +63,9 @@ def healthy(cluster: Cluster, host: str) -> str:
         for service in vip.services:
             lines.append(f"FWM  {vip.mark(service)} mh ({','.join(sorted(service.scheduler_flags))})")
             lines += [f"  -> {machine.address}:0      Route   1      0          0" for machine in node.pool.hosts.values()]
-    return "\n".join([*lines, "== views", "x 0", "== aside", "== rules", "== strangers", ""])
+    lines += ["== views", "x 0", "== drains", *(f"{name} 0" for name in cluster.vips_of(node.pool_name))]
+    lines += ["== witnesses", *(f"{witness} reached" for witness in cluster.witnesses(node.pool_name)[:1])]
+    return "\n".join([*lines, "== rules", "== strangers", ""])
 
 
 @pytest.fixture
@@ -96,7 +98,9 @@ def test_a_cluster_that_is_as_rendered_has_no_fault_and_every_check_a_line(said:
         ("infra1", "192.168.0.251\n", "", ["192.168.0.251 is not on lo"]),
         ("infra1", "net.ipv4.vs.sloppy_tcp = 1\n", "net.ipv4.vs.sloppy_tcp = 0\n", ["net.ipv4.vs.sloppy_tcp = 1 is rendered"]),
         ("infra1", "192.168.0.6:0      Route   1", "192.168.0.6:0      Route   7", ["infra1 has weight 7, should have 1; systemctl restart keepalived"]),
-        ("infra1", "== aside\n", "== aside\ninfra\n", ["FAILED  infra1    ownership: may not take infra, and is not drained", "undrain infra1"]),
+        ("infra1", "infra 0\n", "infra -254\n", ["FAILED  infra1    ownership: may not take infra, and is not drained", "undrain infra1"]),
+        ("infra1", "infra 0\n", "infra -100\n", ["FAILED  infra1    ownership: stands back from infra since a roll-out has not ended: pulumi up"]),
+        ("infra1", "reached", "silent", ["FAILED  infra1    witnesses: 192.168.0.2:8443 silent; so it counts as cut off", "pools.infra.witnesses"]),
         ("infra1", "192.168.0.6:0      Route", "192.168.0.6:0      Masq ", ["infra1 by NAT, rendered DR"]),
         ("infra1", "192.168.0.6:0", "192.168.0.9:0", ["1 of 2 servers live; infra1 is out of rotation: its check fails here; 192.168.0.9 is no"]),
         ("infra1", " mh (mh-fallback,mh-port)", " wlc persistent 50", ["is wlc persistent 50, rendered mh (mh-fallback,mh-port)", "ipvsadm -D -f"]),
@@ -233,10 +237,15 @@ TCP  10.0.0.1:443 rr
     assert table[8].servers == {}
 
 
+def cut_off(said: Said) -> None:
+    said.facts["infra0"] = said.facts["infra0"].replace("reached", "silent")
+
+
 @pytest.mark.parametrize(
     ("change", "row"),
     [
         (lambda said: None, "infra0   active       {infra0}  infra   infra:80 2/2, infra:443 2/2  good  -"),
+        (cut_off, "infra0   active       {infra0}  infra   infra:80 2/2, infra:443 2/2  cut off  -"),
         (lambda said: drained(said, "192.168.0.6", "infra0"), "infra0   active       {infra0}  infra   infra:80 1/2, infra:443 1/2  good  infra1"),
     ],
 )
