@@ -20,7 +20,7 @@ CONTROL, CONTROL_MS = "control", 200
 SENT_AGAIN = "SYN sent again"
 """What went wrong with a connection that came about only since its SYN was sent again, after a second."""
 TIMEOUT_MS = 2500
-"""For all of a request. What is lost on a connection is sent again after 0.2 s, so more of it hides nothing; an emulated handshake of TLS may take it."""
+"""For all of a request on whose connection something was sent again; for others 10 s, since an emulated handshake of TLS may take them."""
 READY_S = 30
 EVENT_S = 180
 WHOLE_S = 60

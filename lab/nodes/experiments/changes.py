@@ -32,6 +32,15 @@ def _put_back(described: Description) -> None:
     described["pools"]["master"]["hosts"]["master2"] = stack.cluster()["pools"]["master"]["hosts"]["master2"]
 
 
+def _take_out_and_move(described: Description) -> None:
+    _take_out(described)
+    described["vips"]["master"]["owner"] = "master1"
+
+
+def _removed(scene: Scene) -> Bound:
+    return bounds.nothing_lost(scene)._replace(text="0 failed, streams to servers that stay alive", may_lose_streams_of="master2")
+
+
 def as_it_was(described: Description) -> None:
     """The article's cluster again."""
     described.clear()
@@ -80,11 +89,15 @@ CHANGES = [
         change("that timing as it was", as_it_was),
     ),
     _changes(
-        change("a real server removed", _take_out, lambda scene: Bound("0 failed, streams to servers that stay alive", may_lose_streams_of="master2")),
+        change("a real server removed", _take_out, _removed),
         change("a real server added", _put_back),
         change("a real server's weight set to 0", lambda d: service(d).update(weights={"master2": 0})),
         change("a real server of weight 0 removed", _take_out),
         change("that real server added again", _put_back),
+    ),
+    _changes(
+        change("a real server removed and another owner", _take_out_and_move, _removed),
+        change("that server and that owner as they were", as_it_was),
     ),
     _changes(
         change("a director removed", two_directors),
