@@ -216,7 +216,8 @@ def broken(bound: Bound, scene: Scene, seen: Seen) -> Iterable[str]:
     if bound.reported:
         return
     counted = _counted(bound, seen)
-    if bound.failed is not None and len(counted.failures) > bound.failed:
+    refused = sum(request.error == "refused" for request in counted.failures)
+    if bound.failed is not None and len(counted.failures) - min(refused, bound.refused) > bound.failed:
         yield f"{len(counted.failures)} of {len(counted.requests)} failed: {counted.errors}"
     if bound.never_silent and (silent := sum(request.error in ("timeout", SENT_AGAIN) for request in counted.failures)):
         yield f"{silent} requests were left without an answer or a refusal"

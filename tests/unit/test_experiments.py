@@ -61,6 +61,14 @@ def test_one_failed_request_breaks_a_bound_of_none() -> None:
     assert "1 of 24 failed" in broken(NOTHING_LOST, seen(failed=(3.0,)))[0]
 
 
+def test_so_many_may_be_refused_and_nothing_else_may_fail() -> None:
+    refused = [dataclasses.replace(request, error="refused") for request in seen().requests[:3]]
+    rest = seen().requests[3:]
+    assert broken(NOTHING_LOST._replace(refused=3), seen(requests=(*refused, *rest))) == []
+    assert "3 of 24 failed" in broken(NOTHING_LOST._replace(refused=2), seen(requests=(*refused, *rest)))[0]
+    assert "4 of 24 failed" in broken(NOTHING_LOST._replace(refused=3), seen(requests=(*refused, dataclasses.replace(rest[0], error="reset"), *rest[1:])))[0]
+
+
 def test_a_gap_lasts_from_the_last_sign_of_life_to_the_next() -> None:
     assert seen(failed=(3.0, 3.25, 3.5)).longest_gap_s == 0.91
 

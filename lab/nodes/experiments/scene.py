@@ -28,6 +28,8 @@ class Bound(NamedTuple):
 
     text: str
     failed: int | None = 0
+    refused: int = 0
+    """So many more may be refused."""
     may_lose_streams_of: str = ""
     gap_s: float | None = None
     quiet_after_s: float | None = None
