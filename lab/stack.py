@@ -7,6 +7,7 @@ import os
 import re
 import secrets
 import subprocess
+import sys
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ PROJECT = Path(__file__).parent.parent
 CLUSTER = "openshift-lvs:cluster"
 LOGIN_KEY = "openshift-lvs:ssh_private_key"
 HOST_KEY_SEED = "openshift-lvs:host_key_seed"
+OPERATION_S = 180
 
 
 class DeploymentError(RuntimeError):
@@ -124,6 +126,12 @@ class Stack:
         if process.returncode:
             raise DeploymentError(f"pulumi {arguments[0]} failed ({self.log}):\n{_diagnostics(''.join(said)) or ''.join(end)}")
         return "".join(said)
+
+    def operate(self, verb: str, *arguments: str, identity: Path) -> subprocess.CompletedProcess[str]:
+        """`python -m operations VERB` for the stack as it was deployed last, as its operator would."""
+        where = ["--stack", self.name, "--config-file", str(self.configuration), "--identity", str(identity)]
+        command = [*self._prefix, sys.executable, "-m", "operations", verb, *arguments, *where]
+        return subprocess.run(command, cwd=PROJECT, env=self.environment(), capture_output=True, text=True, timeout=OPERATION_S)
 
 
 def _diagnostics(said: str) -> str:

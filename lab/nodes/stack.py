@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -21,7 +20,6 @@ from lab.stack import CLUSTER, PROJECT, Stack
 
 VRRP_WORDS = "openshift-lvs:auth_pass"
 """The VRRP passwords by address."""
-OPERATION_S = 180
 
 
 def cluster() -> dict[str, Any]:
@@ -52,9 +50,8 @@ def up(described: Mapping[str, Any] | None = None, auth_pass: Mapping[str, str] 
 
 
 def operate(verb: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """`python -m operations VERB` for the stack as it was deployed last, as its operator would."""
-    where = ["--stack", "nodes", "--config-file", str(_stack().configuration), "--identity", str(machine.state() / "keys" / "login")]
-    return subprocess.run([sys.executable, "-m", "operations", verb, *arguments, *where], cwd=PROJECT, capture_output=True, text=True, timeout=OPERATION_S)
+    """`python -m operations VERB` for the stack as it was deployed last."""
+    return _stack().operate(verb, *arguments, identity=machine.state() / "keys" / "login")
 
 
 @contextmanager

@@ -58,6 +58,10 @@ class Cluster:
         local.remember(self.stack.outputs())
         return Changes(dict(re.findall(r"^ *[-+~]+ +\S+ (\S+) (created|updated|deleted|replaced)\b", text, re.MULTILINE)), text)
 
+    def operate(self, verb: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """What an operation says of the cluster as it was deployed last."""
+        return self.stack.operate(verb, *arguments, identity=cloud.operator_key())
+
     def tenant(self) -> Any:
         """What the tenant's project holds, asked at the API by its ordinary user: {kind: [resource, ...]}."""
         script = Path(__file__).parent / "tenant.py"

@@ -110,6 +110,13 @@ def test_no_connection_tracking_stands_between_a_client_and_a_director(cluster: 
             assert not tracked, f"{host} on {hypervisor}: {tracked}"
 
 
+def test_verify_finds_nothing_and_every_witness_is_reached(cluster: Cluster) -> None:
+    done = cluster.operate("verify")
+    assert done.returncode == 0 and "FAILED" not in done.stdout, done.stdout + done.stderr
+    reached = ", ".join(f"192.168.0.{last}:8443 reached" for last in (2, 3, 4))
+    assert [line for line in done.stdout.splitlines() if "witnesses" in line] == [f"ok      {host}    witnesses: {reached}" for host in INFRA]
+
+
 def test_a_changed_check_updates_in_place_and_only_where_it_must(cluster: Cluster) -> None:
     before = {host: cluster.on(host, "systemctl", "show", "keepalived", "--property", "MainPID") for host in cluster.hosts}
 
