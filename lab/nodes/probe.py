@@ -19,8 +19,6 @@ FAST_MS, HOLD_MS, SLOW_MS, STREAM_MS = 20, 300, 500, 200
 CONTROL, CONTROL_MS = "control", 200
 SENT_AGAIN = "SYN sent again"
 """What went wrong with a connection that came about only since its SYN was sent again, after a second."""
-TIMEOUT_MS = 2500
-"""For all of a request on whose connection something was sent again; for others 10 s, since an emulated handshake of TLS may take them."""
 READY_S = 30
 EVENT_S = 180
 WHOLE_S = 60
@@ -229,9 +227,9 @@ class Probe:
     def _config(self) -> dict[str, Any]:
         target = self.target
         plain = f"{target.address}:{target.port}"
-        fast = {"name": target.vip, "address": plain, "every": FAST_MS, "hold": HOLD_MS, "timeout": TIMEOUT_MS}
-        tls = {"name": f"{target.vip} tls", "address": f"{target.address}:{target.tls_port}", "tls": True, "every": SLOW_MS, "timeout": TIMEOUT_MS}
-        control = {"name": CONTROL, "address": target.control, "every": CONTROL_MS, "hold": HOLD_MS, "timeout": TIMEOUT_MS}
+        fast = {"name": target.vip, "address": plain, "every": FAST_MS, "hold": HOLD_MS}
+        tls = {"name": f"{target.vip} tls", "address": f"{target.address}:{target.tls_port}", "tls": True, "every": SLOW_MS}
+        control = {"name": CONTROL, "address": target.control, "every": CONTROL_MS, "hold": HOLD_MS}
         return {
             "requests": [fast, tls, control],
             "streams": [{"name": target.vip, "address": plain, "count": STREAMS, "every": STREAM_MS}],
