@@ -72,9 +72,12 @@ class KeyPair:
 
 
 def up() -> None:
-    """Boot the machine and its nodes, unless they run. Returns when every node's sshd answers."""
+    """Boot the machine and its nodes, unless they run with these very programs and keys. Returns when every node's sshd answers."""
+    payload = _payload()
+    if running() and (state() / "payload.tar").read_bytes() != payload:
+        down()
     if not running():
-        _start(image())
+        _start(image(), payload)
     wait_for("ssh into the lab machine", _answers, BOOT_S)
     if run("test", "-e", "/run/netns/client", check=False).returncode:
         run("lab", "up")
@@ -124,7 +127,7 @@ def start(*command: str) -> subprocess.Popen[str]:
     return subprocess.Popen([*ssh(), "machine", shlex.join(command)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def _start(built: Path) -> None:
+def _start(built: Path, payload: bytes) -> None:
     home = state()
     home.mkdir(parents=True, exist_ok=True)
     # What the engine remembers is of nodes that are gone.
@@ -133,7 +136,7 @@ def _start(built: Path) -> None:
         free.bind(("127.0.0.1", 0))
         (home / "port").write_text(str(free.getsockname()[1]))
     (home / "known_hosts").write_text(f"[127.0.0.1]:{port()} {KeyPair.kept('machine').public}\n")
-    (home / "payload.tar").write_bytes(_payload())
+    (home / "payload.tar").write_bytes(payload)
     hardware = kvm.works()
     accelerator = ["-accel", "kvm", "-cpu", "host"] if hardware else ["-accel", "tcg,thread=multi,tb-size=512", "-cpu", "max"]
     seen = Path("/mnt")

@@ -17,8 +17,8 @@ CLIENTS = [f"192.168.0.{last}" for last in range(101, 161)]
 STREAMS = 12
 FAST_MS, HOLD_MS, SLOW_MS, STREAM_MS = 20, 300, 500, 200
 CONTROL, CONTROL_MS = "control", 200
-SENT_AGAIN = "SYN sent again"
-"""What went wrong with a connection that came about only since its SYN was sent again, after a second."""
+LEFT_WAITING = {"timeout", "SYN sent again", "sent again and again"}
+"""What goes wrong with a request that nobody answers or refuses at once."""
 READY_S = 30
 EVENT_S = 180
 WHOLE_S = 60

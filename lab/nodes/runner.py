@@ -16,7 +16,7 @@ from typing import Any
 
 from lab.nodes import machine, picture, probe, stack
 from lab.nodes.experiments.scene import Bound, Description, Experiment, Scene, Step
-from lab.nodes.probe import INFRA, MASTER, SENT_AGAIN, Probe, Seen
+from lab.nodes.probe import INFRA, LEFT_WAITING, MASTER, Probe, Seen
 from lab.stack import PROJECT, DeploymentError
 
 RESULTS = PROJECT / "build" / "faults"
@@ -219,7 +219,7 @@ def broken(bound: Bound, scene: Scene, seen: Seen) -> Iterable[str]:
     refused = sum(request.error == "refused" for request in counted.failures)
     if bound.failed is not None and len(counted.failures) - min(refused, bound.refused) > bound.failed:
         yield f"{len(counted.failures)} of {len(counted.requests)} failed: {counted.errors}"
-    if bound.never_silent and (silent := sum(request.error in ("timeout", SENT_AGAIN) for request in counted.failures)):
+    if bound.never_silent and (silent := sum(request.error in LEFT_WAITING for request in counted.failures)):
         yield f"{silent} requests were left without an answer or a refusal"
     lost = [stream for stream in seen.lost_streams if bound.may_lose_streams_of not in (stream.server, "*")]
     if lost:

@@ -130,11 +130,13 @@ def test_a_table_that_never_becomes_right_breaks_the_bound() -> None:
     assert "only after None s" in broken(NOTHING_LOST._replace(tables_after_s=99), seen())[0]
 
 
-def test_a_request_that_is_left_waiting_is_no_refusal() -> None:
+@pytest.mark.parametrize("error", sorted(probe.LEFT_WAITING))
+def test_a_request_that_is_left_waiting_is_no_refusal(error: str) -> None:
     bound = Bound("refused", failed=None, never_silent=True)
-    requests = tuple(dataclasses.replace(request, error="refused") for request in seen().requests)
-    assert broken(bound, seen(requests=requests)) == []
-    assert "1 requests were left" in broken(bound, seen(failed=(3.0,)))[0]
+    refused = [dataclasses.replace(request, error="refused") for request in seen().requests]
+    assert broken(bound, seen(requests=tuple(refused))) == []
+    assert "1 requests were left" in broken(bound, seen(requests=(*refused[1:], dataclasses.replace(refused[0], error=error))))[0]
+    assert f'"{error}"' in "".join(file.read_text() for file in (PROJECT / "lab/nodes/traffic").glob("*.go"))
 
 
 def test_a_row_that_is_only_reported_forbids_nothing() -> None:
