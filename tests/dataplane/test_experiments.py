@@ -1,7 +1,6 @@
 """Every experiment's bounds, on real keepalived, IPVS and VRRP. $RUNS says how often each, $WITHIN after how many minutes no other long one begins.
 
-`representative` ones make a short run. Of the others, `undeployed` ones take seconds and `deployed` ones minutes, for `pulumi up` on emulated nodes.
-Those that lose a director are neither: their bound of a tenth of a second leaves an emulator that does other work too little room.
+`representative` ones make a short run. The others take seconds each, but for those that are `deployed`: minutes, for `pulumi up` on emulated nodes.
 """
 
 from __future__ import annotations
@@ -24,18 +23,15 @@ REPRESENTATIVE = {
     "kill -9 of all of keepalived on the owner",
     "a server's process gone",
 }
-UNDEPLOYED = {"steady", "planned", "server", "server back"}
-DIRECTOR_LOST = {"crash", "partition", "choice", "scheduler"}
+DEPLOYING = {"change", "wrong update", "stranger"}
 """Kinds of step."""
 
 
 def _marks(experiment: Experiment) -> list[pytest.MarkDecorator]:
     if experiment.name in REPRESENTATIVE:
         return [pytest.mark.representative]
-    kinds = {step.kind for step in experiment.steps}
-    if kinds & DIRECTOR_LOST:
-        return []
-    return [pytest.mark.deployed if experiment.arrange or kinds - UNDEPLOYED else pytest.mark.undeployed]
+    deployed = experiment.arrange or {step.kind for step in experiment.steps} & DEPLOYING
+    return [pytest.mark.deployed] if deployed else []
 
 
 def _each() -> list[object]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
 from lab.nodes.experiments.scene import Bound, Scene
 
-LOOK_S = 0.1
-"""What a bound in seconds is given on top, for the probes' own pace and the machine's noise."""
+SLACK_S = float(os.environ.get("SLACK_S") or 0.1)
+"""What a bound in seconds is given on top, for the probes' own pace and the machine's noise; $SLACK_S where other work may go on beside the lab."""
 REFUSED = 5
 """A tenth of a second of the probes' connections: a grace period on a slow machine."""
 SERVER_S = 4.0
@@ -35,21 +37,21 @@ def reported(_: Scene) -> Bound:
 def node_lost(scene: Scene) -> Bound:
     """Nobody is served for 3 x advert + skew (RFC 9568); the node's own share fails until the checks remove it."""
     vip = scene.cluster.vips[scene.target.vip]
-    gap = scene.cluster.takeover_seconds(vip) + LOOK_S
+    gap = scene.cluster.takeover_seconds(vip) + SLACK_S
     out = vip.eviction_seconds
     return Bound(
-        f"nobody served for {gap:.2f} s at most, nothing fails after {out + LOOK_S:.1f} s, other servers' streams alive",
+        f"nobody served for {gap:.2f} s at most, nothing fails after {out + SLACK_S:.1f} s, other servers' streams alive",
         failed=None,
         may_lose_streams_of=scene.owner,
         gap_s=gap,
-        quiet_after_s=out + LOOK_S,
+        quiet_after_s=out + SLACK_S,
     )
 
 
 def way_back(scene: Scene) -> Bound:
     """It costs nothing, and there is one owner within two adverts."""
     adverts = 2 * scene.cluster.vips[scene.target.vip].advert_interval
-    return Bound(f"0 failed, every stream alive, one owner within {adverts:.1f} s", one_owner_after_s=adverts + LOOK_S)
+    return Bound(f"0 failed, every stream alive, one owner within {adverts:.1f} s", one_owner_after_s=adverts + SLACK_S)
 
 
 def server_lost(scene: Scene) -> Bound:
@@ -59,13 +61,13 @@ def server_lost(scene: Scene) -> Bound:
         failed=None,
         may_lose_streams_of=scene.backup,
         quiet_after_s=SERVER_S,
-        tables_after_s=SERVER_S + LOOK_S,
+        tables_after_s=SERVER_S + SLACK_S,
     )
 
 
 def server_back(_: Scene) -> Bound:
     """It costs nothing, and the server soon has its share."""
-    return Bound(f"0 failed, every stream alive, back in rotation within {SERVER_S:g} s", tables_after_s=SERVER_S + LOOK_S)
+    return Bound(f"0 failed, every stream alive, back in rotation within {SERVER_S:g} s", tables_after_s=SERVER_S + SLACK_S)
 
 
 def nobody_left(_: Scene) -> Bound:
@@ -81,7 +83,7 @@ def sorry(_: Scene) -> Bound:
         may_lose_streams_of="*",
         never_silent=True,
         quiet_after_s=SERVER_S,
-        tables_after_s=SERVER_S + LOOK_S,
+        tables_after_s=SERVER_S + SLACK_S,
     )
 
 
