@@ -416,11 +416,6 @@ class VirtualService(Model):
         port, fallback = SCHEDULER_FLAGS.get(self.scheduler, ("", ""))
         return tuple(flag for flag, on in ((port, self.affinity == "connection"), (fallback, self.fallback)) if flag and on)
 
-    @property
-    def decides_alike(self) -> bool:
-        """Whether two directors with the same live servers choose the same one for a connection, without talking to each other."""
-        return self.scheduler in SCHEDULER_FLAGS and not self.persistence_timeout
-
     def weight(self, host: str) -> int:
         """What that real server weighs."""
         return self.weights.get(host, 1)
@@ -632,12 +627,6 @@ class Cluster(Model):
                         f"pools.{pool_name}.witnesses.{index}: {witness} is {found}; a witness is outside the pool: "
                         "a server of another one, a name server, a gateway that answers"
                     )
-            synced = [name for name, vip in vips.items() if not all(s.decides_alike for s in vip.services)]
-            if synced and len(vips) > 1:
-                raise ValueError(
-                    f"vips.{synced[0]}.services: pool {pool_name!r} holds {len(vips)} addresses, and connection sync serves one a node; "
-                    "use scheduler mh or sh without persistence_timeout, or a pool for each address"
-                )
         return self
 
     def _check_vip(self, name: str, vip: Vip) -> None:

@@ -41,7 +41,6 @@ def render(cluster: Cluster, host: str, root: Path = ROOT) -> tuple[File, ...]:
         "is_director": is_director,
         "keepalived": cluster.keepalived.model_dump(mode="json"),
         "poor_view_weight": POOR_VIEW_WEIGHT,
-        "sync": _sync(vips),
         "witnesses": cluster.witnesses(node.pool_name),
         "vips": [_vip(cluster, node, name, vip) for name, vip in vips.items()],
         "modules": _modules(vips),
@@ -135,14 +134,6 @@ def _service(cluster: Cluster, vip_name: str, vip: Vip, service: VirtualService)
             "misc_path": f"{CURRENT}/{_script_name(service.health_check)}" if isinstance(service.health_check, MiscCheck) else None,
         },
     }
-
-
-def _sync(vips: dict[str, Vip]) -> dict[str, Any] | None:
-    """The instance whose connections are synced, when a scheduler decides differently on each director; the model allows one a node."""
-    for name, vip in vips.items():
-        if not all(service.decides_alike for service in vip.services):
-            return {"instance": name, "id": vip.virtual_router_id}
-    return None
 
 
 def _modules(vips: dict[str, Vip]) -> list[str]:

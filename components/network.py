@@ -57,6 +57,7 @@ def _ingress_rules(cluster: Cluster) -> Iterator[Rule]:
     yield Rule("tcp", EPHEMERAL, ANYWHERE)
     yield Rule("udp", EPHEMERAL, ANYWHERE)
     yield Rule("vrrp", None, subnet)
+    yield Rule("udp", IPVS_SYNC, subnet)
     for source in (subnet, *(cluster.network.client_cidrs if cluster.ssh.allowed_cidrs is None else cluster.ssh.allowed_cidrs)):
         yield Rule("tcp", (cluster.ssh.port, cluster.ssh.port), source)
     for allow in cluster.network.allow:
@@ -71,8 +72,6 @@ def _ingress_rules(cluster: Cluster) -> Iterator[Rule]:
                 yield Rule("tcp", (check_port, check_port), subnet)
             if service.forwarding_method == "TUN":
                 yield Rule("ipip", None, subnet)
-            if not service.decides_alike:
-                yield Rule("udp", IPVS_SYNC, subnet)
 
 
 def allocation_pool(cluster: Cluster) -> tuple[IPv4Address, IPv4Address]:

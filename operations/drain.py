@@ -125,7 +125,8 @@ class Draining:
             raise Refused(f"{self.host}: not done everywhere; run it again when the cause is gone")
 
     def _wait_for_memory(self, ends: float, before: str, servers: Sequence[str]) -> set[tuple[str, str]]:
-        """A director knows a connection once it has passed a packet of it on, and when the weights change sends one that it does not know elsewhere.
+        """A director knows a connection of which it was told, or has passed a packet on; when the weights change it sends one that it does not know
+        elsewhere.
 
         So before they change, the new holder should have met what the one `before` knows. Those that were silent all the time
         are returned.

@@ -43,6 +43,8 @@ class Facts:
     lo: frozenset[str] = frozenset()
     sysctl: frozenset[str] = frozenset()
     table: Mapping[int, VirtualServer] = field(default_factory=dict)
+    sync: frozenset[str] = frozenset()
+    """The sides of connection sync that run: `master on eth0 with 51`."""
     views: Mapping[str, int] = field(default_factory=dict)
     drains: Mapping[str, int] = field(default_factory=dict)
     """What it adds to its priority for an address, by name, on purpose: see `aside` and `behind`."""
@@ -89,6 +91,7 @@ def read(text: str) -> Facts:
         lo=frozenset(parts.get("lo", [])),
         sysctl=frozenset(parts.get("sysctl", [])),
         table=_table(parts.get("table", [])),
+        sync=frozenset(re.sub(r"^(\w+) sync daemon \(mcast=([^,]+), syncid=(\d+),.*", r"\1 on \2 with \3", line) for line in parts.get("sync", [])),
         views={name: int(weight) for name, weight in (line.split() for line in parts.get("views", []))},
         drains={name: int(weight) for name, weight in (line.split() for line in parts.get("drains", []))},
         witnesses={witness: found == "reached" for witness, found in (line.split() for line in parts.get("witnesses", []))},

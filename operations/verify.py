@@ -84,6 +84,7 @@ def inside(cluster: Cluster, host: str, seen: Facts, root: Path) -> Iterator[Fin
         for name, vip in vips.items():
             for service in vip.services:
                 yield _service(cluster, host, f"{name}:{service.port}/{service.protocol}", vip, service, seen)
+        yield _sync(host, node.pool.interface, next(iter(vips.values())).virtual_router_id, seen)
         yield Finding(host, "virtual_router_id", not seen.strangers, seen.strangers or "no other router uses ours")
 
 
@@ -119,6 +120,14 @@ def _settings(host: str, files: Mapping[str, str], seen: Facts, addresses: set[s
         faults.append(f"nft table ip openshift_lvs is otherwise ({' '.join(seen.rules.splitlines()[1].split()) if chr(10) in seen.rules else seen.rules})")
     remedy = "; /usr/local/lib/openshift-lvs/apply on the node"
     return Finding(host, "kernel", not faults, "; ".join(faults) + remedy if faults else "sysctls, addresses on lo and rules as rendered")
+
+
+def _sync(host: str, interface: str, sync_id: int, seen: Facts) -> Finding:
+    wanted = {f"{side} on {interface} with {sync_id}" for side in ("master", "backup")}
+    if seen.sync == wanted:
+        return Finding(host, "connection sync", True, "tells and hears of connections")
+    runs = f"{', '.join(sorted(seen.sync)) or 'no side'} runs, both should on {interface} with {sync_id}"
+    return Finding(host, "connection sync", False, f"{runs}; /usr/local/lib/openshift-lvs/sync-daemon on the node")
 
 
 def _service(cluster: Cluster, host: str, name: str, vip: Vip, service: VirtualService, seen: Facts) -> Finding:

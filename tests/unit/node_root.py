@@ -107,7 +107,7 @@ def node(awk: str = "mawk", tools: bool = True) -> Iterator[Node]:
         mount -t proc proc proc; mount -t sysfs sys sys; mount -t tmpfs run run; mount --bind /dev/null dev/null
         ip link set lo up; ip link add eth0 type veth peer name wire; ip address add 192.168.0.2/24 dev eth0; ip link set wire up; ip link set eth0 up
         ln -sf "/usr/bin/$4" etc/alternatives/awk
-        mkdir -p stub usr/local/sbin; : >stub/calls; : >stub/table
+        mkdir -p stub usr/local/sbin; : >stub/calls; : >stub/table; : >stub/daemons
         cp -p "$3"/* usr/local/sbin/
         exec chroot . sh -c 'echo ready; read -r forever'
     """

@@ -153,14 +153,6 @@ def test_a_host_that_is_not_there_is_refused_with_those_that_are(cluster: Cluste
         cluster.node("master9")
 
 
-def test_connection_sync_serves_one_address_a_pool(article: dict[str, Any]) -> None:
-    second = {"address": "192.168.0.252", "pool": "master", "virtual_router_id": 53, "owner": "master1", "services": article["vips"]["master"]["services"]}
-    put(article, "vips.second", second)
-    Cluster.parse(article)
-    told = refusal(article, (f"{SERVICE}.affinity", "connection"), (f"{SERVICE}.scheduler", "wlc"))
-    assert "pool 'master' holds 2 addresses, and connection sync serves one a node; use scheduler mh or sh" in told
-
-
 def test_a_stack_of_existing_hosts_needs_no_openstack(article: dict[str, Any]) -> None:
     assert Cluster.parse(article).needs_openstack
     for pool in article["pools"].values():
@@ -286,20 +278,17 @@ def test_the_time_of_a_recovery_is_an_attempt_under_way_and_a_wait(article: dict
 
 
 @pytest.mark.parametrize(
-    ("service", "alike", "flags"),
+    ("service", "flags"),
     [
-        ({}, True, ("mh-port", "mh-fallback")),
-        ({"affinity": "client"}, True, ("mh-fallback",)),
-        ({"scheduler": "sh", "fallback": False}, True, ("sh-port",)),
-        ({"scheduler": "rr"}, False, ()),
-        ({"scheduler": "wlc", "persistence_timeout": 50}, False, ()),
-        ({"persistence_timeout": 50}, False, ("mh-port", "mh-fallback")),
+        ({}, ("mh-port", "mh-fallback")),
+        ({"affinity": "client"}, ("mh-fallback",)),
+        ({"scheduler": "sh", "fallback": False}, ("sh-port",)),
+        ({"scheduler": "rr"}, ()),
     ],
 )
-def test_directors_decide_alike_only_by_hashing_without_state(article: dict[str, Any], service: dict[str, Any], alike: bool, flags: tuple[str, ...]) -> None:
+def test_a_scheduler_that_hashes_is_told_by_flags_what_to_hash(article: dict[str, Any], service: dict[str, Any], flags: tuple[str, ...]) -> None:
     put(article, SERVICE, {"port": 8443, "health_check": {"type": "tcp"}, **service})
-    parsed = Cluster.parse(article).vips["master"].services[0]
-    assert (parsed.decides_alike, parsed.scheduler_flags) == (alike, flags)
+    assert Cluster.parse(article).vips["master"].services[0].scheduler_flags == flags
 
 
 def test_the_marks_of_an_addresses_services_are_distinct_and_keep_kube_proxys_bits_clear(article: dict[str, Any]) -> None:

@@ -199,16 +199,6 @@ def test_a_service_needs_the_majority_of_its_weight_and_with_a_sorry_server_any(
     assert "    quorum 1\n" in text(rendered(data)["master0"])
 
 
-def test_connections_are_synced_only_where_directors_decide_differently() -> None:
-    data = configuration()
-    assert all("lvs_sync_daemon" not in text(files) for files in rendered(data).values())
-    data["vips"]["infra"]["services"][0]["scheduler"] = "rr"
-    files = rendered(data)
-    assert "    lvs_sync_daemon eth0 infra id 52\n" in text(files["infra0"])
-    assert "net.ipv4.vs.backup_only = 1\n" in text(files["infra0"], "sysctl.conf")
-    assert "lvs_sync_daemon" not in text(files["master0"])
-
-
 def test_a_regular_expression_reaches_keepalived_as_it_was_written() -> None:
     """keepalived takes one backslash of a quoted string for itself, so each is there twice."""
     assert r'regex "^v[0-9]+\\.[0-9]+"' in text(render.files(GOLDEN, "http-check")["infra0"])

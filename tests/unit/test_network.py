@@ -53,6 +53,7 @@ def test_the_rules_of_the_article_are_these_and_no_others(article: dict[str, Any
         "icmp-from-0.0.0.0/0",
         "tcp-32768-60999-from-0.0.0.0/0",
         "udp-32768-60999-from-0.0.0.0/0",
+        "udp-8848-from-192.168.0.0/24",
         "vrrp-from-192.168.0.0/24",
         *(f"tcp-{port}-from-{source}" for port in (22, 80, 443, 8443) for source in ("10.0.0.0/8", "192.168.0.0/24")),
     }
@@ -91,8 +92,6 @@ def test_ssh_is_for_the_named_ranges_and_the_subnet_alone_once_they_are_named(ar
     [
         ({"port": 53, "protocol": "UDP", "health_check": {"type": "misc", "script": "checks/dns"}}, "udp-53-from-10.0.0.0/8"),
         ({"port": 53, "protocol": "UDP", "health_check": {"type": "tcp", "connect_port": 8053}}, "tcp-8053-from-192.168.0.0/24"),
-        ({"port": 80, "scheduler": "rr", "health_check": {"type": "tcp"}}, "udp-8848-from-192.168.0.0/24"),
-        ({"port": 80, "persistence_timeout": 50, "health_check": {"type": "tcp"}}, "udp-8848-from-192.168.0.0/24"),
         ({"port": 80, "forwarding_method": "TUN", "health_check": {"type": "tcp"}}, "ipip-from-192.168.0.0/24"),
     ],
 )

@@ -69,7 +69,7 @@ def with_second_address(**change: Any) -> Cluster:
 
 def kernel_calls(fresh: Node) -> list[str]:
     """What keepalived and the table were told since the last look."""
-    return [call for call in fresh.calls() if call.startswith(KEEPALIVED_CALLS)]
+    return [call for call in fresh.calls() if call.startswith(KEEPALIVED_CALLS) and "-daemon" not in call]
 
 
 def table(fresh: Node) -> dict[str, int]:
@@ -668,6 +668,31 @@ def server_only() -> Cluster:
     return Cluster.parse(data)
 
 
+def synced(fresh: Node) -> frozenset[str]:
+    return facts.read(fresh.succeeds("facts")).sync
+
+
+def test_a_director_tells_and_hears_of_connections_owner_or_not(serving: Node, backup: Node) -> None:
+    assert synced(serving) == synced(backup) == {"master on eth0 with 51", "backup on eth0 with 51"}
+
+
+def test_connection_sync_that_runs_as_it_should_is_not_touched(serving: Node) -> None:
+    serving.roll_out(cluster(weights={"master2": 2}), "master0")
+    assert not [call for call in serving.calls() if "-daemon" in call]
+
+
+def test_connection_sync_follows_the_virtual_router_id(serving: Node) -> None:
+    data = copy.deepcopy(STACK)
+    data["vips"]["master"]["virtual_router_id"] = 61
+    serving.roll_out(Cluster.parse(data), "master0")
+    assert synced(serving) == {"master on eth0 with 61", "backup on eth0 with 61"}
+
+
+def test_connection_sync_begins_with_keepalived_since_a_booting_kernel_has_none(serving: Node) -> None:
+    serving.sh(": >/stub/daemons; systemctl stop keepalived.service; systemctl start keepalived.service")
+    assert synced(serving) == {"master on eth0 with 51", "backup on eth0 with 51"}
+
+
 def test_a_server_that_is_no_director_has_the_address_and_no_keepalived(fresh: Node) -> None:
     fresh.roll_out(server_only(), "master0")
     assert fresh.addresses_on("lo") == {"192.168.0.250/32"}
@@ -679,6 +704,7 @@ def test_a_director_no_longer_neither_marks_nor_balances(serving: Node) -> None:
     serving.roll_out(server_only(), "master0")
     assert kernel_calls(serving) == ["systemctl stop keepalived.service"]
     assert serving.run("nft", "list", "table", "ip", "openshift_lvs").returncode != 0
+    assert serving.read("/stub/daemons") == ""
     assert serving.addresses_on("lo") == {"192.168.0.250/32"}
 
 
@@ -957,6 +983,12 @@ def test_removing_undoes_everything_but_the_packages(serving: Node) -> None:
     assert serving.read("/stub/table") == "7 10.0.0.1 NAT 1 0\n"
     left = serving.sh(f"ls -d {LIB} /run/openshift-lvs /etc/keepalived/* /etc/systemd/system/openshift-lvs.service 2>/dev/null || true")
     assert left.split() == ["/etc/keepalived/keepalived.conf.sample"]
+
+
+def test_removing_ends_connection_sync(serving: Node) -> None:
+    assert serving.read("/stub/daemons")
+    serving.succeeds("remove")
+    assert serving.read("/stub/daemons") == ""
 
 
 def test_removing_takes_the_address_away_that_a_dead_keepalived_left(serving: Node) -> None:

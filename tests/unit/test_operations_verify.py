@@ -63,6 +63,8 @@ def healthy(cluster: Cluster, host: str) -> str:
         for service in vip.services:
             lines.append(f"FWM  {vip.mark(service)} mh ({','.join(sorted(service.scheduler_flags))})")
             lines += [f"  -> {machine.address}:0      Route   1      0          0" for machine in node.pool.hosts.values()]
+    sync_id = next(iter(cluster.vips_of(node.pool_name).values())).virtual_router_id
+    lines += ["== sync", *(f"{side} sync daemon (mcast=eth0, syncid={sync_id}, maxlen=1472, group=224.0.0.81)" for side in ("master", "backup"))]
     lines += ["== views", "x 0", "== drains", *(f"{name} 0" for name in cluster.vips_of(node.pool_name))]
     lines += ["== witnesses", *(f"{witness} reached" for witness in cluster.witnesses(node.pool_name)[:1])]
     return "\n".join([*lines, "== rules", "== strangers", ""])
@@ -97,6 +99,8 @@ def test_a_cluster_that_is_as_rendered_has_no_fault_and_every_check_a_line(said:
         ("master1", "== rules\n", "== rules\n1c1\n<  meta mark 1\n", ["kernel: nft table ip openshift_lvs is otherwise (< meta mark 1)", "apply on the node"]),
         ("infra1", "192.168.0.251\n", "", ["192.168.0.251 is not on lo"]),
         ("infra1", "net.ipv4.vs.sloppy_tcp = 1\n", "net.ipv4.vs.sloppy_tcp = 0\n", ["net.ipv4.vs.sloppy_tcp = 1 is rendered"]),
+        ("infra1", "syncid=52", "syncid=9", ["connection sync: backup on eth0 with 9, master on eth0 with 9 runs, both should on eth0 with 52; "]),
+        ("infra1", "backup sync", "", ["both should on eth0 with 52; /usr/local/lib/openshift-lvs/sync-daemon on the node"]),
         ("infra1", "192.168.0.6:0      Route   1", "192.168.0.6:0      Route   7", ["infra1 has weight 7, should have 1; systemctl restart keepalived"]),
         ("infra1", "infra 0\n", "infra -254\n", ["FAILED  infra1    ownership: may not take infra, and is not drained", "undrain infra1"]),
         ("infra1", "infra 0\n", "infra -100\n", ["FAILED  infra1    ownership: stands back from infra since a roll-out has not ended: pulumi up"]),
