@@ -5,9 +5,9 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 
-from lab.nodes import stack
+from lab.nodes import probe, stack
 from lab.nodes.experiments import bounds
-from lab.nodes.experiments.scene import Bound, Change, Description, Experiment, Scene, Step, service, two_directors
+from lab.nodes.experiments.scene import LIB, Bound, Change, Description, Experiment, Scene, Step, service, two_directors
 from lab.nodes.probe import MASTER
 from lab.stack import PROJECT
 
@@ -52,6 +52,16 @@ def change(name: str, what: Change, bound: Callable[[Scene], Bound] = bounds.not
     return Step(f"pulumi up: {name}", "change", lambda scene: scene.deploy(what), bound, evidence=Scene.not_in_force)
 
 
+def _and_moved(name: str, what: Change) -> Step:
+    """A step that deploys a change, and then moves the address: streams are older than what the next owner's table was made from."""
+
+    def act(scene: Scene) -> None:
+        scene.deploy(what)
+        scene.on(probe.holder(scene.target), f"{LIB}/hand-over {scene.target.vip}")
+
+    return Step(f"pulumi up: {name}, then a move", "change", act, bounds.nothing_lost, evidence=Scene.not_in_force)
+
+
 def _changes(*steps: Step, arrange: Change | None = None, auth_pass: Mapping[str, str] | None = None) -> Experiment:
     """A few of them, one on the other; the last one leads back."""
     return Experiment(MASTER, steps, arrange, auth_pass or {})
@@ -94,7 +104,7 @@ CHANGES = [
         change("a real server added", _put_back),
         change("a real server's weight set to 0", lambda d: service(d).update(weights={"master2": 0})),
         change("a real server of weight 0 removed", _take_out),
-        change("that real server added again", _put_back),
+        _and_moved("that real server added again", _put_back),
     ),
     _changes(
         change("a real server removed and another owner", _take_out_and_move, _removed),
@@ -107,7 +117,7 @@ CHANGES = [
         change("a port removed", _remove_port),
     ),
     _changes(
-        change("a weight", lambda d: service(d).update(weights={"master1": 2})),
+        _and_moved("a weight", lambda d: service(d).update(weights={"master1": 2})),
         change("another owner", lambda d: d["vips"]["master"].update(owner="master1")),
         change("advert interval", lambda d: d["vips"]["master"].update(advert_interval=0.4)),
         change("a priority", lambda d: d["vips"]["master"].update(priorities={"master2": 145})),
