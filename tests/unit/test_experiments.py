@@ -25,6 +25,12 @@ CLUSTER = yaml.safe_load((PROJECT / "Pulumi.dev.yaml").read_text())["config"]["o
 BEGAN, MOMENT, ENDED = 1000.0, 1002.0, 1006.0
 
 
+@pytest.fixture(autouse=True)
+def no_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lab that happens to run is not touched."""
+    monkeypatch.setattr(machine, "ssh", lambda: pytest.fail("a unit test asks the lab's machine"))
+
+
 def seen(failed: tuple[float, ...] = (), **changed: Any) -> Seen:
     """Four requests a second in turn answered by three servers, those that began at the times `failed` never connected."""
     requests = tuple(
@@ -259,6 +265,8 @@ def test_the_model_accepts_every_configuration_that_is_arranged_or_deployed(monk
     monkeypatch.setattr(stack, "cluster", lambda: copy.deepcopy(CLUSTER))
     monkeypatch.setattr(stack, "up", lambda described, auth_pass=None: deployed.append(Cluster.parse(described)))
     monkeypatch.setattr(probe, "now", lambda: MOMENT)
+    monkeypatch.setattr(probe, "holder", lambda target: "master0")
+    monkeypatch.setattr(Scene, "on", lambda scene, node, script: None)
     for experiment in EXPERIMENTS:
         scene = Scene(experiment.target, "master0", "master1", copy.deepcopy(CLUSTER))
         if experiment.arrange:
