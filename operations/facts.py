@@ -91,7 +91,7 @@ def read(text: str) -> Facts:
         lo=frozenset(parts.get("lo", [])),
         sysctl=frozenset(parts.get("sysctl", [])),
         table=_table(parts.get("table", [])),
-        sync=frozenset(re.sub(r"^(\w+) sync daemon \(mcast=([^,]+), syncid=(\d+),.*", r"\1 on \2 with \3", line) for line in parts.get("sync", [])),
+        sync=frozenset(re.sub(r"^(\w+) sync daemon \(mcast=([^,]+), syncid=(\d+).*", r"\1 on \2 with \3", line) for line in parts.get("sync", [])),
         views={name: int(weight) for name, weight in (line.split() for line in parts.get("views", []))},
         drains={name: int(weight) for name, weight in (line.split() for line in parts.get("drains", []))},
         witnesses={witness: found == "reached" for witness, found in (line.split() for line in parts.get("witnesses", []))},

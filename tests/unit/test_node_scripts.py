@@ -610,6 +610,7 @@ def test_going_back_to_the_old_version_after_one_that_was_cut_short_reloads(serv
 
 def test_a_removed_server_gets_no_new_connection_and_its_last_ones_time_to_end(either: Node) -> None:
     either.roll_out(cluster(), "master0")
+    hold(either, leaves=False)
     either.write("/stub/table", either.read("/stub/table").replace("192.168.0.4 DR 1 0", "192.168.0.4 DR 1 3"))
     either.calls()
     new = either.deliver(render(without_master2(), "master0"))
@@ -620,7 +621,16 @@ def test_a_removed_server_gets_no_new_connection_and_its_last_ones_time_to_end(e
     assert table(either) == {"192.168.0.2": 1, "192.168.0.3": 1}
 
 
+def test_a_director_that_holds_no_address_waits_for_no_connection_that_others_told_it_of(serving: Node) -> None:
+    serving.write("/stub/table", serving.read("/stub/table").replace("192.168.0.4 DR 1 0", "192.168.0.4 DR 1 3"))
+    new = serving.deliver(render(without_master2(), "master0"))
+    serving.succeeds("drain-removed", f"/etc/keepalived/versions/{new}")
+    assert serving.read("/stub/table").splitlines()[-1].startswith(f"{MARK} 192.168.0.4 DR 0 ")
+    assert int(serving.read("/stub/table").split()[-1]) > 0
+
+
 def test_a_removed_server_waits_for_its_connections(serving: Node) -> None:
+    hold(serving, leaves=False)
     serving.write("/stub/table", serving.read("/stub/table").replace("192.168.0.4 DR 1 0", "192.168.0.4 DR 1 3"))
     new = serving.deliver(render(without_master2(), "master0"))
     serving.path("/stub/calls").write_text("")
