@@ -117,6 +117,25 @@ def test_verify_finds_nothing_and_every_witness_is_reached(cluster: Cluster) -> 
     assert [line for line in done.stdout.splitlines() if "witnesses" in line] == [f"ok      {host}    witnesses: {reached}" for host in INFRA]
 
 
+def connections(cluster: Cluster, host: str) -> set[tuple[str, str]]:
+    """Client and server of each connection to the API's address that a director knows."""
+    lines = [line.split() for line in cluster.on(host, "ipvsadm", "--list", "--numeric", "--connection").splitlines()]
+    return {(words[3], words[5]) for words in lines if words[4:5] == [f"{API}:8443"]}
+
+
+def test_every_director_is_told_of_the_owners_connections(cluster: Cluster) -> None:
+    cloud.client("bastion", API, 8443, 100)
+    (owner,) = holders(cluster, API)
+    known = connections(cluster, owner)
+    assert len(known) >= 100
+
+    def told() -> tuple[bool, str]:
+        missing = {host: len(known - connections(cluster, host)) for host in MASTERS}
+        return not any(missing.values()), f"of {len(known)} connections of {owner} these many are not known: {missing}"
+
+    wait_for("connection sync, which takes two seconds", told, 15)
+
+
 def test_a_changed_check_updates_in_place_and_only_where_it_must(cluster: Cluster) -> None:
     before = {host: cluster.on(host, "systemctl", "show", "keepalived", "--property", "MainPID") for host in cluster.hosts}
 

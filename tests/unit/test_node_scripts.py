@@ -698,6 +698,13 @@ def test_connection_sync_follows_the_virtual_router_id(serving: Node) -> None:
     assert synced(serving) == {"master on eth0 with 61", "backup on eth0 with 61"}
 
 
+@pytest.mark.parametrize(("mtu", "maxlen"), [(1442, 1414), (1500, 1472), (9000, 1472)])
+def test_what_tells_of_connections_fits_the_network_and_those_who_hear_it(serving: Node, mtu: int, maxlen: int) -> None:
+    serving.sh(f"ip link set eth0 mtu {mtu}; systemctl stop keepalived.service; systemctl start keepalived.service")
+    tells, hears = sorted(serving.read("/stub/daemons").splitlines(), reverse=True)
+    assert f"maxlen={maxlen}," in tells and "maxlen=1472," in hears
+
+
 def test_connection_sync_begins_with_keepalived_since_a_booting_kernel_has_none(serving: Node) -> None:
     serving.sh(": >/stub/daemons; systemctl stop keepalived.service; systemctl start keepalived.service")
     assert synced(serving) == {"master on eth0 with 51", "backup on eth0 with 51"}
