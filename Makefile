@@ -50,7 +50,7 @@ test: engine ## unit tests, and one fault of each kind on real keepalived, IPVS 
 	RUNS=1 $(PYTHON) -m pytest tests/dataplane -m representative -v --capture=no --durations=0
 
 .PHONY: test-faults
-test-faults: engine ## every fault and change, RUNS times each (3, crashes 10); FAULTS='not deployed': the quick ones; WITHIN: minutes; SLACK_S: on bounds
+test-faults: engine ## every fault and change, RUNS times each (3, crashes 10); FAULTS='not deployed': the quick ones; WITHIN: minutes; SLACK_S: for takeovers
 	RUNS=$(RUNS) WITHIN=$(WITHIN) SLACK_S=$(SLACK_S) $(PYTHON) -m pytest tests/dataplane -m "$(FAULTS)" -v --capture=no --durations=0
 
 .PHONY: test-cloud

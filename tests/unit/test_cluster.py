@@ -153,6 +153,13 @@ def test_a_host_that_is_not_there_is_refused_with_those_that_are(cluster: Cluste
         cluster.node("master9")
 
 
+@pytest.mark.parametrize("service", [{"scheduler": "wlc"}, {"persistence_timeout": 50}])
+def test_several_addresses_of_a_pool_may_have_any_scheduler(article: dict[str, Any], service: dict[str, Any]) -> None:
+    services = [{"port": 8443, "health_check": {"type": "tcp"}, **service}]
+    put(article, "vips.second", {"address": "192.168.0.252", "pool": "master", "virtual_router_id": 53, "owner": "master1", "services": services})
+    assert list(Cluster.parse(article).vips_of("master")) == ["master", "second"]
+
+
 def test_a_stack_of_existing_hosts_needs_no_openstack(article: dict[str, Any]) -> None:
     assert Cluster.parse(article).needs_openstack
     for pool in article["pools"].values():
@@ -284,6 +291,8 @@ def test_the_time_of_a_recovery_is_an_attempt_under_way_and_a_wait(article: dict
         ({"affinity": "client"}, ("mh-fallback",)),
         ({"scheduler": "sh", "fallback": False}, ("sh-port",)),
         ({"scheduler": "rr"}, ()),
+        ({"scheduler": "wlc", "persistence_timeout": 50}, ()),
+        ({"persistence_timeout": 50}, ("mh-port", "mh-fallback")),
     ],
 )
 def test_a_scheduler_that_hashes_is_told_by_flags_what_to_hash(article: dict[str, Any], service: dict[str, Any], flags: tuple[str, ...]) -> None:

@@ -6,8 +6,10 @@ import os
 
 from lab.nodes.experiments.scene import Bound, Scene
 
-SLACK_S = float(os.environ.get("SLACK_S") or 0.1)
-"""What a bound in seconds is given on top, for the probes' own pace and the machine's noise; $SLACK_S where other work may go on beside the lab."""
+LOOK_S = 0.1
+"""What a bound in seconds is given on top, for the probes' own pace and the machine's noise."""
+SLACK_S = float(os.environ.get("SLACK_S") or LOOK_S)
+"""The same for the loss of a director, whose bound has no room of its own: $SLACK_S where other work may go on beside the lab."""
 REFUSED = 5
 """A tenth of a second of the probes' connections: a grace period on a slow machine."""
 SERVER_S = 4.0
@@ -61,13 +63,13 @@ def server_lost(scene: Scene) -> Bound:
         failed=None,
         may_lose_streams_of=scene.backup,
         quiet_after_s=SERVER_S,
-        tables_after_s=SERVER_S + SLACK_S,
+        tables_after_s=SERVER_S + LOOK_S,
     )
 
 
 def server_back(_: Scene) -> Bound:
     """It costs nothing, and the server soon has its share."""
-    return Bound(f"0 failed, every stream alive, back in rotation within {SERVER_S:g} s", tables_after_s=SERVER_S + SLACK_S)
+    return Bound(f"0 failed, every stream alive, back in rotation within {SERVER_S:g} s", tables_after_s=SERVER_S + LOOK_S)
 
 
 def nobody_left(_: Scene) -> Bound:
@@ -83,7 +85,7 @@ def sorry(_: Scene) -> Bound:
         may_lose_streams_of="*",
         never_silent=True,
         quiet_after_s=SERVER_S,
-        tables_after_s=SERVER_S + SLACK_S,
+        tables_after_s=SERVER_S + LOOK_S,
     )
 
 
