@@ -560,6 +560,10 @@ class Cluster(Model):
                 return node
         raise ConfigurationError(f"host: {name!r} is not in this stack; its hosts are {', '.join(n.name for n in self.nodes())}")
 
+    def sync_id(self, pool: str) -> int | None:
+        """What tells the pool's connection sync from others' on the segment (ipvsadm(8), syncid): the VRID of its first address."""
+        return next((vip.virtual_router_id for vip in self.vips_of(pool).values()), None)
+
     def vips_of(self, pool_name: str) -> dict[str, Vip]:
         """The addresses that a pool's hosts serve."""
         return {name: vip for name, vip in self.vips.items() if vip.pool == pool_name}

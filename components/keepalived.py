@@ -41,6 +41,7 @@ def render(cluster: Cluster, host: str, root: Path = ROOT) -> tuple[File, ...]:
         "is_director": is_director,
         "keepalived": cluster.keepalived.model_dump(mode="json"),
         "poor_view_weight": POOR_VIEW_WEIGHT,
+        "sync_id": cluster.sync_id(node.pool_name),
         "witnesses": cluster.witnesses(node.pool_name),
         "vips": [_vip(cluster, node, name, vip) for name, vip in vips.items()],
         "modules": _modules(vips),

@@ -84,7 +84,7 @@ def inside(cluster: Cluster, host: str, seen: Facts, root: Path) -> Iterator[Fin
         for name, vip in vips.items():
             for service in vip.services:
                 yield _service(cluster, host, f"{name}:{service.port}/{service.protocol}", vip, service, seen)
-        yield _sync(host, node.pool.interface, next(iter(vips.values())).virtual_router_id, seen)
+        yield _sync(host, node.pool.interface, cluster.sync_id(node.pool_name), seen)
         yield Finding(host, "virtual_router_id", not seen.strangers, seen.strangers or "no other router uses ours")
 
 
@@ -122,7 +122,7 @@ def _settings(host: str, files: Mapping[str, str], seen: Facts, addresses: set[s
     return Finding(host, "kernel", not faults, "; ".join(faults) + remedy if faults else "sysctls, addresses on lo and rules as rendered")
 
 
-def _sync(host: str, interface: str, sync_id: int, seen: Facts) -> Finding:
+def _sync(host: str, interface: str, sync_id: int | None, seen: Facts) -> Finding:
     wanted = {f"{side} on {interface} with {sync_id}" for side in ("master", "backup")}
     if seen.sync == wanted:
         return Finding(host, "connection sync", True, "tells and hears of connections")

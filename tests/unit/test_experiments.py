@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from xml.etree import ElementTree
 
@@ -253,6 +254,22 @@ def test_a_picture_shows_who_held_the_address_and_every_failure() -> None:
     drawn = picture.draw("a <title>", "holds", seen(failed=(3.0,)), MOMENT)
     ElementTree.fromstring(drawn)
     assert all(words in drawn for words in ("a &lt;title&gt;", "holds 192.168.0.250", "master0 (7)", "failed (1 of 24)", ">event<"))
+
+
+@pytest.mark.parametrize(("booted_with", "ended"), [(b"these programs", 0), (b"others", 1)])
+def test_a_lab_that_was_booted_with_other_programs_is_booted_anew(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, booted_with: bytes, ended: int) -> None:
+    (tmp_path / "payload.tar").write_bytes(booted_with)
+    runs, downs, begun = [True], [], []
+    monkeypatch.setattr(machine, "state", lambda: tmp_path)
+    monkeypatch.setattr(machine, "image", lambda: tmp_path)
+    monkeypatch.setattr(machine, "_payload", lambda: b"these programs")
+    monkeypatch.setattr(machine, "running", lambda: bool(runs))
+    monkeypatch.setattr(machine, "down", lambda: downs.append(runs.pop()))
+    monkeypatch.setattr(machine, "_start", lambda built, payload: begun.append(payload))
+    monkeypatch.setattr(machine, "wait_for", lambda *_: None)
+    monkeypatch.setattr(machine, "run", lambda *_, **__: SimpleNamespace(returncode=0))
+    machine.up()
+    assert (len(downs), begun) == (ended, [b"these programs"] * ended)
 
 
 def test_there_are_at_least_thirty_named_faults_and_states() -> None:

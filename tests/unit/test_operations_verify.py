@@ -63,7 +63,7 @@ def healthy(cluster: Cluster, host: str) -> str:
         for service in vip.services:
             lines.append(f"FWM  {vip.mark(service)} mh ({','.join(sorted(service.scheduler_flags))})")
             lines += [f"  -> {machine.address}:0      Route   1      0          0" for machine in node.pool.hosts.values()]
-    sync_id = next(iter(cluster.vips_of(node.pool_name).values())).virtual_router_id
+    sync_id = cluster.sync_id(node.pool_name)
     lines += ["== sync", *(f"{side} sync daemon (mcast=eth0, syncid={sync_id}, maxlen=1472, group=224.0.0.81)" for side in ("master", "backup"))]
     lines += ["== views", "x 0", "== drains", *(f"{name} 0" for name in cluster.vips_of(node.pool_name))]
     lines += ["== witnesses", *(f"{witness} reached" for witness in cluster.witnesses(node.pool_name)[:1])]
