@@ -245,8 +245,8 @@ def now() -> float:
 
 
 def at(*command: str) -> float:
-    """Run a command in the machine; the moment at which it began."""
-    return float(machine.run("sh", "-euc", 'date +%s.%N; exec "$@" >&2', "sh", *command, timeout_s=EVENT_S).stdout)
+    """Run a command in the machine; the moment at which it began, or the last one that it tells on its descriptor 3."""
+    return float(machine.run("sh", "-euc", 'date +%s.%N; exec "$@" 3>&1 >&2', "sh", *command, timeout_s=EVENT_S).stdout.splitlines()[-1])
 
 
 def state() -> dict[str, tuple[int, tuple[str, ...]]]:
