@@ -28,7 +28,7 @@ engine: .venv ## the pulumi on PATH, or one built from Go modules (minutes once,
 	$(PYTHON) -m lab.pulumi build
 
 .PHONY: up
-up: .venv ## the article's cluster on a real OpenStack of its own, to answers through its addresses
+up: .venv ## the example cluster on a real OpenStack of its own, to answers through its addresses
 	$(PYTHON) -m lab up
 
 .PHONY: down

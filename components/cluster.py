@@ -6,12 +6,13 @@ Names are keepalived's (2.x), Neutron's and the RFCs'. Pure data: no Pulumi, no 
 from __future__ import annotations
 
 import difflib
+import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from ipaddress import IPv4Address, IPv4Network
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 MULTICAST = IPv4Network("224.0.0.0/4")
@@ -32,22 +33,36 @@ RENAMED = {
     "lvs_method": "forwarding_method",
     "advert_int": "advert_interval",
     "nb_get_retry": "retry",
-    "nat_mask": "nothing: keepalived 2 does not know nat_mask, leave it out",
-    "state": "nothing: every instance starts as BACKUP, and `owner` says where the address belongs",
     "auth_pass": "the secret openshift-lvs:auth_pass (pulumi config set --secret --path openshift-lvs:auth_pass.VIP)",
     "virtual_ipaddress": "address",
     "misc_path": "script",
+    "auth_type": "authentication",
+    "priority": "owner, or priorities by host",
 }
 """What articles and older files call a key, and what it is here."""
 
+NEEDLESS = {
+    "nat_mask": "keepalived 2 does not know it",
+    "state": "every instance starts as BACKUP, and `owner` says where the address belongs",
+}
+"""Keys of articles and older files that have no use here, and why."""
+
+CHECKS = ("tcp", "http", "ssl", "smtp", "misc")
+
+CIDR_LONGEST = 29
 WITNESSES = 3
 """At most. One that is silent costs a second, so more would not be asked in time."""
 
 Port = Annotated[int, Field(ge=1, le=65535)]
-HostKey = Annotated[str, Field(pattern=r"^(ssh|ecdsa)-[a-z0-9-]+ [A-Za-z0-9+/]+=*( .*)?$")]
-"""A public key as in known_hosts: `ssh-ed25519 AAAA...`."""
+HostKey = Annotated[
+    str,
+    Field(pattern=r"^(ssh|ecdsa)-[a-z0-9-]+ [A-Za-z0-9+/]+=*( .*)?$"),
+    BeforeValidator(lambda key: re.sub(r"^\S+ (?=(ssh|ecdsa)-)", "", key) if isinstance(key, str) else key),
+]
+"""A public key: `ssh-ed25519 AAAA...`. The name or address that known_hosts and ssh-keyscan(1) have before it is left out."""
 Seconds = Annotated[float, Field(ge=0.001, le=3600)]
-Label = Annotated[str, Field(pattern=r"^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$")]
+LABEL = r"^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$"
+Label = Annotated[str, Field(pattern=LABEL)]
 Word = Annotated[str, Field(pattern=r"^[^\s\"'{}#!]+$", max_length=255)]
 """One word of keepalived.conf: no blank, quote, brace or comment sign."""
 
@@ -132,12 +147,14 @@ class Network(Model):
 
     @model_validator(mode="after")
     def _ranges(self) -> Network:
+        if self.cidr.prefixlen > CIDR_LONGEST:
+            raise ValueError(f"cidr: {self.cidr} has too few addresses for a cluster; is its length right? such as {self.cidr.network_address}/24")
         if self.gateway and self.gateway not in self.cidr:
             raise ValueError(f"gateway: {self.gateway} is outside the subnet {self.cidr}")
         if self.existing and self.external:
             raise ValueError(f"external: {self.external!r} makes a router, which an existing network ({self.existing!r}) has already; leave one out")
         if self.external and not self.gateway:
-            raise ValueError(f"gateway: missing; the router to {self.external!r} needs an address in {self.cidr}, such as {next(self.cidr.hosts())}")
+            raise ValueError(f"gateway: missing; the router to {self.external!r} needs an address in {self.cidr}, such as {self.cidr[1]}")
         for range_ in self.client_cidrs:
             if range_.overlaps(MULTICAST) and range_.prefixlen:
                 raise ValueError(f"client_cidrs: {range_} overlaps multicast, which Neutron refuses; use 0.0.0.0/0 or 0.0.0.0/1, 128.0.0.0/2, 192.0.0.0/3")
@@ -294,7 +311,7 @@ class HttpCheck(ConnectingCheck):
 
     type: Literal["http", "ssl"]
     urls: tuple[Url, ...] = ()
-    http_protocol: Literal["1.0", "1.0C", "1.1"] | None = None
+    http_protocol: Annotated[Literal["1.0", "1.0C", "1.1"] | None, BeforeValidator(lambda given: str(given) if isinstance(given, float) else given)] = None
     virtualhost: Word | None = None
     enable_sni: bool = False
     fast_recovery: bool = True
@@ -718,14 +735,16 @@ def check_auth_pass(cluster: Cluster, given: Mapping[str, str]) -> None:
 
 def _explain(model: type[Model], fault: Any) -> str:
     """One fault of pydantic's as `key: value ... remedy`."""
-    location = [str(part) for part in fault["loc"] if part not in {"tcp", "http", "ssl", "smtp", "misc"}]
+    # pydantic names the kind of a check as if it were a key.
+    location = [str(part) for before, part in itertools.pairwise(("", *fault["loc"])) if before != "health_check" or part not in CHECKS]
     key = ".".join(location)
     if fault["type"] == "extra_forbidden":
-        wrong = location[-1]
-        if wrong in RENAMED:
-            return f"{key}: unknown key; here it is {RENAMED[wrong]}"
-        near = difflib.get_close_matches(wrong, sorted(_known_keys(model)), n=1, cutoff=0.6)
-        return f"{key}: unknown key{f'; did you mean {near[0]!r}?' if near else ''}"
+        return f"{key}: unknown key{_instead(model, location[-1])}"
+    if fault["type"] == "union_tag_not_found":
+        return f"{key}.type: missing; {', '.join(CHECKS)}"
+    if fault["type"] == "string_pattern_mismatch" and fault["ctx"]["pattern"] == LABEL:
+        key = key.removesuffix(".[key]").removesuffix(f".{fault['input']}")
+        return f"{key}: {fault['input']!r} is no name; lower-case letters, digits and hyphens, 63 at most, a letter first"
     if fault["type"] == "missing":
         return f"{key}: missing"
     message = fault["msg"].removeprefix("Value error, ")
@@ -736,9 +755,24 @@ def _explain(model: type[Model], fault: Any) -> str:
     return f"{key}: {fault['input']!r}: {message}"
 
 
-def _known_keys(model: type[BaseModel]) -> set[str]:
-    """Every key of the model and the models in it: pydantic names the place, this finds the nearest word."""
-    keys: set[str] = set()
-    for schema in (model.model_json_schema(), *model.model_json_schema().get("$defs", {}).values()):
-        keys |= set(schema.get("properties", ()))
-    return keys | {"path", "status_code", "digest"}
+def _instead(model: type[Model], wrong: str) -> str:
+    """What may be meant by a key that is not known at its place."""
+    if wrong in RENAMED:
+        return f"; here it is {RENAMED[wrong]}"
+    if wrong in NEEDLESS:
+        return f"; leave it out: {NEEDLESS[wrong]}"
+    keys = _known_keys(model)
+    if wrong in keys:
+        return f" here; it belongs to {keys[wrong]} (docs/configuration.md)"
+    near = difflib.get_close_matches(wrong, sorted(keys), n=1, cutoff=0.6)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def _known_keys(model: type[BaseModel]) -> dict[str, str]:
+    """Every key of the model and the models in it, and which of them have it: pydantic names the place, this finds the nearest word."""
+    whole = model.model_json_schema()
+    keys: dict[str, list[str]] = {key: ["HttpCheck"] for key in ("path", "status_code", "digest")}
+    for schema in (whole, *whole.get("$defs", {}).values()):
+        for key in schema.get("properties", ()):
+            keys.setdefault(key, []).append(schema["title"])
+    return {key: ", ".join(models) for key, models in keys.items()}

@@ -14,8 +14,9 @@ from components import host_key
 from components.cluster import Cluster, Node
 from components.network import ClusterNetwork, look_up
 
-FIRST_BOOT_ONLY = ["image_id", "user_data", "key_pair", "availability_zone", "scheduler_hints"]
-"""What a server is born with. A change of it is for servers yet to be made, also a host that is removed and added again."""
+FIRST_BOOT_ONLY = ["image_id", "flavor_name", "user_data", "key_pair", "availability_zone", "scheduler_hints"]
+"""What a server is born with; another flavor would resize, and so reboot, all servers of a pool at once. A change of it is for servers yet to be
+made, also a host that is removed and added again."""
 
 
 def find_images(cluster: Cluster) -> dict[str, str]:

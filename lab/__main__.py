@@ -1,4 +1,4 @@
-"""`python -m lab VERB`: the cluster of the article on a real OpenStack of its own, on this machine.
+"""`python -m lab VERB`: the example cluster on a real OpenStack of its own, on this machine.
 
 up            everything, from nothing to both addresses answering; goes on where an earlier run stopped
 down          everything away: no process, namespace, mount or interface stays
@@ -75,13 +75,17 @@ def main(arguments: list[str]) -> int:
                 print("another `make up` or `make down` is running on this machine; wait for it", file=sys.stderr)
                 return 1
             return up() if verb == "up" else down()
-    if verb == "pulumi":
-        argv = local.stack().command(*arguments[1:])
-        os.chdir(BUILD.parent)
-        os.execvpe(argv[0], argv, local.stack().environment())
-    if verb == "ssh" and len(arguments) > 1:
-        argv = local.ssh(*arguments[1:])
-        os.execvp(argv[0], argv)
+    try:
+        if verb == "pulumi":
+            argv = local.stack().command(*arguments[1:])
+            os.chdir(BUILD.parent)
+            os.execvpe(argv[0], argv, local.stack().environment())
+        if verb == "ssh" and len(arguments) > 1:
+            argv = local.ssh(*arguments[1:])
+            os.execvp(argv[0], argv)
+    except RuntimeError as error:
+        print(error, file=sys.stderr)
+        return 1
     print(__doc__, file=sys.stderr)
     return 2
 

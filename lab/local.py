@@ -1,4 +1,4 @@
-"""The stack `local`: the article's cluster on the cloud of this machine. Its state goes with the cloud."""
+"""The stack `local`: the example cluster on the cloud of this machine. Its state goes with the cloud."""
 
 from __future__ import annotations
 

@@ -82,6 +82,8 @@ def _diff(options: argparse.Namespace) -> int:
 
 def _on_nodes(options: argparse.Namespace) -> int:
     cluster = render.read(options.config_file) if options.config_file else render.cluster(options.root, options.stack)
+    if "host" in options:
+        cluster.node(options.host)
     with reach(cluster, options.stack, options.root, options.identity) as nodes:
         match options.verb:
             case "status":
@@ -96,7 +98,6 @@ def _on_nodes(options: argparse.Namespace) -> int:
                 print(f"{faults} failed" if faults else "the cluster is what is rendered")
                 return 1 if faults else 0
             case _:
-                cluster.node(options.host)
                 draining = Draining(nodes, cluster, options.host, lambda line: print(line, flush=True))
                 if options.verb == "drain":
                     draining.out(options.deadline, options.server_only)

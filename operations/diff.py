@@ -9,9 +9,11 @@ import sys
 import tempfile
 from pathlib import Path
 
+from components.cluster import ConfigurationError
 from operations import report
 
 RENDER_SECONDS = 120
+WRITTEN = ("base", "head", "hosts.diff", "comment.md")
 NODE_FILES = ("templates/usr", "templates/etc/systemd")
 """What every host has alike: scripts and units."""
 
@@ -24,9 +26,11 @@ def diff(root: Path, base: str, output: Path) -> bool:
     """Compare the project in `root`, as it lies there, with where it left `base`. True: head's configuration is accepted.
 
     `output` (made anew) gets base/ and head/ with the rendered files, hosts.diff with every difference, and comment.md,
-    which fits into a comment. Raises BaseError.
+    which fits into a comment. Raises BaseError, and ConfigurationError when `output` has anything else.
     """
     commit = _merge_base(root, base)
+    if foreign := sorted(path.name for path in output.glob("*") if path.name not in WRITTEN):
+        raise ConfigurationError(f"--output: {output} has {foreign[0]!r}, which no comparison wrote, and would be made anew; name another folder")
     shutil.rmtree(output, ignore_errors=True)
     with tempfile.TemporaryDirectory() as folder:
         _check_out(root, commit, Path(folder))

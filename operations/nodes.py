@@ -137,7 +137,8 @@ def _outputs(stack: str, root: Path) -> dict[str, dict[str, dict[str, str]]]:
     except subprocess.TimeoutExpired:
         raise NodesError(f"pulumi stack output: no end after {COMMAND_SECONDS} s") from None
     if done.returncode:
-        raise NodesError(f"pulumi stack output: {done.stderr.strip() or done.stdout.strip()}")
+        said = done.stderr.strip() or done.stdout.strip()
+        raise NodesError(f"pulumi stack output: {said}; the host keys of made servers are in it: pulumi login, PULUMI_CONFIG_PASSPHRASE, pulumi stack ls")
     outputs: dict[str, dict[str, dict[str, str]]] = json.loads(done.stdout)
     return outputs
 
@@ -146,4 +147,5 @@ def _unreached(address: str, words: list[str]) -> str:
     said = "; ".join(word.strip() for word in words if word.strip() and not word.startswith(("@", "*")))
     if "Host key verification failed" in said or "host key" in said.lower():
         return f"{address} does not have the host key that is known: either another machine answers there, or its key was changed; find out which"
-    return f"not reachable at {address}: {said or 'ssh said nothing'}"
+    remedy = "; the key is --identity FILE or what the agent offers, the user is ssh.user" if "Permission denied" in said else ""
+    return f"not reachable at {address}: {said or 'ssh said nothing'}{remedy}"

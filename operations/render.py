@@ -24,12 +24,16 @@ def cluster(root: Path, stack: str) -> Cluster:
 def read(path: Path) -> Cluster:
     """The cluster of a stack's configuration file. Raises ConfigurationError when it cannot work."""
     try:
-        config = (yaml.safe_load(path.read_text()) or {}).get("config") or {}
+        stack = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise ConfigurationError(f"{path}: {error.strerror}; name a stack's configuration file") from None
     except yaml.YAMLError as error:
         raise ConfigurationError(f"{path.name}: not YAML: {error}") from None
-    if "openshift-lvs:cluster" not in config:
-        raise ConfigurationError(f"{path.name}: config: openshift-lvs:cluster is missing")
-    return Cluster.parse(config["openshift-lvs:cluster"])
+    config = stack.get("config") if isinstance(stack, Mapping) else None
+    cluster = config.get("openshift-lvs:cluster") if isinstance(config, Mapping) else None
+    if not isinstance(cluster, Mapping):
+        raise ConfigurationError(f"{path.name}: config: openshift-lvs:cluster is missing; docs/configuration.md has its keys")
+    return Cluster.parse(cluster)
 
 
 def files(root: Path, stack: str, host: str | None = None) -> dict[str, tuple[File, ...]]:

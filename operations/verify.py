@@ -102,7 +102,9 @@ def _version(host: str, version: str, has_password: bool, seen: Facts, files: Ma
         return fault(f"{seen.version} is in force, and {seen.proven} was healthy last: an activation was cut short; pulumi up")
     changed = [path for path, text in files.items() if seen.files.get(path) != hashlib.sha256(text.encode()).hexdigest()]
     if changed:
-        return fault(f"{', '.join(changed)} changed on the node since delivery; put back what `operations render --host {host}` prints, reload keepalived")
+        return fault(
+            f"{', '.join(changed)} changed on the node since delivery; put back what `operations render --stack STACK --host {host}` prints, reload keepalived"
+        )
     return Finding(host, "version", True, f"{seen.version} in force, as rendered")
 
 
@@ -202,7 +204,11 @@ def _answers(name: str, asker: str, holder: str, known: Mapping[str, Facts], ans
     shown = ", ".join(sorted(f"{mac} ({owners.get(mac, 'no host of this stack')})" for mac in macs))
     if macs == {known[holder].mac}:
         return Finding(name, "arp", True, f"only {shown} answers, asked from {asker}")
-    remedy = "; take the address from whoever else has it, and see that its sysctls are as rendered" if macs else "; nobody answers"
+    remedy = (
+        "; take the address from whoever else has it, and see that its sysctls are as rendered"
+        if macs
+        else f"; on {holder}: journalctl -u keepalived, ip address; on its port: the address pair and the security group"
+    )
     return Finding(name, "arp", False, f"asked from {asker}, {shown or 'no MAC'} answers, {known[holder].mac} ({holder}) should alone{remedy}")
 
 
@@ -226,7 +232,7 @@ def _forwarding(nodes: Nodes, cluster: Cluster, name: str, vip: Vip, asker: str,
         there = seen.table.get(vip.mark(service))
         live = {address: real.weight for address, real in there.servers.items() if real.weight} if there else {}
         if not live:
-            yield Finding(name, check, False, f"{holder} has no live server")
+            yield Finding(name, check, False, f"{holder} has no live server: mend one, or undrain one (operations status)")
             continue
         one_server = service.affinity == "client" or service.persistence_timeout
         count = 3 if one_server else min(CONNECTIONS_MAX, math.ceil(-math.log(MISSED_CHANCE / len(live)) * sum(live.values()) / min(live.values())))
@@ -253,6 +259,6 @@ def _handshakes(cluster: Cluster, name: str, check: str, target: str, live: set[
     if not one_server:
         faults += [f"{names.get(address, address)} was sent nothing" for address in sorted(live - set(done) - set(stuck))]
     if not done and not stuck:
-        faults = [f"nothing that {asker} sent arrived at the holder"]
+        faults = [f"nothing that {asker} sent arrived at the holder: has its port the address pair, and its security group the service's port?"]
     alone = " (one client has one server)" if one_server else ""
     return Finding(name, check, not faults, "; ".join([f"handshakes from {asker}: {shown or 'none'}{alone}", *faults]))

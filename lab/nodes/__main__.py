@@ -1,6 +1,6 @@
 """`python -m lab.nodes VERB`: the data plane lab.
 
-up                    the machine, its nodes, and the article's cluster on them by `pulumi up`
+up                    the machine, its nodes, and the example cluster on them by `pulumi up`
 down                  the machine away; nothing of it stays
 status                whether it runs
 exec NODE COMMAND...  on a node, whatever state its network is in

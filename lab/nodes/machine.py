@@ -32,7 +32,7 @@ NODES = {
     "infra0": "192.168.0.5",
     "infra1": "192.168.0.6",
 }
-"""The article's nodes, which Pulumi.dev.yaml names."""
+"""The example cluster's nodes, which Pulumi.dev.yaml names."""
 CLIENT = "192.168.0.100"
 BRIDGE = "192.168.0.254"
 """The machine's own address beside the nodes: its sshd is their bastion."""

@@ -111,7 +111,7 @@ def run(experiment: Experiment, runs: int | None = None) -> list[Outcome]:
 
 @contextmanager
 def _arranged(experiment: Experiment) -> Iterator[Description]:
-    """The configuration of an experiment in force, and the article's again afterwards."""
+    """The configuration of an experiment in force, and the example cluster's again afterwards."""
     described = stack.cluster()
     if experiment.arrange:
         experiment.arrange(described)

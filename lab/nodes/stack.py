@@ -1,4 +1,4 @@
-"""The stack `nodes`: the article's cluster as hosts that exist, brought up by the same `pulumi up` as anyone's."""
+"""The stack `nodes`: the example cluster as hosts that exist, brought up by the same `pulumi up` as anyone's."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def cluster() -> dict[str, Any]:
 
 
 def up(described: Mapping[str, Any] | None = None, auth_pass: Mapping[str, str] | None = None) -> float:
-    """`pulumi up` of that cluster, the article's when none is given; its seconds. Raises DeploymentError."""
+    """`pulumi up` of that cluster, the example when none is given; its seconds. Raises DeploymentError."""
     stack = _prepare(described or cluster())
     if not auth_pass and VRRP_WORDS in yaml.safe_load(stack.configuration.read_text())["config"]:
         # One that no address uses is refused.

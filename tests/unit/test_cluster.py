@@ -55,7 +55,12 @@ BARE = {"port": 8443, "health_check": {"type": "tcp"}}
         ("vips.master.auth_pass", "secret", ["vips.master.auth_pass", "the secret openshift-lvs:auth_pass", "pulumi config set --secret"]),
         (f"{CHECK}.nb_get_retry", 3, [f"{CHECK}.nb_get_retry", "here it is retry"]),
         (f"{SERVICE}.nat_mask", "255.255.255.0", [f"{SERVICE}.nat_mask", "leave it out"]),
+        (f"{SERVICE}.state", "MASTER", [f"{SERVICE}.state", "leave it out: every instance starts as BACKUP"]),
+        ("vips.master.priority", 150, ["vips.master.priority", "here it is owner, or priorities by host"]),
+        ("vips.master.interface", "ens3", ["vips.master.interface: unknown key here; it belongs to Pool (docs/configuration.md)"]),
+        ("vips.http", {"address": "192.168.0.9"}, ["vips.http.owner: missing", "vips.http.services: missing"]),
         # addresses
+        ("network.cidr", "192.168.0.0", ["network.cidr: 192.168.0.0/32 has too few addresses", "such as 192.168.0.0/24"]),
         ("pools.master.hosts.master0", "192.168.1.2", ["pools.master.hosts.master0", "192.168.1.2", "not a host address of the subnet 192.168.0.0/24"]),
         ("pools.master.hosts.master0", "192.168.0.255", ["pools.master.hosts.master0", "192.168.0.255", "not a host address of the subnet"]),
         ("pools.master.hosts.master0", "192.168.0.2000", ["pools.master.hosts.master0.address", "192.168.0.2000", "valid IPv4"]),
@@ -89,6 +94,7 @@ BARE = {"port": 8443, "health_check": {"type": "tcp"}}
         (f"{SERVICE}.port", 65536, [f"{SERVICE}.port", "65536", "65535"]),
         (f"{SERVICE}.health_check", REMOVED, [f"{SERVICE}.health_check", "missing"]),
         (CHECK, {"type": "ping"}, [CHECK, "ping", "'tcp'", "'misc'"]),
+        (CHECK, {"connect_timeout": 1}, [f"{CHECK}.type: missing; tcp, http, ssl, smtp, misc"]),
         (CHECK, {"type": "http"}, [f"{CHECK}.path", "missing", "such as path: /healthz"]),
         (CHECK, {"type": "misc"}, [f"{CHECK}.script", "missing"]),
         (CHECK, {"type": "misc", "script": "../../bin/sh"}, [f"{CHECK}.script", "../../bin/sh"]),
@@ -123,7 +129,8 @@ BARE = {"port": 8443, "health_check": {"type": "tcp"}}
         ("pools.infra.witnesses", ["192.168.0.1:1"] * 4, ["pools.infra.witnesses", "at most 3"]),
         ("vips.infra.priorities", {"infra1": 101}, ["vips.infra.priorities", "infra1 has 101", "with witnesses 102 is the least"]),
         ("pools.infra.hosts.master0", "192.168.0.7", ["pools", "'master0' is used twice", "unique"]),
-        ("pools.infra.hosts.Infra_0", "192.168.0.7", ["pools.infra.hosts.Infra_0"]),
+        ("pools.infra.hosts.Infra_0", "192.168.0.7", ["pools.infra.hosts: 'Infra_0' is no name; lower-case letters, digits and hyphens"]),
+        ("vips.master.owner", "Master0", ["vips.master.owner: 'Master0' is no name; lower-case letters"]),
         # text that keepalived.conf cannot carry
         ("keepalived.router_id", "two words", ["keepalived.router_id", "two words"]),
         ("keepalived.notifications", {"notification_email": ["ops@example.com"]}, ["keepalived.notifications.smtp_server", "missing"]),
@@ -316,6 +323,16 @@ def test_the_short_form_of_a_check_is_one_url(article: dict[str, Any]) -> None:
     put(article, CHECK, {"type": "http", "path": "/healthz", "status_code": 200})
     url = Cluster.parse(article).vips["master"].services[0].health_check.urls[0]  # type: ignore[union-attr]
     assert (url.path, url.status_code) == ("/healthz", "200")
+
+
+def test_what_yaml_reads_as_a_number_is_the_http_version_that_was_written(article: dict[str, Any]) -> None:
+    put(article, CHECK, {"type": "http", "path": "/", "http_protocol": 1.1})
+    assert Cluster.parse(article).vips["master"].services[0].health_check.http_protocol == "1.1"  # type: ignore[union-attr]
+
+
+def test_a_host_key_may_be_a_line_of_ssh_keyscan(article: dict[str, Any]) -> None:
+    put(article, "pools.master.hosts.master0", {"address": "192.168.0.2", "host_key": "192.168.0.2 ssh-ed25519 AAAA"})
+    assert Cluster.parse(article).node("master0").host.host_key == "ssh-ed25519 AAAA"
 
 
 def test_the_local_stack_is_the_articles_cluster_on_another_cloud(article: dict[str, Any]) -> None:

@@ -52,22 +52,34 @@ def test_files_are_written_as_they_will_be_on_the_host(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--stack", "prod"], "--stack: 'prod' has no Pulumi.prod.yaml here; the stacks are bad, broken, empty, good"),
+        (["--stack", "prod"], "--stack: 'prod' has no Pulumi.prod.yaml here; the stacks are bad, broken, empty, good, null"),
         (["--stack", "good", "--host", "master9"], "host: 'master9' is not in this stack; its hosts are master0, master1, master2, infra0, infra1"),
         (["--stack", "bad"], "vips.master.owner: 'infra0' is not a director of pool 'master'; it has master0, master1, master2"),
         (["--stack", "broken"], "Pulumi.broken.yaml: not YAML: "),
         (["--stack", "empty"], "Pulumi.empty.yaml: config: openshift-lvs:cluster is missing"),
+        (["--stack", "null"], "Pulumi.null.yaml: config: openshift-lvs:cluster is missing; docs/configuration.md has its keys"),
     ],
 )
 def test_what_is_wrong_is_said_in_words_and_by_the_exit_status(tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str) -> None:
     good = (PROJECT / "Pulumi.dev.yaml").read_text()
-    stacks = {"good": good, "bad": good.replace("owner: master0", "owner: infra0"), "broken": "config: [", "empty": ""}
+    stacks = {
+        "good": good,
+        "bad": good.replace("owner: master0", "owner: infra0"),
+        "broken": "config: [",
+        "empty": "",
+        "null": "config: {'openshift-lvs:cluster': }",
+    }
     for name, text in stacks.items():
         (tmp_path / f"Pulumi.{name}.yaml").write_text(text)
     assert operations.main(["render", "--root", str(tmp_path), *arguments]) == 1
     printed = capsys.readouterr()
     assert printed.out == ""
     assert printed.err.startswith(said)
+
+
+def test_a_configuration_file_that_is_not_there_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert operations.main(["status", "--root", str(PROJECT), "--stack", "dev", "--config-file", "nowhere.yaml"]) == 1
+    assert capsys.readouterr().err == "nowhere.yaml: No such file or directory; name a stack's configuration file\n"
 
 
 def test_a_folder_that_is_no_project_is_recognised(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

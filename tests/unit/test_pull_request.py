@@ -148,6 +148,14 @@ def test_a_new_and_a_deleted_stack_are_said(repository: Path) -> None:
     assert "- `master0`: new\n" in text
 
 
+def test_a_folder_with_anything_else_in_it_is_not_made_anew(repository: Path, tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("all of it")
+    done = operations(repository, "diff", "--base", "main", "--output", str(tmp_path))
+    assert done.returncode == 1
+    assert f"--output: {tmp_path} has " in done.stderr and "name another folder" in done.stderr
+    assert (tmp_path / "thesis.txt").read_text() == "all of it"
+
+
 def test_a_refused_configuration_shows_its_error_and_fails(repository: Path, change: Change, tmp_path: Path) -> None:
     change("Pulumi.dev.yaml", "owner: master0", "ownr: master0")
     output = tmp_path / "output"

@@ -42,7 +42,7 @@ def _removed(scene: Scene) -> Bound:
 
 
 def as_it_was(described: Description) -> None:
-    """The article's cluster again."""
+    """The example cluster again."""
     described.clear()
     described.update(stack.cluster())
 

@@ -123,7 +123,7 @@ class Experiment:
     target: Target
     steps: tuple[Step, ...]
     arrange: Change | None = None
-    """Another configuration than the article's, for as long as the experiment lasts."""
+    """Another configuration than the example cluster's, for as long as the experiment lasts."""
     auth_pass: Mapping[str, str] = field(default_factory=dict)
     before: str = ""
     """A shell script in the machine; `after` undoes it."""
