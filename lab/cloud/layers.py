@@ -1,6 +1,6 @@
 """What the cloud runs from: three read-only layers, each cached by its content.
 
-root        Debian with MariaDB, RabbitMQ, libvirt, QEMU, OpenSSH and the tools that the machine itself need not have
+root        Debian with MariaDB, RabbitMQ, libvirt, OpenSSH and the tools that the machine itself need not have; QEMU of a later one
 openstack   OpenStack's services in a virtual environment at /opt/openstack
 ovn         Open vSwitch and OVN of a later Debian at /opt/ovn
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from lab import cache, debian
@@ -18,7 +19,7 @@ REQUIREMENTS = HERE / "requirements.txt"
 
 PACKAGES = [
     "mariadb-server", "rabbitmq-server",
-    "libvirt-daemon", "libvirt-daemon-driver-qemu", "libvirt-clients", "python3-libvirt", "qemu-system-x86", "qemu-utils", "genisoimage",
+    "libvirt-daemon", "libvirt-daemon-driver-qemu", "libvirt-clients", "python3-libvirt", "qemu-utils", "genisoimage",
     "openssh-server", "socat", "iproute2", "iputils-ping", "ethtool", "procps", "tcpdump",
     "python3", "python3-venv", "mount", "kmod", "cpio", "busybox-static", "e2fsprogs", "dpkg-dev",
     # what the product installs on nodes, for tests that ask a real `keepalived -t`
@@ -28,8 +29,12 @@ PACKAGES = [
 # libvirt insists on these accounts even when qemu.conf says root
 ACCOUNTS = "grep -q ^libvirt-qemu: /etc/passwd || { groupadd -r libvirt-qemu && useradd -r -g libvirt-qemu -s /usr/sbin/nologin libvirt-qemu; }"
 
-OVN_SUITE = "trixie"
-"""Debian 12's Open vSwitch 3.1.0 can abort in userspace conntrack; 3.5 does not."""
+LATER = "trixie"
+"""Debian 12's QEMU 7.2 takes 2.5 times as long to start a process in a machine without KVM as 10.0; its Open vSwitch 3.1.0 can abort in
+userspace conntrack, 3.5 does not."""
+LIBRARIES = "usr/lib/x86_64-linux-gnu"
+QEMU, QEMU_PACKAGES, QEMU_TREE = "qemu-system-x86_64", ["qemu-system-x86"], "/usr/local/lib/qemu"
+QEMU_DATA = ("usr/share/qemu", "usr/share/seabios", "usr/lib/ipxe/qemu")
 OVN_PROGRAMS = [
     "ovsdb-tool", "ovsdb-server", "ovsdb-client", "ovs-vsctl", "ovs-appctl", "ovs-ofctl", "ovs-vswitchd",
     "ovn-northd", "ovn-nbctl", "ovn-sbctl", "ovn-controller", "ovn-appctl", "ovn-trace",
@@ -42,8 +47,19 @@ def root() -> Path:
     def make(folder: Path) -> None:
         hook = f"--customize-hook=chroot \"$1\" sh -c '{ACCOUNTS}'"
         debian.bootstrap(folder / "root", folder / "build.log", PACKAGES, options=[hook])
+        debian.bootstrap(folder / f"root{QEMU_TREE}", folder / "build.log", QEMU_PACKAGES, LATER, "extract")
+        # Beside the loader, it does not find its data by itself.
+        data = " ".join(f"-L {QEMU_TREE}/{path}" for path in QEMU_DATA)
+        _wrap(QEMU_TREE, f"usr/bin/{QEMU}", folder / f"root/usr/bin/{QEMU}", [LIBRARIES, f"{LIBRARIES}/pulseaudio"], data)
 
-    return cache.build("cloud-root", cache.digest(" ".join(PACKAGES), ACCOUNTS), make) / "root"
+    return cache.build("cloud-root", cache.digest(" ".join(PACKAGES), ACCOUNTS, LATER, *QEMU_PACKAGES, QEMU_TREE), make) / "root"
+
+
+def _wrap(tree: str, program: str, wrapper: Path, libraries: Sequence[str], arguments: str = "") -> None:
+    """A script that runs a program of the later Debian in `tree`, as its root will see it, by that Debian's own dynamic loader."""
+    path = ":".join(f"{tree}/{folder}" for folder in libraries)
+    wrapper.write_text(f'#!/bin/sh\nexec {tree}/usr/lib64/ld-linux-x86-64.so.2 --library-path {path} {tree}/{program} {arguments} "$@"\n')
+    wrapper.chmod(0o755)
 
 
 def in_root(what: str, script: Path, opt: Path, log: Path, *arguments: str) -> None:
@@ -82,16 +98,12 @@ def ovn() -> Path:
         opt, log = folder / "layer" / "opt" / "ovn", folder / "build.log"
         (opt / "bin").mkdir(parents=True)
         tree = opt / "root"
-        debian.bootstrap(tree, log, ["openvswitch-switch", "ovn-central", "ovn-host"], OVN_SUITE, "extract")
-        libraries = ":".join(f"/opt/ovn/root/usr/lib/x86_64-linux-gnu{sub}" for sub in ("", "/openvswitch"))
+        debian.bootstrap(tree, log, ["openvswitch-switch", "ovn-central", "ovn-host"], LATER, "extract")
         for name in OVN_PROGRAMS:
             found = next(p for folder in ("usr/bin", "usr/sbin", "usr/lib/openvswitch-switch") if (p := tree / folder / name).is_file() and not p.is_symlink())
-            loader = "/opt/ovn/root/usr/lib64/ld-linux-x86-64.so.2"
-            wrapper = opt / "bin" / name
-            wrapper.write_text(f'#!/bin/sh\nexec {loader} --library-path {libraries} /opt/ovn/root/{found.relative_to(tree)} "$@"\n')
-            wrapper.chmod(0o755)
+            _wrap("/opt/ovn/root", str(found.relative_to(tree)), opt / "bin" / name, [LIBRARIES, f"{LIBRARIES}/openvswitch"])
 
-    return cache.build("cloud-ovn", cache.digest(OVN_SUITE, " ".join(OVN_PROGRAMS)), make) / "layer"
+    return cache.build("cloud-ovn", cache.digest(LATER, " ".join(OVN_PROGRAMS)), make) / "layer"
 
 
 GUEST_PACKAGES = [
