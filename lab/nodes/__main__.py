@@ -58,6 +58,7 @@ def faults(words: Sequence[str], runs: int | None) -> int:
         return 1
     runner.mend()
     outcomes = [outcome for experiment in chosen for outcome in runner.run(experiment, runs)]
+    runner.restore()
     print(runner.table([outcome.step.name for outcome in outcomes]))
     return 1 if any(outcome.broken for outcome in outcomes) else 0
 

@@ -94,7 +94,10 @@ class Outcome:
 
 
 def run(experiment: Experiment, runs: int | None = None) -> list[Outcome]:
-    """Every run of every step, recorded and printed. Ends with everything in order, or with a lab that was made anew."""
+    """Every run of every step, recorded and printed. Ends with everything in order, or with a lab that was made anew.
+
+    Its configuration stays in force, as the next experiment may have the same: `restore` at the end.
+    """
     outcomes: list[Outcome] = []
     try:
         with _arranged(experiment) as described:
@@ -111,19 +114,37 @@ def run(experiment: Experiment, runs: int | None = None) -> list[Outcome]:
 
 @contextmanager
 def _arranged(experiment: Experiment) -> Iterator[Description]:
-    """The configuration of an experiment in force, and the example cluster's again afterwards."""
+    """The configuration of an experiment in force, and what else it needs."""
     described = stack.cluster()
     if experiment.arrange:
         experiment.arrange(described)
-        stack.up(described, experiment.auth_pass)
+    if _Lab.in_force != (described, experiment.auth_pass):
+        _put_in_force(described, experiment.auth_pass)
     machine.run("sh", "-euc", experiment.before)
     try:
         yield described
     finally:
         machine.run("sh", "-euc", experiment.after, check=False)
-    if experiment.arrange:
-        stack.up()
-        _wait_until_all_is_well()
+
+
+class _Lab:
+    """What the lab's nodes were given last, and are whole with."""
+
+    in_force: tuple[Description, Mapping[str, str]] | None = None
+
+
+def _put_in_force(described: Description, auth_pass: Mapping[str, str]) -> None:
+    _Lab.in_force = None
+    stack.up(described, auth_pass)
+    for target in (MASTER, INFRA):
+        probe.wait_until_whole(Scene(target, "", "", described).live(), target)
+    _Lab.in_force = copy.deepcopy(described), auth_pass
+
+
+def restore() -> None:
+    """The example cluster again, for whoever uses the lab next."""
+    with _arranged(Experiment(MASTER, ())):
+        pass
 
 
 def _twice_if_noisy(experiment: Experiment, described: Description) -> list[Outcome]:
@@ -160,22 +181,18 @@ def _unseen(experiment: Experiment, why: str) -> Outcome:
 
 def mend(described: Description | None = None, auth_pass: Mapping[str, str] | None = None) -> None:
     """Undo every fault and change that something which was cut short left behind, and wait until all is well. A lab that cannot be mended is made anew."""
+    described = stack.cluster() if described is None else described
     try:
         machine.run("lab", "mend")
-        stack.up(described, auth_pass)
-        _wait_until_all_is_well(described)
+        _put_in_force(described, auth_pass or {})
     except CUT_SHORT as failure:
         print(f"the lab is made anew: {failure}", flush=True)
         machine.down()
         stack.forget()
         machine.up()
-        stack.up(described, auth_pass)
-        _wait_until_all_is_well(described)
-
-
-def _wait_until_all_is_well(described: Description | None = None) -> None:
-    for target in (MASTER, INFRA):
-        probe.wait_until_whole(Scene(target, "", "", described or stack.cluster()).live(), target)
+        # The new machine has another port.
+        described.update(ssh=stack.cluster()["ssh"])
+        _put_in_force(described, auth_pass or {})
 
 
 def _run(step: Step, scene: Scene) -> Outcome:

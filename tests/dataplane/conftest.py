@@ -14,13 +14,21 @@ from lab.stack import PROJECT
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With $WITHIN, what is quick comes first; the rest begins elsewhere at every commit, so that too little time leaves out another part."""
-    if not os.environ.get("WITHIN"):
-        return
+    """What is quick comes first; of the rest, what shares a configuration stands together.
+
+    With $WITHIN the rest begins elsewhere at every commit, so that too little time leaves out another part.
+    """
+
+    def arranged(item: pytest.Item) -> str:
+        arrange = item.callspec.params["experiment"].arrange  # type: ignore[attr-defined]
+        return f"{arrange.__module__}.{arrange.__qualname__}" if arrange else ""
+
     quick = [item for item in items if not item.get_closest_marker("deployed")]
-    rest = [item for item in items if item.get_closest_marker("deployed")]
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=PROJECT, capture_output=True, text=True, check=True).stdout
-    start = int(commit, 16) % max(1, len(rest))
+    rest = sorted((item for item in items if item.get_closest_marker("deployed")), key=arranged)
+    start = 0
+    if os.environ.get("WITHIN"):
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=PROJECT, capture_output=True, text=True, check=True).stdout
+        start = int(commit, 16) % max(1, len(rest))
     items[:] = [*quick, *rest[start:], *rest[:start]]
 
 
@@ -38,6 +46,8 @@ def article_cluster() -> Iterator[None]:
         with phases("lab machine down"):
             machine.down()
             stack.forget()
+    else:
+        runner.restore()
 
 
 @pytest.fixture(scope="session")

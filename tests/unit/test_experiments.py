@@ -17,10 +17,10 @@ from components.cluster import Cluster
 from lab.nodes import machine, picture, probe, runner, stack
 from lab.nodes.experiments import EXPERIMENTS
 from lab.nodes.experiments.changes import CHANGES
-from lab.nodes.experiments.scene import Bound, Experiment, Scene, Step
+from lab.nodes.experiments.scene import Bound, Experiment, Scene, Step, two_directors
 from lab.nodes.probe import INFRA, MASTER, Delay, Holding, Request, Seen, Stream, Table
 from lab.nodes.runner import Outcome
-from lab.stack import PROJECT
+from lab.stack import PROJECT, DeploymentError
 
 CLUSTER = yaml.safe_load((PROJECT / "Pulumi.dev.yaml").read_text())["config"]["openshift-lvs:cluster"]
 BEGAN, MOMENT, ENDED = 1000.0, 1002.0, 1006.0
@@ -230,6 +230,7 @@ def test_a_state_that_never_comes_is_a_broken_row_and_the_faults_are_mended(monk
     monkeypatch.setattr(runner, "QUIET_S", 0)
     monkeypatch.setattr(runner, "Probe", Probes)
     monkeypatch.setattr(runner, "mend", lambda *_: mended.append(1))
+    monkeypatch.setattr(runner._Lab, "in_force", (CLUSTER, {}))
     monkeypatch.setattr(stack, "cluster", lambda: CLUSTER)
     monkeypatch.setattr(machine, "run", lambda *_, **__: None)
     monkeypatch.setattr(probe, "now", lambda: MOMENT)
@@ -239,6 +240,56 @@ def test_a_state_that_never_comes_is_a_broken_row_and_the_faults_are_mended(monk
     assert first.broken == ("waited 60 s for every director; last seen: master0 has 2 of 3 servers",)
     assert (first.step, next_run.step, len(mended)) == (STEP, STEP, 2)
     assert "**no**: waited 60 s" in runner.table(["a thing happens"])
+
+
+def no_lab(monkeypatch: pytest.MonkeyPatch, refusals: list[bool]) -> list[Any]:
+    """What is deployed, to nodes that are whole at once; `refusals`: whether each deployment in turn fails."""
+    deployed: list[Any] = []
+
+    def up(described: dict[str, Any], auth_pass: object) -> None:
+        deployed.append((described["ssh"]["bastion"]["port"], [*described["pools"]["master"].get("directors", ())]))
+        if refusals and refusals.pop(0):
+            raise DeploymentError("no")
+
+    ports = iter(range(1, 9))
+    lab = SimpleNamespace(port=next(ports))
+    monkeypatch.setattr(runner._Lab, "in_force", None)
+    monkeypatch.setattr(stack, "cluster", lambda: {**copy.deepcopy(CLUSTER), "ssh": {"bastion": {"port": lab.port}}})
+    monkeypatch.setattr(stack, "up", up)
+    monkeypatch.setattr(stack, "forget", lambda: None)
+    monkeypatch.setattr(machine, "run", lambda *_, **__: None)
+    monkeypatch.setattr(machine, "down", lambda: None)
+    monkeypatch.setattr(machine, "up", lambda: setattr(lab, "port", next(ports)))
+    monkeypatch.setattr(probe, "wait_until_whole", lambda *_: None)
+    monkeypatch.setattr(Scene, "live", lambda scene: {})
+    return deployed
+
+
+def test_a_configuration_stays_until_an_experiment_needs_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    deployed = no_lab(monkeypatch, [])
+    plain, arranged = Experiment(MASTER, ()), Experiment(MASTER, (), arrange=two_directors)
+    monkeypatch.setattr(runner, "_twice_if_noisy", lambda experiment, described: [])
+    runner.mend()
+    for experiment in (plain, arranged, arranged, plain):
+        runner.run(experiment, 2)
+    runner.restore()
+    assert deployed == [(1, []), (1, ["master0", "master1"]), (1, [])]
+
+
+def test_after_a_deployment_that_failed_the_next_experiment_deploys_whatever_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    deployed = no_lab(monkeypatch, [False, True])
+    runner.mend()
+    with pytest.raises(DeploymentError):
+        runner._put_in_force({**stack.cluster(), "pools": {"master": {"directors": ["master0"]}}}, {})
+    runner.restore()
+    assert deployed[1:] == [(1, ["master0"]), (1, [])]
+
+
+def test_a_lab_that_is_made_anew_is_reached_by_its_new_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    deployed = no_lab(monkeypatch, [True])
+    described = stack.cluster()
+    runner.mend(described)
+    assert (deployed, described["ssh"]["bastion"]["port"]) == ([(1, []), (2, [])], 2)
 
 
 def test_the_worst_of_all_runs_stands_in_the_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
