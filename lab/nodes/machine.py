@@ -37,7 +37,8 @@ CLIENT = "192.168.0.100"
 BRIDGE = "192.168.0.254"
 """The machine's own address beside the nodes: its sshd is their bastion."""
 
-KERNEL_ARGUMENTS = "console=ttyS0 quiet mitigations=off audit=0 net.ifnames=0"
+KERNEL_ARGUMENTS = "console=ttyS0 quiet mitigations=off audit=0 net.ifnames=0 tsc=reliable"
+"""Emulated processors start at different moments, so the kernel would not trust their TSC, and read the time from a device, for each packet too."""
 
 
 class MachineError(RuntimeError):
