@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -22,6 +23,7 @@ LEFT_WAITING = {"timeout", "SYN sent again", "sent again and again"}
 READY_S = 30
 EVENT_S = 180
 WHOLE_S = 60
+LINGER_S = 5.0
 
 
 class Target(NamedTuple):
@@ -102,6 +104,8 @@ class Seen:
     syns_per_request: float
     control: tuple[Request, ...]
     delays: tuple[Delay, ...] = ()
+    checks_waited_s: float = 0.0
+    """See `checks_waited`."""
 
     @classmethod
     def nothing(cls, target: Target, moment: float) -> Seen:
@@ -247,6 +251,19 @@ def now() -> float:
 def at(*command: str) -> float:
     """Run a command in the machine; the moment at which it began, or the last one that it tells on its descriptor 3."""
     return float(machine.run("sh", "-euc", 'date +%s.%N; exec "$@" 3>&1 >&2', "sh", *command, timeout_s=EVENT_S).stdout.splitlines()[-1])
+
+
+def checks_waited(directors: Iterable[str], since: float) -> float:
+    """For how many seconds all checks of a director stood still, at worst, as keepalived itself tells.
+
+    Closing a check's connection it waits up to 5 s for the last word of a host that has fallen silent in that moment (SO_LINGER; its issue 2271).
+    """
+    waits = [0.0]
+    for node in directors:
+        journal = ["journalctl", "--identifier=Keepalived_healthcheckers", "--output=cat", f"--since=@{since - 1:.0f}"]
+        told = re.findall(r"A thread timer expired ([0-9.]+) seconds ago", machine.run("lab", "exec", node, *journal).stdout)
+        waits.append(sum(seconds for seconds in map(float, told) if abs(seconds - LINGER_S) < LINGER_S / 10))
+    return round(max(waits), 2)
 
 
 def state() -> dict[str, tuple[int, tuple[str, ...]]]:

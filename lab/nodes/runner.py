@@ -24,6 +24,8 @@ QUIET_S = 2.0
 """What the probes see before the event, and after all is in order again."""
 SYNS_AT_MOST = 2.05
 """Client to director, director to server; a loop sends a SYN round until its TTL ends. The rest is what the kernel sent again."""
+SYNS_SENT_AGAIN = 6
+"""After 1, 3 and 7 s, each seen twice: what a request that waits for a lost server sends while all checks stand still."""
 FAIR_SHARE = 1 / 3
 """Of an even share of the answers: clients are spread by a hash."""
 TIMERS = 4
@@ -87,6 +89,7 @@ class Outcome:
             "whole_after_s": self.whole_after_s,
             "noise": seen.noise,
             "delayed_s": seen.delayed_s(self.moment),
+            "checks_waited_s": seen.checks_waited_s,
             "bound": self.bound.text,
             "holds": not self.broken,
             "broken": list(self.broken),
@@ -221,6 +224,8 @@ def _run(step: Step, scene: Scene) -> Outcome:
         problems.append(str(failure))
         whole_after_s = None
     bound = step.bound(scene)
+    if any(broken(bound, scene, seen)) or late(bound, scene, seen, live):
+        seen = dataclasses.replace(seen, checks_waited_s=probe.checks_waited(live, scene.moment))
     too_late = late(bound, scene, seen, live)
     said = (*problems, *broken(bound, scene, seen), *too_late)
     outcome = Outcome(step, bound, seen, scene.moment, live, whole_after_s, said, over_s(said, too_late))
@@ -241,7 +246,8 @@ def broken(bound: Bound, scene: Scene, seen: Seen) -> Iterable[str]:
     lost = [stream for stream in seen.lost_streams if bound.may_lose_streams_of not in (stream.server, "*")]
     if lost:
         yield f"{len(lost)} of {len(seen.streams)} streams lost: {sorted({f'{s.server}: {s.error}' for s in lost})}"
-    if seen.syns_per_request > SYNS_AT_MOST:
+    waiting = sum(request.error in LEFT_WAITING for request in seen.failures) / max(1, len(seen.requests)) if seen.checks_waited_s else 0
+    if seen.syns_per_request > SYNS_AT_MOST + SYNS_SENT_AGAIN * waiting:
         yield f"{seen.syns_per_request} SYNs a request: frames loop"
     if bound.every_server:
         servers = scene.cluster.pools[scene.cluster.vips[scene.target.vip].pool].hosts
@@ -253,15 +259,19 @@ def broken(bound: Bound, scene: Scene, seen: Seen) -> Iterable[str]:
 def late(bound: Bound, scene: Scene, seen: Seen, live: Mapping[str, int]) -> dict[str, float]:
     """What took longer than it may, in words, and by how many seconds; without end when it never came.
 
-    `live`: the servers that each director's table came to have.
+    `live`: the servers that each director's table came to have. For as long as keepalived's checks stood still, no director removes anybody.
     """
     if bound.reported:
         return {}
+
+    def plus(limit: float | None) -> float | None:
+        return None if limit is None else limit + seen.checks_waited_s
+
     took = {
         "nobody was served for {} s": (bound.gap_s, seen.longest_gap_s),
-        "a request failed {} s after the event": (bound.quiet_after_s, _counted(bound, seen).last_failure_after(scene.moment)),
+        "a request failed {} s after the event": (plus(bound.quiet_after_s), _counted(bound, seen).last_failure_after(scene.moment)),
         "one owner only after {} s": (bound.one_owner_after_s, seen.one_owner_after(scene.moment)),
-        "the directors' tables were right only after {} s": (bound.tables_after_s, seen.tables_right_after(live, scene.moment)),
+        "the directors' tables were right only after {} s": (plus(bound.tables_after_s), seen.tables_right_after(live, scene.moment)),
     }
     over = {words.format(found): (math.inf if found is None else found - limit) for words, (limit, found) in took.items() if limit is not None}
     return {words: seconds for words, seconds in over.items() if seconds > 0}
@@ -328,7 +338,9 @@ def line(outcome: Outcome) -> str:
 
 def verdict(outcome: Outcome) -> str:
     """Whether it holds, or what did not."""
-    return f"{'NOISE' if outcome.noisy else 'BROKEN'}: {'; '.join(outcome.broken)}" if outcome.broken else "holds"
+    if outcome.broken:
+        return f"{'NOISE' if outcome.noisy else 'BROKEN'}: {'; '.join(outcome.broken)}"
+    return f"holds: keepalived's checks waited {waited:g} s" if (waited := outcome.seen.checks_waited_s) else "holds"
 
 
 def _badness(row: dict[str, Any]) -> tuple[bool, int, float]:

@@ -188,6 +188,18 @@ def test_what_is_late_by_no_more_than_the_machines_own_timers_is_called_noise() 
     assert not outcome(seen(holdings=(), delays=explained), soon._replace(tables_after_s=1.0)).noisy  # nor is what never came
 
 
+def test_while_keepalived_says_that_its_checks_stood_still_a_lost_server_stays_and_nothing_else_is_excused(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = {"master0": "A thread timer expired 5.018819 seconds ago\n", "master1": "A thread timer expired 1.2 seconds ago\nnothing else\n"}
+    monkeypatch.setattr(machine, "run", lambda *command: SimpleNamespace(stdout=said[command[2]]))
+    assert (probe.checks_waited(said, MOMENT), probe.checks_waited(["master1"], MOMENT)) == (5.02, 0.0)
+    soon = Bound("soon", failed=None, quiet_after_s=0.8, gap_s=0.2)
+    assert broken(soon, seen(failed=(3.0,))) == ["nobody was served for 0.41 s", "a request failed 1.0 s after the event"]
+    assert broken(soon, seen(failed=(3.0,), checks_waited_s=0.5)) == ["nobody was served for 0.41 s"]
+    assert broken(NOTHING_LOST._replace(failed=None), seen(failed=(3.0,), checks_waited_s=5.0, syns_per_request=2.2)) == []
+    assert "loop" in broken(NOTHING_LOST._replace(failed=None), seen(failed=(3.0,), syns_per_request=2.2))[0]
+    assert "loop" in broken(NOTHING_LOST._replace(failed=None), seen(failed=(3.0,), checks_waited_s=5.0, syns_per_request=2.4))[0]
+
+
 def again(monkeypatch: pytest.MonkeyPatch, *runs: list[Outcome]) -> list[Outcome]:
     """What is recorded when an experiment's attempts come to these."""
     attempts = iter(runs)

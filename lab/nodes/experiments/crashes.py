@@ -6,9 +6,8 @@ from collections.abc import Callable, Iterable
 
 from lab.nodes import machine
 from lab.nodes.experiments import bounds
-from lab.nodes.experiments.bounds import SERVER_S
 from lab.nodes.experiments.scene import Bound, Change, Experiment, Scene, Step, on_owner, owner_off, switch, two_directors
-from lab.nodes.probe import INFRA, MASTER, Target
+from lab.nodes.probe import INFRA, MASTER, WHOLE_S, Target
 from lab.phases import wait_for
 
 KILL_MAIN = 'kill -9 "$(systemctl show --property=MainPID --value keepalived)"'
@@ -31,7 +30,7 @@ def _both_said_so(scene: Scene) -> Iterable[str]:
         said = machine.run("lab", "exec", alone, "sh", "-c", "cat /run/openshift-lvs/view-*").stdout.split()
         return "-100" in said, f"{alone} adds {', '.join(said)} to its priority"
 
-    wait_for("the node that is alone to lower its priority", weight, SERVER_S)
+    wait_for("the node that is alone to lower its priority", weight, WHOLE_S)
     for node, words in ((alone, "Lost quorum"), (other, f"service [{scene.cluster.node(alone).host.address}]:none:0 of VS")):
         journal = machine.run("lab", "exec", node, "journalctl", "--unit=keepalived", "--output=cat", f"--since=@{scene.moment - 1:.0f}").stdout
         if words not in journal:
