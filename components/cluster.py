@@ -450,7 +450,10 @@ class VirtualService(Model):
 
     @property
     def eviction_seconds(self) -> float:
-        """Worst case from a server's silence to its removal: the wait for the next look, and every attempt timing out."""
+        """Worst case from a server's silence to its removal: the wait for the next look, and every attempt timing out.
+
+        Not counted: keepalived's 5 s of SO_LINGER when the server falls silent while a check closes its connection (its issue 2271).
+        """
         check = self.health_check
         return round(check.cycle + check.attempt + check.retry * (check.delay_before_retry + check.attempt), 3)
 
