@@ -1,6 +1,6 @@
 """What the cloud runs from: three read-only layers, each cached by its content.
 
-root        Debian with MariaDB, RabbitMQ, libvirt, OpenSSH and the tools that the machine itself need not have; QEMU of a later one
+root        Debian with MariaDB, RabbitMQ, libvirt, QEMU, OpenSSH and the tools that the machine itself need not have; a later QEMU for the lab's machine
 openstack   OpenStack's services in a virtual environment at /opt/openstack
 ovn         Open vSwitch and OVN of a later Debian at /opt/ovn
 """
@@ -19,7 +19,7 @@ REQUIREMENTS = HERE / "requirements.txt"
 
 PACKAGES = [
     "mariadb-server", "rabbitmq-server",
-    "libvirt-daemon", "libvirt-daemon-driver-qemu", "libvirt-clients", "python3-libvirt", "qemu-utils", "genisoimage",
+    "libvirt-daemon", "libvirt-daemon-driver-qemu", "libvirt-clients", "python3-libvirt", "qemu-system-x86", "qemu-utils", "genisoimage",
     "openssh-server", "socat", "iproute2", "iputils-ping", "ethtool", "procps", "tcpdump",
     "python3", "python3-venv", "mount", "kmod", "cpio", "busybox-static", "e2fsprogs", "dpkg-dev",
     # what the product installs on nodes, for tests that ask a real `keepalived -t`
@@ -30,10 +30,10 @@ PACKAGES = [
 ACCOUNTS = "grep -q ^libvirt-qemu: /etc/passwd || { groupadd -r libvirt-qemu && useradd -r -g libvirt-qemu -s /usr/sbin/nologin libvirt-qemu; }"
 
 LATER = "trixie"
-"""Debian 12's QEMU 7.2 takes 2.5 times as long to start a process in a machine without KVM as 10.0; its Open vSwitch 3.1.0 can abort in
-userspace conntrack, 3.5 does not."""
+"""Debian 12's Open vSwitch 3.1.0 can abort in userspace conntrack; 3.5 does not. Its QEMU 7.2, without KVM, takes 2.5 times as long to start a
+process in a machine as 10.0, which for its part takes twice as long to pass a small packet on to one."""
 LIBRARIES = "usr/lib/x86_64-linux-gnu"
-QEMU, QEMU_PACKAGES, QEMU_TREE = "qemu-system-x86_64", ["qemu-system-x86"], "/usr/local/lib/qemu"
+LATER_QEMU = "/usr/local/lib/qemu"
 QEMU_DATA = ("usr/share/qemu", "usr/share/seabios", "usr/lib/ipxe/qemu")
 OVN_PROGRAMS = [
     "ovsdb-tool", "ovsdb-server", "ovsdb-client", "ovs-vsctl", "ovs-appctl", "ovs-ofctl", "ovs-vswitchd",
@@ -47,12 +47,13 @@ def root() -> Path:
     def make(folder: Path) -> None:
         hook = f"--customize-hook=chroot \"$1\" sh -c '{ACCOUNTS}'"
         debian.bootstrap(folder / "root", folder / "build.log", PACKAGES, options=[hook])
-        debian.bootstrap(folder / f"root{QEMU_TREE}", folder / "build.log", QEMU_PACKAGES, LATER, "extract")
+        tree = folder / f"root{LATER_QEMU}"
+        debian.bootstrap(tree, folder / "build.log", ["qemu-system-x86"], LATER, "extract")
         # Beside the loader, it does not find its data by itself.
-        data = " ".join(f"-L {QEMU_TREE}/{path}" for path in QEMU_DATA)
-        _wrap(QEMU_TREE, f"usr/bin/{QEMU}", folder / f"root/usr/bin/{QEMU}", [LIBRARIES, f"{LIBRARIES}/pulseaudio"], data)
+        data = " ".join(f"-L {LATER_QEMU}/{path}" for path in QEMU_DATA)
+        _wrap(LATER_QEMU, "usr/bin/qemu-system-x86_64", tree / "qemu-system-x86_64", [LIBRARIES, f"{LIBRARIES}/pulseaudio"], data)
 
-    return cache.build("cloud-root", cache.digest(" ".join(PACKAGES), ACCOUNTS, LATER, *QEMU_PACKAGES, QEMU_TREE), make) / "root"
+    return cache.build("cloud-root", cache.digest(" ".join(PACKAGES), ACCOUNTS, LATER, LATER_QEMU), make) / "root"
 
 
 def _wrap(tree: str, program: str, wrapper: Path, libraries: Sequence[str], arguments: str = "") -> None:

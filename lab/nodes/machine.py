@@ -143,7 +143,7 @@ def _start(built: Path, payload: bytes) -> None:
     seen = Path("/mnt")
     files, mine = seen / built.relative_to(cache.root()), seen / home.relative_to(cache.root())
     command = [
-        "qemu-system-x86_64", "-name", "openshift-lvs-lab", "-machine", "q35", *accelerator, "-smp", "2", "-m", str(MEMORY_MB),
+        f"{layers.LATER_QEMU}/qemu-system-x86_64", "-name", "openshift-lvs-lab", "-machine", "q35", *accelerator, "-smp", "2", "-m", str(MEMORY_MB),
         "-kernel", files / "vmlinuz", "-initrd", files / "initrd.img", "-append", KERNEL_ARGUMENTS,
         "-drive", f"file={files / 'disk.img'},if=none,id=root,format=raw,snapshot=on,cache=unsafe", "-device", "virtio-blk-pci,drive=root",
         "-drive", f"file={mine / 'payload.tar'},if=none,id=payload,format=raw,readonly=on", "-device", "virtio-blk-pci,drive=payload",

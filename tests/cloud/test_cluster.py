@@ -124,10 +124,12 @@ def connections(cluster: Cluster, host: str) -> set[tuple[str, str]]:
 
 
 def test_every_director_is_told_of_the_owners_connections(cluster: Cluster) -> None:
-    cloud.client("bastion", API, 8443, 100)
     (owner,) = holders(cluster, API)
-    known = connections(cluster, owner)
-    assert len(known) >= 100
+    before = connections(cluster, owner)
+    cloud.client("bastion", API, 8443, 100)
+    # Those of earlier tests expire while they are compared; and a port or two may be one of theirs.
+    known = connections(cluster, owner) - before
+    assert len(known) >= 90
 
     def told() -> tuple[bool, str]:
         missing = {host: len(known - connections(cluster, host)) for host in MASTERS}
