@@ -611,6 +611,17 @@ class Cluster(Model):
         step = min(10, (-POOR_VIEW_WEIGHT - 1) // max(1, len(others)))
         return 150 if host == vip.owner else 150 - step * (others.index(host) + 1)
 
+    def step_back_weight(self, pool_name: str) -> int:
+        """What a director that has changed adds to its priorities until the roll-out ends, less than 0.
+
+        It comes below all that have not changed and, where priorities are no more than 49 apart, above one whose view is poor. Half of that
+        view's weight wherever that will do: the priority of one director is no other's business.
+        """
+        directors = self.directors(pool_name)
+        priorities = [[self.priority(vip, host) for host in directors] for vip in self.vips_of(pool_name).values()]
+        spread = max((max(each) - min(each) for each in priorities), default=0)
+        return min(POOR_VIEW_WEIGHT // 2, -(spread + 1))
+
     def takeover_seconds(self, vip: Vip) -> float:
         """Worst case from the owner's silence to a takeover by the first backup: 3 x advert + skew (RFC 9568, 6.1)."""
         backups = [self.priority(vip, name) for name in self.directors(vip.pool) if name != vip.owner]

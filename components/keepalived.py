@@ -41,6 +41,7 @@ def render(cluster: Cluster, host: str, root: Path = ROOT) -> tuple[File, ...]:
         "is_director": is_director,
         "keepalived": cluster.keepalived.model_dump(mode="json"),
         "poor_view_weight": POOR_VIEW_WEIGHT,
+        "step_back_weight": cluster.step_back_weight(node.pool_name),
         "sync_id": cluster.sync_id(node.pool_name),
         "witnesses": cluster.witnesses(node.pool_name),
         "vips": [_vip(cluster, node, name, vip) for name, vip in vips.items()],
@@ -65,7 +66,7 @@ def bundle(files: tuple[File, ...]) -> str:
 
 
 def version(files: tuple[File, ...]) -> str:
-    """12 hexadecimal digits that name this content."""
+    """12 hexadecimal digits that name this content; `deliver` on the node counts them again."""
     return hashlib.sha256(bundle(files).encode()).hexdigest()[:12]
 
 

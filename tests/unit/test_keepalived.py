@@ -21,7 +21,7 @@ import pytest
 import yaml
 
 from components import keepalived
-from components.cluster import Cluster, ConfigurationError, Scheduler
+from components.cluster import POOR_VIEW_WEIGHT, Cluster, ConfigurationError, Scheduler
 from components.keepalived import ROOT, File
 from operations import render
 from tests.unit.node_root import Node, node
@@ -148,10 +148,27 @@ def test_another_address_of_a_host_shows_in_its_neighbours_only_where_they_name_
 def test_an_operators_note_about_one_host_changes_only_its_priority() -> None:
     before = rendered(configuration())
     data = configuration()
-    data["vips"]["master"]["priorities"] = {"master2": 99}
+    data["vips"]["master"]["priorities"] = {"master2": 120}
     after = rendered(data)
     assert [host for host in before if before[host] != after[host]] == ["master2"]
-    assert "    priority 99\n" in text(after["master2"])
+    assert "    priority 120\n" in text(after["master2"])
+
+
+@pytest.mark.parametrize("priorities", [{}, {"master1": 102, "master2": 101}, {"master2": 120}])
+def test_a_director_that_has_changed_comes_between_those_that_have_not_and_those_that_see_too_little(priorities: dict[str, int]) -> None:
+    data = configuration()
+    data["vips"]["master"]["priorities"] = priorities
+    cluster = Cluster.parse(data)
+    each = [cluster.priority(cluster.vips["master"], host) for host in cluster.directors("master")]
+    stepped_back = [priority + cluster.step_back_weight("master") for priority in each]
+    assert max(stepped_back) < min(each)
+    assert min(stepped_back) > max(each) + POOR_VIEW_WEIGHT
+
+
+def test_a_director_that_has_changed_comes_after_those_that_have_not_however_far_apart_they_are() -> None:
+    data = configuration()
+    data["vips"]["master"]["priorities"] = {"master0": 199, "master1": 101, "master2": 100}
+    assert Cluster.parse(data).step_back_weight("master") == -100
 
 
 def test_no_two_directors_have_the_same_priority_and_the_owner_has_the_highest() -> None:
