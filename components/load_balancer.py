@@ -80,7 +80,7 @@ class LoadBalancer(pulumi.ComponentResource):
 
     def _install(self, host: str) -> remote.Command:
         script = f'd=$(mktemp -d) && trap \'rm -rf "$d"\' EXIT && {_unpack_inline()} && sh "$d{LIB}/install" "$d"'
-        undo = f"sh {LIB}/remove" if self._args.cluster.node(host).pool.existing else None
+        undo = f"[ ! -e {LIB}/remove ] || sh {LIB}/remove" if self._args.cluster.node(host).pool.existing else None
         return self._command(f"install-{host}", host, script, [], stdin=keepalived.bundle(keepalived.tools()), delete=undo)
 
     def _deliver(self, host: str, installed: remote.Command) -> Staged:

@@ -82,8 +82,11 @@ def inside(cluster: Cluster, host: str, seen: Facts, root: Path) -> Iterator[Fin
     yield _settings(host, files, seen, {str(vip.address) for vip in vips.values()}, is_director)
     if is_director:
         for name, vip in vips.items():
-            for service in vip.services:
-                yield _service(cluster, host, f"{name}:{service.port}/{service.protocol}", vip, service, seen)
+            tables = [_service(cluster, host, f"{name}:{service.port}/{service.protocol}", vip, service, seen) for service in vip.services]
+            yield from tables
+            if seen.views.get(name) and all(table.holds for table in tables) and not any(_weighs_itself(service) for service in vip.services):
+                stale = f"stands back from {name} by {-seen.views[name]} as if servers were lost, and none is; /usr/local/lib/openshift-lvs/recount on the node"
+                yield Finding(host, "view", False, stale)
         yield _sync(host, node.pool.interface, cluster.sync_id(node.pool_name), seen)
         yield Finding(host, "virtual_router_id", not seen.strangers, seen.strangers or "no other router uses ours")
 
@@ -153,7 +156,7 @@ def _service(cluster: Cluster, host: str, name: str, vip: Vip, service: VirtualS
         if real is None or (weight and not real.weight):
             if weight:
                 faults.append(f"{server} is out of rotation: its check fails here")
-        elif real.weight != weight and not (isinstance(service.health_check, MiscCheck) and service.health_check.misc_dynamic):
+        elif real.weight != weight and not _weighs_itself(service):
             faults.append(f"{server} has weight {real.weight}, should have {weight}; systemctl restart keepalived on the node")
         elif real.method != service.forwarding_method:
             faults.append(f"{server} by {real.method}, rendered {service.forwarding_method}; systemctl restart keepalived on the node")
@@ -163,6 +166,11 @@ def _service(cluster: Cluster, host: str, name: str, vip: Vip, service: VirtualS
     faults += [f"{address} is no real server of ours; on the node: ipvsadm -d -f {number} -r {address}" for address in sorted(others)]
     seen_live = f"{live} of {len(hosts)} servers live" + (f", drained: {', '.join(drained)}" if drained else "")
     return Finding(host, check, not faults, "; ".join([seen_live, *faults]))
+
+
+def _weighs_itself(service: VirtualService) -> bool:
+    """Whether its check gives the servers their weights."""
+    return isinstance(service.health_check, MiscCheck) and service.health_check.misc_dynamic
 
 
 def _shown(server: VirtualServer) -> str:

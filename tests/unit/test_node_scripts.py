@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -119,6 +120,12 @@ def test_shellcheck_has_nothing_to_say() -> None:
     assert (done.returncode, done.stdout) == (0, "")
 
 
+def test_every_script_that_sorts_does_so_alike_in_every_language() -> None:
+    for script in SCRIPTS:
+        if re.search(r"\b(sort|comm)\b", re.sub("^#.*", "", script.read_text(), flags=re.MULTILINE)):
+            assert "\nexport LC_ALL=C\n" in script.read_text(), script.name
+
+
 def test_every_script_is_executable_says_what_it_does_and_stops_at_a_fault() -> None:
     for script in SCRIPTS:
         text = script.read_text()
@@ -190,6 +197,16 @@ def test_a_delivery_cut_short_is_finished_by_the_next(fresh: Node) -> None:
     fresh.deliver(files)
     assert not fresh.path(half).exists()
     assert fresh.sh(f"ls /etc/keepalived/versions/{version(files)}").split() == sorted(["drained", *(file.path for file in files)])
+
+
+def test_a_bundle_that_was_cut_off_on_its_way_is_no_version(fresh: Node) -> None:
+    files = render(cluster(), "master0")
+    name, text = version(files), bundle(files)
+    for part in ("", text[: text.index("==> lvs.nft")]):
+        done = fresh.verb("deliver", name, stdin=part)
+        assert done.returncode == 1 and f"version {name} did not arrive whole" in done.stderr
+    assert not fresh.path(f"/etc/keepalived/versions/{name}").exists()
+    assert fresh.deliver(files) == name
 
 
 def test_a_delivery_cut_short_inside_its_check_leaves_nothing_for_long(fresh: Node) -> None:
@@ -443,6 +460,74 @@ def test_delivering_a_version_changes_no_view(serving: Node) -> None:
     serving.succeeds("quorum", "master", "master-8443", "-100")
     serving.deliver(render(with_a_port(), "master0"))
     assert serving.read("/run/openshift-lvs/view-master") == "-100\n"
+
+
+def replaced() -> Cluster:
+    data = copy.deepcopy(STACK)
+    hosts = data["pools"]["master"]["hosts"]
+    hosts |= {"master1": "192.168.0.13", "master2": "192.168.0.14"}
+    return Cluster.parse(data)
+
+
+def test_a_reload_that_replaces_servers_leaves_no_poor_view(either: Node) -> None:
+    either.roll_out(cluster(), "master0")
+    # What keepalived says of such a reload: the old servers' quorum is lost.
+    either.write("/stub/on-reload", f"#!/bin/sh\n{LIB}/quorum master master-8443 -100\n", 0o755)
+    either.roll_out(replaced(), "master0")
+    assert either.read("/run/openshift-lvs/view-master") == "0\n"
+
+
+@pytest.mark.parametrize(
+    ("drained", "dead", "weight"),
+    [((), ("192.168.0.4",), 0), ((), ("192.168.0.3", "192.168.0.4"), -100), (("192.168.0.4",), (), 0), (("192.168.0.3", "192.168.0.4"), (), 0)],
+)
+def test_only_what_has_its_quorum_is_counted_again(either: Node, drained: tuple[str, ...], dead: tuple[str, ...], weight: int) -> None:
+    name = either.roll_out(cluster(), "master0")
+    for server in drained:
+        either.succeeds("rotation", "out", server)
+    either.write("/stub/dead", "".join(f"{name} {server}\n" for server in dead))
+    either.sh("systemctl reload keepalived.service")
+    either.succeeds("quorum", "master", "master-8443", "-100")
+    either.succeeds("recount")
+    assert either.read("/run/openshift-lvs/view-master") == f"{weight}\n"
+
+
+def test_what_loses_its_quorum_while_it_is_counted_has_lost_it(serving: Node) -> None:
+    serving.succeeds("quorum", "master", "master-8443", "-100")
+    # Its servers go when `quorum` is called.
+    serving.sh(f"mv {LIB}/quorum {LIB}/quorum.real")
+    serving.write(f"{LIB}/quorum", f'#!/bin/sh\n: >/stub/table\nexec {LIB}/quorum.real "$@"\n', 0o755)
+    serving.succeeds("recount")
+    assert serving.read("/run/openshift-lvs/view-master") == "-100\n"
+
+
+def test_an_operator_may_drain_a_server_while_a_version_is_activated(serving: Node) -> None:
+    new = serving.deliver(render(cluster(quorum=1), "master0"))
+    serving.write("/stub/on-reload", f"#!/bin/sh\n[ -e /etc/keepalived/drained/192.168.0.4 ] || {LIB}/rotation out 192.168.0.4\n", 0o755)
+    assert serving.succeeds("activate", new).endswith("in force\n")
+    assert table(serving) == {"192.168.0.2": 1, "192.168.0.3": 1, "192.168.0.4": 0}
+
+
+def test_two_activations_do_not_meet(serving: Node) -> None:
+    new = serving.deliver(render(cluster(quorum=1), "master0"))
+    serving.write("/stub/on-reload", "#!/bin/sh\n: >/stub/reloading; until [ -e /stub/go-on ]; do /usr/bin/sleep 0.05; done\n", 0o755)
+    said = serving.sh(f"""
+        {LIB}/activate {new} >/stub/first 2>&1 &
+        until [ -e /stub/reloading ]; do /usr/bin/sleep 0.05; done
+        {LIB}/activate {new} >/stub/second 2>&1 &
+        until grep -qz -- --wait /proc/[0-9]*/cmdline 2>/dev/null; do /usr/bin/sleep 0.05; done
+        [ ! -s /stub/second ]; touch /stub/go-on; wait; cat /stub/first /stub/second
+    """)
+    assert said.splitlines() == [f"{new} in force", f"{new} in force, nothing to do"]
+
+
+def test_a_firewall_that_flushes_every_table_takes_the_marks_away_for_a_moment_only(serving: Node) -> None:
+    before = serving.sh("nft --stateless list table ip openshift_lvs")
+    unit = serving.read("/etc/systemd/system/nftables.service.d/openshift-lvs.conf")
+    for key in ("ExecStartPost", "ExecReload", "ExecStopPost"):
+        serving.sh("nft flush ruleset")
+        serving.sh(re.search(rf"^{key}=-(.*)$", unit, re.MULTILINE)[1])  # type: ignore[index]
+        assert serving.sh("nft --stateless list table ip openshift_lvs") == before
 
 
 def test_a_new_service_may_wait_for_its_servers_where_no_answer_is_asked_for(serving: Node) -> None:
@@ -804,7 +889,7 @@ def test_a_backup_that_holds_the_address_gives_it_away_before_it_changes(backup:
 
 def test_a_director_that_has_changed_comes_after_those_that_have_not_until_the_roll_out_ends(backup: Node) -> None:
     backup.roll_out(cluster(weights={"master2": 2}), "master1")
-    assert backup.read("/run/openshift-lvs/drain-master") == "-100\n"
+    assert backup.read("/run/openshift-lvs/drain-master") == "-50\n"
     seen = facts.read(backup.succeeds("facts"))
     assert (seen.behind, seen.aside) == (["master"], []), "it may own the address"
     backup.succeeds("go-home", "master")
@@ -864,8 +949,11 @@ def test_a_node_that_was_drained_stays_drained_over_a_restart(serving: Node) -> 
 
 
 def test_a_reload_does_not_forget_that_the_view_is_poor(serving: Node) -> None:
+    new = serving.deliver(render(cluster(health_check={**QUICK, "retry": 1}), "master0"))
+    serving.write("/stub/dead", "".join(f"{version} 192.168.0.{last}\n" for version in (serving.in_force, new) for last in (3, 4)))
+    serving.sh("systemctl reload keepalived.service")
     serving.succeeds("quorum", "master", "master-8443", "-100")
-    serving.roll_out(cluster(health_check={**QUICK, "retry": 1}), "master0")
+    serving.succeeds("activate", new)
     assert serving.read("/run/openshift-lvs/view-master") == "-100\n"
 
 
@@ -901,7 +989,9 @@ def test_two_services_that_lose_their_quorum_at_once_both_count(serving: Node) -
 
 
 def test_a_director_that_starts_unchecked_starts_with_a_poor_view(fresh: Node) -> None:
-    fresh.roll_out(cluster(alpha=True), "master0")
+    new = fresh.deliver(render(cluster(alpha=True), "master0"))
+    fresh.write("/stub/dead", "".join(f"{new} 192.168.0.{last}\n" for last in (2, 3, 4)))
+    fresh.succeeds("activate", new)
     assert fresh.read("/run/openshift-lvs/view-master") == "-100\n"
 
 
@@ -980,6 +1070,22 @@ def test_only_the_packages_that_are_missing_are_installed(manager: str) -> None:
         assert installed[0].endswith(" ipvsadm nftables")
 
 
+def test_where_selinux_enforces_keepalived_may_run_the_scripts_and_check_any_port() -> None:
+    with node(tools=False) as bare:
+        bare.write("/usr/bin/selinuxenabled", "#!/bin/sh\n", 0o755)
+        for tool in ("semanage", "restorecon", "setsebool"):
+            fails = "[ $2 != --add ]" if tool == "semanage" else ""
+            bare.write(f"/usr/bin/{tool}", f'#!/bin/sh\necho "{tool} $*" >>/stub/calls\n{fails}\n', 0o755)
+        assert install(bare).returncode == 0
+        labels = "--type keepalived_unconfined_script_exec_t /usr/local/lib/openshift-lvs(/.*)?"
+        assert bare.calls()[-5:-1] == [
+            f"semanage fcontext --add {labels}",
+            f"semanage fcontext --modify {labels}",
+            "restorecon -R /usr/local/lib/openshift-lvs",
+            "setsebool -P keepalived_connect_any on",
+        ]
+
+
 def test_without_a_package_manager_the_packages_are_named() -> None:
     with node(tools=False) as bare:
         bare.sh("rm /usr/bin/apt-get /usr/sbin/nft")
@@ -998,7 +1104,9 @@ def test_removing_undoes_everything_but_the_packages(serving: Node) -> None:
     assert serving.run("nft", "list", "table", "ip", "openshift_lvs").returncode != 0
     # Another's virtual server stays.
     assert serving.read("/stub/table") == "7 10.0.0.1 NAT 1 0\n"
-    left = serving.sh(f"ls -d {LIB} /run/openshift-lvs /etc/keepalived/* /etc/systemd/system/openshift-lvs.service 2>/dev/null || true")
+    left = serving.sh(
+        f"ls -d {LIB} /run/openshift-lvs /etc/keepalived/* /etc/systemd/system/openshift-lvs.service /etc/systemd/system/*.d/* 2>/dev/null || true"
+    )
     assert left.split() == ["/etc/keepalived/keepalived.conf.sample"]
 
 

@@ -104,6 +104,7 @@ def test_a_cluster_that_is_as_rendered_has_no_fault_and_every_check_a_line(said:
         ("infra1", "192.168.0.6:0      Route   1", "192.168.0.6:0      Route   7", ["infra1 has weight 7, should have 1; systemctl restart keepalived"]),
         ("infra1", "infra 0\n", "infra -254\n", ["FAILED  infra1    ownership: may not take infra, and is not drained", "undrain infra1"]),
         ("infra1", "infra 0\n", "infra -100\n", ["FAILED  infra1    ownership: stands back from infra since a roll-out has not ended: pulumi up"]),
+        ("infra1", "x 0\n", "infra -100\n", ["FAILED  infra1    view: stands back from infra by 100 as if servers were lost, and none is; ", "/recount on"]),
         ("infra1", "reached", "silent", ["FAILED  infra1    witnesses: 192.168.0.2:8443 silent; so it counts as cut off", "pools.infra.witnesses"]),
         ("infra1", "192.168.0.6:0      Route", "192.168.0.6:0      Masq ", ["infra1 by NAT, rendered DR"]),
         ("infra1", "192.168.0.6:0", "192.168.0.9:0", ["1 of 2 servers live; infra1 is out of rotation: its check fails here; 192.168.0.9 is no"]),
