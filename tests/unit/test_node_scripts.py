@@ -638,6 +638,43 @@ def test_routes_that_another_forwarding_method_left_are_forgotten_and_so_on_the_
     assert calls.index("ip route flush cache") > len(calls) - calls[::-1].index("systemctl reload keepalived.service") - 1
 
 
+CONNECTIONS = "".join(f"TCP 14:59 ESTABLISHED 192.168.0.101:4000{n} 192.168.0.250:{port} 192.168.0.{n}:{port}\n" for n in (2, 3, 4) for port in (443, 8443))
+
+
+def test_a_director_whose_forwarding_method_changes_holds_nothing_and_forgets_its_connections(serving: Node) -> None:
+    hold(serving, leaves=True)
+    serving.write("/stub/connections", CONNECTIONS)
+    serving.sh("ipvsadm --edit-server --fwmark-service $0 --real-server 192.168.0.4 --gatewaying --weight 0".replace("$0", str(MARK)))
+    daemons = sorted(serving.read("/stub/daemons").splitlines())
+    serving.calls()
+    new = serving.deliver(render(cluster(forwarding_method="TUN"), "master0"))
+    serving.write("/stub/on-reload", "#!/bin/sh\necho reload; cp /stub/connections /stub/left\n", 0o755)
+    serving.succeeds("activate", new)
+    assert "192.168.0.250/32" not in serving.addresses_on("eth0")
+    calls = [call.partition("--real-server ")[2] for call in serving.calls() if re.match("ipvsadm --(delete|add|edit)-server", call)]
+    added = [f"192.168.0.{n} --ipip --weight 1" for n in (2, 3, 4)]
+    assert calls == ["192.168.0.2", "192.168.0.3", "192.168.0.4", *added, "192.168.0.4 --ipip --weight 0"], "hashed by its weight"
+    assert serving.read("/stub/left") == ""
+    assert sorted(serving.read("/stub/daemons").splitlines()) == daemons
+
+
+def test_a_director_that_cannot_give_its_address_away_keeps_its_connections(serving: Node) -> None:
+    hold(serving, leaves=False)
+    serving.write("/stub/connections", CONNECTIONS)
+    serving.roll_out(cluster(forwarding_method="TUN"), "master0")
+    assert serving.read("/stub/connections") == CONNECTIONS
+    assert not [call for call in serving.calls() if "-server " in call]
+
+
+def test_no_route_is_forgotten_before_keepalived_has_changed_the_forwarding_method(serving: Node) -> None:
+    serving.write("/usr/local/sbin/ip", '#!/bin/sh\n[ "$*" != "route flush cache" ] || cp /stub/table /stub/flushed\nexec /usr/sbin/ip "$@"\n', 0o755)
+    # It reloads on a signal, and takes its time.
+    serving.write("/stub/on-reload", "#!/bin/sh\ncp /stub/table /stub/later; sed -i s/TUN/DR/ /stub/table\n", 0o755)
+    serving.write("/usr/local/sbin/sleep", "#!/bin/sh\ncp /stub/later /stub/table\n", 0o755)
+    serving.roll_out(cluster(forwarding_method="TUN"), "master0")
+    assert {line.split()[2] for line in serving.read("/stub/flushed").splitlines()} == {"TUN"}
+
+
 def test_a_rollback_needs_nobody_who_listens(serving: Node) -> None:
     old = serving.in_force
     new = serving.deliver(render(cluster(health_check={**QUICK, "retry": 1}), "master0"))

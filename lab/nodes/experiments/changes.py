@@ -127,8 +127,11 @@ CHANGES = [
         change("notification keys", lambda d: d.update(keepalived={"notifications": {
             "notification_email": ["ops@example.org"], "notification_email_from": "lvs@example.org", "smtp_server": "192.168.0.100"}})),
         change("another scheduler", lambda d: service(d).update(scheduler="sh"), bounds.scheduler_bound_anew),
-        change("another forwarding method", lambda d: service(d).update(forwarding_method="TUN"), bounds.reported),
-        change("keys, scheduler and method as they were", as_it_was, bounds.reported),
+        change("keys and scheduler as they were", as_it_was, bounds.scheduler_bound_anew),
+    ),
+    _changes(
+        change("another forwarding method", lambda d: service(d).update(forwarding_method="TUN")),
+        change("that method as it was", as_it_was),
     ),
     _changes(
         change("a check script's content", _script("exit 0 # as before")),

@@ -92,12 +92,14 @@ class Scene:
         return described
 
     def not_in_force(self, but: str = "") -> Iterable[str]:
-        """The hosts, but one, that have another version in force than the one that this scene's configuration makes, in words."""
+        """The hosts, but one, that have another version in force than this scene's configuration makes, or stand back from an address, in words."""
         for node in self.cluster.nodes():
             if node.name != but:
                 wanted = keepalived.version(keepalived.render(self.cluster, node.name))
                 if (found := in_force(node.name)) != wanted:
                     yield f"{node.name} has {found} in force, not {wanted}"
+                if behind := stands_back(node.name):
+                    yield f"{node.name} stands back: {behind}"
 
 
 @dataclass(frozen=True)
@@ -143,6 +145,12 @@ class Experiment:
 def in_force(node: str) -> str:
     """The version that a node runs."""
     return machine.run("lab", "exec", node, "readlink", "/etc/keepalived/current").stdout.strip().removeprefix("versions/")
+
+
+def stands_back(node: str) -> str:
+    """What lowers a node's priorities, as `FILE:WEIGHT`; nothing on one that sees its servers and is not drained."""
+    files = "/run/openshift-lvs/view-* /run/openshift-lvs/drain-*"
+    return " ".join(machine.run("lab", "exec", node, "sh", "-c", f"grep -vx 0 {files} /dev/null || true").stdout.split())
 
 
 def on_owner(script: str) -> Callable[[Scene], None]:
