@@ -92,8 +92,8 @@ def test_the_kernels_table_is_what_was_rendered(cluster: Cluster) -> None:
     for vip, hosts in SERVERS_OF.items():
         for host in hosts:
             rendered = {tuple(line.split()) for line in cluster.on(host, "grep", "-v", "^#", "/etc/keepalived/current/services").splitlines()}
-            live = {tuple(line.split()[:2]) for line in cluster.on(host, "/usr/local/lib/openshift-lvs/live").splitlines()}
-            assert live == {(mark, server) for mark, _, server, _ in rendered}, f"{host} serves {vip}"
+            live = {tuple(line.split()) for line in cluster.on(host, "/usr/local/lib/openshift-lvs/live").splitlines()}
+            assert live == {(mark, server, method) for mark, _, server, _, method in rendered}, f"{host} serves {vip}"
             assert " mh (mh-fallback,mh-port)" in cluster.on(host, "ipvsadm", "--list", "--numeric")
 
 

@@ -625,54 +625,88 @@ def test_an_activation_cut_short_still_knows_where_to_go_back_to(serving: Node) 
     assert (done.returncode, serving.in_force) == (1, old)
 
 
-def test_routes_that_another_forwarding_method_left_are_forgotten_and_so_on_the_way_back(serving: Node) -> None:
-    serving.write("/usr/local/sbin/ip", '#!/bin/sh\necho "ip $*" >>/stub/calls\nexec /usr/sbin/ip "$@"\n', 0o755)
-    serving.roll_out(cluster(forwarding_method="TUN"), "master0")
-    calls = serving.calls()
-    assert calls.index("ip route flush cache") > calls.index("systemctl reload keepalived.service")
-    new = serving.deliver(render(cluster(), "master0"))
-    serving.write("/stub/refuses-reload", "")
-    serving.calls()
-    assert serving.verb("activate", new).returncode == 1
-    calls = serving.calls()
-    assert calls.index("ip route flush cache") > len(calls) - calls[::-1].index("systemctl reload keepalived.service") - 1
+ELSEWHERE = "TCP 14:59 ESTABLISHED 192.168.0.101:40009 192.168.0.251:443 192.168.0.5:443\n"
+CONNECTIONS = "".join(f"TCP 14:59 ESTABLISHED 192.168.0.101:4000{n} 192.168.0.250:8443 192.168.0.{n}:8443\n" for n in (2, 3, 4)) + ELSEWHERE
 
 
-CONNECTIONS = "".join(f"TCP 14:59 ESTABLISHED 192.168.0.101:4000{n} 192.168.0.250:{port} 192.168.0.{n}:{port}\n" for n in (2, 3, 4) for port in (443, 8443))
-
-
-def test_a_director_whose_forwarding_method_changes_holds_nothing_and_forgets_its_connections(serving: Node) -> None:
+def test_a_director_whose_forwarding_method_changes_holds_nothing_and_begins_anew(serving: Node) -> None:
     hold(serving, leaves=True)
     serving.write("/stub/connections", CONNECTIONS)
-    serving.sh("ipvsadm --edit-server --fwmark-service $0 --real-server 192.168.0.4 --gatewaying --weight 0".replace("$0", str(MARK)))
-    daemons = sorted(serving.read("/stub/daemons").splitlines())
-    serving.calls()
     new = serving.deliver(render(cluster(forwarding_method="TUN"), "master0"))
-    serving.write("/stub/on-reload", "#!/bin/sh\necho reload; cp /stub/connections /stub/left\n", 0o755)
+    # What dies unseen is out again: its check runs anew.
+    serving.write("/stub/dead", f"{new} 192.168.0.4\n")
+    serving.sh("ipvsadm --edit-server --fwmark-service $0 --real-server 192.168.0.4 --gatewaying --weight 0".replace("$0", str(MARK)))
+    serving.calls()
+    began = int(serving.read("/stub/clock"))
     serving.succeeds("activate", new)
     assert "192.168.0.250/32" not in serving.addresses_on("eth0")
-    calls = [call.partition("--real-server ")[2] for call in serving.calls() if re.match("ipvsadm --(delete|add|edit)-server", call)]
-    added = [f"192.168.0.{n} --ipip --weight 1" for n in (2, 3, 4)]
-    assert calls == ["192.168.0.2", "192.168.0.3", "192.168.0.4", *added, "192.168.0.4 --ipip --weight 0"], "hashed by its weight"
-    assert serving.read("/stub/left") == ""
-    assert sorted(serving.read("/stub/daemons").splitlines()) == daemons
+    calls = [call for call in serving.calls() if re.match("systemctl (stop|start|reload)|ipvsadm --(delete|stop)", call)]
+    assert calls == [
+        "systemctl stop keepalived.service",
+        "ipvsadm --stop-daemon backup",
+        f"ipvsadm --delete-service --fwmark-service {MARK}",
+        "systemctl start openshift-lvs.service keepalived.service",
+    ]
+    assert serving.read("/stub/connections") == ELSEWHERE
+    assert sorted(line.split()[0] for line in serving.read("/stub/daemons").splitlines()) == ["backup", "master"]
+    assert table(serving) == {"192.168.0.2": 1, "192.168.0.3": 1}
+    assert int(serving.read("/stub/clock")) - began > 62, "so that it was told of all connections"
 
 
-def test_a_director_that_cannot_give_its_address_away_keeps_its_connections(serving: Node) -> None:
+def test_a_director_that_cannot_give_its_address_away_refuses_another_forwarding_method(serving: Node) -> None:
     hold(serving, leaves=False)
+    old = serving.in_force
+    done = serving.verb("activate", serving.deliver(render(cluster(forwarding_method="TUN"), "master0")))
+    assert done.returncode == 1
+    assert "of 192.168.0.3 192.168.0.4 none took its addresses" in done.stderr
+    assert serving.in_force == old
+    assert not [call for call in serving.calls() if re.match("systemctl (stop|start|reload)|ipvsadm --delete", call)]
+
+
+def test_a_director_that_stands_alone_changes_its_forwarding_method_all_the_same(serving: Node) -> None:
+    alone = copy.deepcopy(STACK)
+    alone["pools"]["master"]["directors"] = ["master0"]
+    serving.roll_out(Cluster.parse(alone), "master0")
+    hold(serving, leaves=True)
     serving.write("/stub/connections", CONNECTIONS)
-    serving.roll_out(cluster(forwarding_method="TUN"), "master0")
-    assert serving.read("/stub/connections") == CONNECTIONS
-    assert not [call for call in serving.calls() if "-server " in call]
+    alone["vips"]["master"]["services"][0]["forwarding_method"] = "TUN"
+    serving.roll_out(Cluster.parse(alone), "master0")
+    assert serving.read("/stub/connections") == ELSEWHERE
 
 
-def test_no_route_is_forgotten_before_keepalived_has_changed_the_forwarding_method(serving: Node) -> None:
-    serving.write("/usr/local/sbin/ip", '#!/bin/sh\n[ "$*" != "route flush cache" ] || cp /stub/table /stub/flushed\nexec /usr/sbin/ip "$@"\n', 0o755)
-    # It reloads on a signal, and takes its time.
-    serving.write("/stub/on-reload", "#!/bin/sh\ncp /stub/table /stub/later; sed -i s/TUN/DR/ /stub/table\n", 0o755)
-    serving.write("/usr/local/sbin/sleep", "#!/bin/sh\ncp /stub/later /stub/table\n", 0o755)
-    serving.roll_out(cluster(forwarding_method="TUN"), "master0")
-    assert {line.split()[2] for line in serving.read("/stub/flushed").splitlines()} == {"TUN"}
+def test_a_director_that_was_stopped_starts_with_the_version_and_not_with_what_it_finds(serving: Node) -> None:
+    serving.sh("systemctl stop keepalived.service")
+    serving.write("/stub/table", f"{MARK} 192.168.0.99 DR 1 0\n")
+    serving.calls()
+    serving.roll_out(cluster(scheduler="rr"), "master0")
+    calls = serving.calls()
+    assert calls.index(f"ipvsadm --delete-service --fwmark-service {MARK}") < calls.index("systemctl start openshift-lvs.service keepalived.service")
+
+
+def test_an_activation_cut_short_while_keepalived_stood_still_remembers_what_answered_before(serving: Node) -> None:
+    new = serving.deliver(render(cluster(forwarding_method="TUN"), "master0"))
+    serving.sh(f"systemctl stop keepalived.service; ipvsadm --delete-service --fwmark-service {MARK}")
+    serving.write("/stub/dead", f"{new} 192.168.0.3\n")
+    done = serving.verb("activate", new)
+    assert f"servers that answered before fail their checks now: {MARK} 192.168.0.3" in done.stderr
+
+
+def test_a_rollback_counts_the_quorum_again(serving: Node) -> None:
+    new = serving.deliver(render(cluster(health_check={**QUICK, "retry": 1}), "master0"))
+    serving.write("/stub/dead", f"{new} 192.168.0.3\n")
+    # keepalived says so of servers that were replaced, and were replaced again.
+    serving.write("/stub/on-reload", f"#!/bin/sh\n{LIB}/quorum master master-8443 -100\n", 0o755)
+    assert serving.verb("activate", new).returncode == 1
+    assert serving.read("/run/openshift-lvs/view-master") == "0\n"
+
+
+def test_what_is_lost_between_quorum_and_hysteresis_is_not_lost(serving: Node) -> None:
+    serving.roll_out(cluster(quorum=2, hysteresis=1), "master0")
+    serving.write("/stub/dead", "".join(f"{serving.in_force} 192.168.0.{n}\n" for n in (3, 4)))
+    serving.sh("systemctl reload keepalived.service")
+    serving.succeeds("quorum", "master", "master-8443", "-100")
+    serving.succeeds("recount")
+    assert serving.read("/run/openshift-lvs/view-master") == "0\n"
 
 
 def test_a_rollback_needs_nobody_who_listens(serving: Node) -> None:
@@ -840,8 +874,10 @@ def test_a_server_that_is_no_director_has_the_address_and_no_keepalived(fresh: N
 
 
 def test_a_director_no_longer_neither_marks_nor_balances(serving: Node) -> None:
+    serving.write("/stub/connections", CONNECTIONS)
     serving.roll_out(server_only(), "master0")
-    assert kernel_calls(serving) == ["systemctl stop keepalived.service"]
+    assert kernel_calls(serving) == ["systemctl stop keepalived.service", f"ipvsadm --delete-service --fwmark-service {MARK}"]
+    assert serving.read("/stub/connections") == ELSEWHERE
     assert serving.run("nft", "list", "table", "ip", "openshift_lvs").returncode != 0
     assert serving.read("/stub/daemons") == ""
     assert serving.addresses_on("lo") == {"192.168.0.250/32"}

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 from lab.nodes import probe, stack
 from lab.nodes.experiments import bounds
-from lab.nodes.experiments.scene import LIB, Bound, Change, Description, Experiment, Scene, Step, service, two_directors
+from lab.nodes.experiments.scene import LIB, Bound, Change, Description, Experiment, Scene, Step, backup_out, on_backup, service, two_directors
 from lab.nodes.probe import MASTER
 from lab.stack import PROJECT
 
@@ -47,9 +47,19 @@ def as_it_was(described: Description) -> None:
     described.update(stack.cluster())
 
 
-def change(name: str, what: Change, bound: Callable[[Scene], Bound] = bounds.nothing_lost) -> Step:
+def change(
+    name: str, what: Change, bound: Callable[[Scene], Bound] = bounds.nothing_lost, live: Callable[[Scene], dict[str, int]] = lambda scene: scene.live()
+) -> Step:
     """A step that deploys a change."""
-    return Step(f"pulumi up: {name}", "change", lambda scene: scene.deploy(what), bound, evidence=Scene.not_in_force)
+    return Step(f"pulumi up: {name}", "change", lambda scene: scene.deploy(what), bound, live, evidence=Scene.not_in_force)
+
+
+def _gone(when: str) -> Step:
+    return Step(f"a server's process gone, {when}", "server", on_backup("systemctl stop lab-workload"), bounds.server_lost, backup_out)
+
+
+def _back(when: str) -> Step:
+    return Step(f"that process back, {when}", "server back", on_backup("systemctl start lab-workload"), bounds.server_back)
 
 
 def _and_moved(name: str, what: Change) -> Step:
@@ -131,7 +141,15 @@ CHANGES = [
     ),
     _changes(
         change("another forwarding method", lambda d: service(d).update(forwarding_method="TUN")),
-        change("that method as it was", as_it_was),
+        _gone("under another forwarding method"),
+        change("that method as it was, a server gone", as_it_was, live=backup_out),
+        _back("after another forwarding method"),
+    ),
+    _changes(
+        _gone("before another check"),
+        change("another check, a server gone", lambda d: service(d)["health_check"].update(connect_timeout=1), live=backup_out),
+        change("that check as it was, a server gone", as_it_was, live=backup_out),
+        _back("after another check"),
     ),
     _changes(
         change("a check script's content", _script("exit 0 # as before")),
