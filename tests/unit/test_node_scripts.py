@@ -948,6 +948,20 @@ def test_going_home_hands_over_and_then_stands_by_again(backup: Node) -> None:
     assert backup.succeeds("go-home", "master") == ""
 
 
+def test_an_owner_changes_in_place_unless_it_sees_a_server_fail(serving: Node) -> None:
+    hold(serving, leaves=True)
+    serving.roll_out(cluster(health_check={**QUICK, "retry": 1}), "master0")
+    assert "192.168.0.250/32" in serving.addresses_on("eth0")
+    new = serving.deliver(render(cluster(health_check={**QUICK, "retry": 2}), "master0"))
+    serving.write("/stub/dead", f"{serving.in_force} 192.168.0.4\n{new} 192.168.0.4\n")
+    serving.sh("systemctl reload keepalived.service")
+    serving.write("/etc/keepalived/drained/192.168.0.4", "")
+    assert serving.succeeds("failing") == "", "one that is drained does not fail"
+    serving.sh("rm /etc/keepalived/drained/192.168.0.4")
+    serving.succeeds("activate", new)
+    assert "192.168.0.250/32" not in serving.addresses_on("eth0")
+
+
 def test_an_address_that_is_at_home_stays_there(serving: Node) -> None:
     hold(serving, leaves=True)
     assert serving.succeeds("go-home", "master") == ""
