@@ -700,15 +700,6 @@ def test_a_rollback_counts_the_quorum_again(serving: Node) -> None:
     assert serving.read("/run/openshift-lvs/view-master") == "0\n"
 
 
-def test_what_is_lost_between_quorum_and_hysteresis_is_not_lost(serving: Node) -> None:
-    serving.roll_out(cluster(quorum=2, hysteresis=1), "master0")
-    serving.write("/stub/dead", "".join(f"{serving.in_force} 192.168.0.{n}\n" for n in (3, 4)))
-    serving.sh("systemctl reload keepalived.service")
-    serving.succeeds("quorum", "master", "master-8443", "-100")
-    serving.succeeds("recount")
-    assert serving.read("/run/openshift-lvs/view-master") == "0\n"
-
-
 def test_a_rollback_needs_nobody_who_listens(serving: Node) -> None:
     old = serving.in_force
     new = serving.deliver(render(cluster(health_check={**QUICK, "retry": 1}), "master0"))
@@ -960,6 +951,38 @@ def test_an_owner_changes_in_place_unless_it_sees_a_server_fail(serving: Node) -
     serving.sh("rm /etc/keepalived/drained/192.168.0.4")
     serving.succeeds("activate", new)
     assert "192.168.0.250/32" not in serving.addresses_on("eth0")
+
+
+def test_an_owner_keeps_its_address_where_other_servers_come_too(serving: Node) -> None:
+    hold(serving, leaves=True)
+    serving.write("/stub/dead", f"{serving.in_force} 192.168.0.4\n")
+    serving.sh("systemctl reload keepalived.service")
+    serving.roll_out(cluster(weights={"master1": 2}), "master0")
+    assert "192.168.0.250/32" in serving.addresses_on("eth0"), "the others' tables differ"
+
+
+def test_no_director_hands_over_to_those_that_are_dead(backup: Node) -> None:
+    hold(backup, leaves=True)
+    backup.write("/stub/dead", "".join(f"{backup.in_force} 192.168.0.{n}\n" for n in (2, 4)))
+    backup.sh("systemctl reload keepalived.service")
+    assert backup.verb("others-able", "/etc/keepalived/current").returncode == 1
+    backup.roll_out(cluster(health_check={**QUICK, "retry": 1}), "master1")
+    assert "192.168.0.250/32" in backup.addresses_on("eth0")
+
+
+def test_back_to_the_version_before_after_a_cut_checks_are_waited_for_all_the_same(serving: Node) -> None:
+    old, new = str(serving.in_force), serving.deliver(render(cluster(forwarding_method="TUN"), "master0"))
+    serving.sh(f"ln -sfn versions/{new} /etc/keepalived/current; systemctl stop keepalived.service; systemctl start keepalived.service")
+    began = int(serving.read("/stub/clock"))
+    assert serving.succeeds("activate", old) == f"{old} in force\n"
+    assert int(serving.read("/stub/clock")) - began > 62
+
+
+def test_a_server_that_died_before_keepalived_was_stopped_did_not_answer_before(serving: Node) -> None:
+    new = serving.deliver(render(cluster(health_check={**QUICK, "retry": 1}), "master0"))
+    serving.write("/stub/dead", f"{serving.in_force} 192.168.0.4\n{new} 192.168.0.4\n")
+    serving.sh("systemctl reload keepalived.service; systemctl stop keepalived.service")
+    assert serving.succeeds("activate", new) == f"{new} in force\n"
 
 
 def test_an_address_that_is_at_home_stays_there(serving: Node) -> None:
