@@ -700,6 +700,12 @@ def test_a_rollback_counts_the_quorum_again(serving: Node) -> None:
     assert serving.read("/run/openshift-lvs/view-master") == "0\n"
 
 
+def test_the_time_that_checks_have_begins_after_the_reload(serving: Node) -> None:
+    serving.write("/stub/on-reload", "#!/bin/sh\ndate +%s >/stub/reloaded\n", 0o755)
+    serving.roll_out(cluster(health_check={**QUICK, "retry": 1}), "master0")
+    assert int(serving.read("/run/openshift-lvs/switched")) > int(serving.read("/stub/reloaded"))
+
+
 def test_a_rollback_needs_nobody_who_listens(serving: Node) -> None:
     old = serving.in_force
     new = serving.deliver(render(cluster(health_check={**QUICK, "retry": 1}), "master0"))
