@@ -635,7 +635,7 @@ def test_a_director_whose_forwarding_method_changes_holds_nothing_and_begins_ane
     new = serving.deliver(render(cluster(forwarding_method="TUN"), "master0"))
     # What dies unseen is out again: its check runs anew.
     serving.write("/stub/dead", f"{new} 192.168.0.4\n")
-    serving.sh("ipvsadm --edit-server --fwmark-service $0 --real-server 192.168.0.4 --gatewaying --weight 0".replace("$0", str(MARK)))
+    serving.sh(f"ipvsadm --edit-server --fwmark-service {MARK} --real-server 192.168.0.4 --gatewaying --weight 0")
     serving.calls()
     began = int(serving.read("/stub/clock"))
     serving.succeeds("activate", new)
