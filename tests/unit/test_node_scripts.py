@@ -336,11 +336,14 @@ def with_password() -> Cluster:
     return Cluster.parse(data)
 
 
+def secret(password: str) -> str:
+    secrets = keepalived.authentication(with_password(), "master0", {"master": password})
+    return bundle(tuple(File(path, 0o600, text) for path, text in secrets.items()))
+
+
 def deliver_secret(fresh: Node, password: str) -> str:
-    whole = with_password()
-    name = fresh.deliver(render(whole, "master0"))
-    secrets = keepalived.authentication(whole, "master0", {"master": password})
-    fresh.succeeds("deliver-secret", name, stdin=bundle(tuple(File(path, 0o600, text) for path, text in secrets.items())))
+    name = fresh.deliver(render(with_password(), "master0"))
+    fresh.succeeds("deliver-secret", name, stdin=secret(password))
     return name
 
 
@@ -515,10 +518,31 @@ def test_two_activations_do_not_meet(serving: Node) -> None:
         {LIB}/activate {new} >/stub/first 2>&1 &
         until [ -e /stub/reloading ]; do /usr/bin/sleep 0.05; done
         {LIB}/activate {new} >/stub/second 2>&1 &
-        until grep -qz -- --wait /proc/[0-9]*/cmdline 2>/dev/null; do /usr/bin/sleep 0.05; done
+        until grep -qxz -- --wait /proc/[0-9]*/cmdline 2>/dev/null; do /usr/bin/sleep 0.05; done
         [ ! -s /stub/second ]; touch /stub/go-on; wait; cat /stub/first /stub/second
     """)
     assert said.splitlines() == [f"{new} in force", f"{new} in force, nothing to do"]
+
+
+@pytest.mark.parametrize("verb", ["deliver", "deliver-secret", "go-home", "remove"])
+def test_nothing_else_changes_a_node_while_an_activation_is_at_work(serving: Node, verb: str) -> None:
+    other, authenticated = render(cluster(quorum=1), "master0"), render(with_password(), "master0")
+    arguments, stdin = {
+        "deliver": (version(other), bundle(other)),
+        "deliver-secret": (serving.deliver(authenticated), secret("pa55word")),
+        "go-home": ("master", ""),
+        "remove": ("", ""),
+    }[verb]
+    serving.write("/stub/stdin", stdin)
+    look = "ls -lR /etc/keepalived /usr/local/lib/openshift-lvs; cat /run/openshift-lvs/view-master"
+    serving.sh(f"""
+        exec 9</run/openshift-lvs.lock; flock 9
+        ({look}) >/stub/before
+        {LIB}/{verb} {arguments} </stub/stdin >/stub/said 2>&1 9<&- & changing=$!
+        until grep -qxz -- --wait /proc/[0-9]*/cmdline 2>/dev/null; do kill -0 $changing; /usr/bin/sleep 0.05; done
+        ({look}) | cmp - /stub/before; [ ! -s /stub/said ]
+        exec 9<&-; wait $changing
+    """)
 
 
 def test_a_firewall_that_flushes_every_table_takes_the_marks_away_for_a_moment_only(serving: Node) -> None:
