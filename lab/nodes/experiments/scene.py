@@ -15,6 +15,8 @@ from lab.nodes import machine, probe, stack
 from lab.nodes.probe import Target
 
 LIB = "/usr/local/lib/openshift-lvs"
+NOW = "date +%s.%N >&3"
+"""Tells the moment of an event (`probe.at`)."""
 RUNS = 3
 CRASH_RUNS = 10
 
@@ -75,8 +77,8 @@ class Scene:
         self.moment = probe.at(*command)
 
     def on(self, node: str, script: str) -> None:
-        """The event, as a shell script on a node."""
-        self.do("lab", "exec", node, "sh", "-euc", script)
+        """The event, as a shell script on a node: it begins when the node's shell does, or at the last moment that the script tells."""
+        self.do("lab", "exec", node, "sh", "-euc", f"{NOW}; {script}")
 
     def deploy(self, change: Change, auth_pass: Mapping[str, str] | None = None) -> None:
         """The event, as a change of the configuration through `pulumi up`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from lab.nodes.experiments import bounds
-from lab.nodes.experiments.scene import Bound, Description, Experiment, Scene, Step, backup_out, on_backup, service
+from lab.nodes.experiments.scene import NOW, Bound, Description, Experiment, Scene, Step, backup_out, on_backup, service
 from lab.nodes.probe import INFRA, MASTER, Target
 
 FAULT = "nft -f - <<'N'\ntable ip fault {{ chain input {{ type filter hook input priority -10; {rule}; }}; }}\nN"
@@ -13,7 +13,7 @@ SILENT = FAULT.format(rule="tcp dport { 80, 443, 8443 } ip saddr != 127.0.0.1 dr
 REFUSING = FAULT.format(rule="tcp dport 8443 reject with tcp reset")
 NO_FAULT = "nft delete table ip fault"
 WELL = "rm /run/workload"
-FROZEN = "pid=$(systemctl show --property=MainPID --value lab-workload); date +%s.%N >&3; kill -STOP $pid"
+FROZEN = f"pid=$(systemctl show --property=MainPID --value lab-workload); {NOW}; kill -STOP $pid"
 """Tells its moment itself: asking for the process takes up to a second of the four that are the bound."""
 THAWED = "systemctl kill --signal=CONT lab-workload"
 SORRY = "192.168.0.5"
