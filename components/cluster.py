@@ -476,7 +476,7 @@ class Vip(Model):
     virtual_router_id: Annotated[int, Field(ge=1, le=255)]
     owner: Label
     services: tuple[VirtualService, ...]
-    advert_interval: Annotated[float, Field(ge=0.01, le=40)] = 0.3
+    advert_interval: Annotated[float, Field(ge=0.01, le=3)] = 0.3
     priorities: dict[Label, Annotated[int, Field(ge=1, le=254)]] = {}
     authentication: Literal["PASS", "AH"] | None = None
     unicast: bool = Field(False, description="adverts to each director's address instead of the VRRP multicast group")

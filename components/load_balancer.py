@@ -79,9 +79,9 @@ class LoadBalancer(pulumi.ComponentResource):
         self.register_outputs({"proofs": self.proofs})
 
     def _install(self, host: str) -> remote.Command:
-        script = f'd=$(mktemp -d) && trap \'rm -rf "$d"\' EXIT && {_unpack_inline()} && sh "$d{LIB}/install" "$d"'
+        bundle = keepalived.bundle(keepalived.tools())
         undo = f"[ ! -e {LIB}/remove ] || sh {LIB}/remove" if self._args.cluster.node(host).pool.existing else None
-        return self._command(f"install-{host}", host, script, [], stdin=keepalived.bundle(keepalived.tools()), delete=undo)
+        return self._command(f"install-{host}", host, _install_inline(bundle), [], stdin=bundle, delete=undo)
 
     def _deliver(self, host: str, installed: remote.Command) -> Staged:
         cluster = self._args.cluster
@@ -217,10 +217,16 @@ def _target(vip: Vip, port: int, check: object) -> str:
     return f"{vip.address}:{port}{path}"
 
 
-def _unpack_inline() -> str:
-    """`unpack` for a node that has no tools yet: the same script, run from its text."""
-    script = next(file.text for file in keepalived.tools() if file.path.endswith("/unpack"))
-    return f'sh -c {shlex.quote(script)} - "$d"'
+def _install_inline(bundle: str) -> str:
+    """`install` for a node that has no tools yet: `unpack` is run from its text. Half a bundle, of a connection that broke, is not installed."""
+    unpack = next(file.text for file in keepalived.tools() if file.path.endswith("/unpack"))
+    return f"""
+        set -eu; d=$(mktemp -d); trap 'rm -rf "$d"' EXIT; cat >"$d/bundle"
+        echo "{hashlib.sha256(bundle.encode()).hexdigest()}  $d/bundle" | sha256sum --check --status ||
+            {{ echo "the tools did not arrive whole; pulumi up again" >&2; exit 1; }}
+        sh -c {shlex.quote(unpack)} - "$d" <"$d/bundle"
+        sh "$d{LIB}/install" "$d"
+    """
 
 
 def _digest(said: Sequence[str]) -> str:

@@ -240,7 +240,7 @@ def test_a_pool_with_more_directors_than_priorities_is_refused(article: dict[str
         # RFC 9568, 6.1: Active_Down_Interval = 3 x advert + (256 - priority) x advert / 256, for the first backup's priority, 140
         (0.3, 3, 1.036),
         (1.0, 3, 3.453),
-        (40.0, 3, 138.125),
+        (3.0, 3, 10.359),
         # RFC 3768, 6.1: Skew_Time = (256 - priority) / 256 seconds
         (2, 2, 6.453),
     ],

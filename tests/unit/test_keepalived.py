@@ -358,7 +358,7 @@ SERVICE: dict[str, list[Any]] = {
 }
 ADDRESS: dict[str, list[Any]] = {
     "virtual_router_id": [1, 255],
-    "advert_interval": [0.01, 0.29, 40],
+    "advert_interval": [0.01, 0.29, 3],
     "priorities": [{"infra0": 254, "infra1": 160}, {"infra0": 3, "infra1": 1}],
     "unicast": [True],
     "garp_master_delay": [0, 3600],

@@ -16,13 +16,15 @@ import pytest
 from components import keepalived
 from components.cluster import Cluster
 from components.keepalived import File, bundle, render, version
-from components.load_balancer import _unpack_inline
+from components.load_balancer import _install_inline
 from lab.phases import wait_for
 from operations import facts
 from tests.unit.node_root import LIB, Node, node
 
 SCRIPTS = sorted((keepalived.TEMPLATES / "usr/local/lib/openshift-lvs").iterdir())
 MARK = str(51 << 20 | 8443)
+HEARD = "nft add element ip openshift_lvs adverts_51 { 192.168.0.3 }"
+"""What the rules do when another director holds the address."""
 QUICK = {"type": "tcp", "connect_timeout": 0.1, "delay_loop": 0.1, "delay_before_retry": 0.1, "retry": 0}
 """A check whose every say is had within a second."""
 
@@ -580,6 +582,25 @@ def test_rules_that_do_not_load_bring_the_old_version_back(serving: Node) -> Non
     assert serving.in_force == old
 
 
+def test_a_rollback_that_did_not_reach_keepalived_is_finished_by_the_next_activation(serving: Node) -> None:
+    old, new = serving.in_force, serving.deliver(render(cluster(health_check={**QUICK, "retry": 1}), "master0"))
+    serving.write("/stub/dead", f"{new} 192.168.0.3\n")
+    serving.write("/stub/on-reload", "#!/bin/sh\n: >/stub/refuses-reload\n", 0o755)
+    assert "in force again and not healthy either" in serving.verb("activate", new).stderr
+    assert (serving.in_force, table(serving)) == (old, {"192.168.0.2": 1, "192.168.0.4": 1})
+    serving.sh("rm -f /stub/refuses-reload /stub/on-reload")
+    assert serving.succeeds("activate", str(old)) == f"{old} in force\n"
+    assert table(serving) == {"192.168.0.2": 1, "192.168.0.3": 1, "192.168.0.4": 1}
+    assert serving.succeeds("activate", str(old)) == f"{old} in force, nothing to do\n"
+
+
+def test_a_version_before_that_knows_no_connection_sync_is_gone_back_to_all_the_same(serving: Node) -> None:
+    serving.sh("sed -i /^SYNC_ID=/d /etc/keepalived/current/node.conf")
+    new = serving.deliver(render(cluster(health_check={**QUICK, "retry": 1}), "master0"))
+    serving.write("/stub/dead", f"{new} 192.168.0.3\n")
+    assert f"rolled back to {serving.in_force}" in serving.verb("activate", new).stderr
+
+
 def test_what_was_rolled_back_can_be_tried_again(serving: Node) -> None:
     new = serving.deliver(render(cluster(health_check={**QUICK, "retry": 1}), "master0"))
     serving.write("/stub/refuses-reload", "")
@@ -596,6 +617,7 @@ def test_a_server_that_was_dead_before_does_not_hold_a_change_up(serving: Node) 
 
 def test_a_weight_of_nothing_and_another_forwarding_method_are_changes_like_any(serving: Node) -> None:
     serving.write("/stub/table", serving.read("/stub/table").replace("DR", "NAT"))
+    serving.sh(HEARD)
     serving.roll_out(cluster(weights={"master2": 0}), "master0")
     assert table(serving) == {"192.168.0.2": 1, "192.168.0.3": 1, "192.168.0.4": 0}
 
@@ -655,6 +677,7 @@ CONNECTIONS = "".join(f"TCP 14:59 ESTABLISHED 192.168.0.101:4000{n} 192.168.0.25
 
 def test_a_director_whose_forwarding_method_changes_holds_nothing_and_begins_anew(serving: Node) -> None:
     hold(serving, leaves=True)
+    serving.sh(HEARD)
     serving.write("/stub/connections", CONNECTIONS)
     new = serving.deliver(render(cluster(forwarding_method="TUN"), "master0"))
     # What dies unseen is out again: its check runs anew.
@@ -677,13 +700,22 @@ def test_a_director_whose_forwarding_method_changes_holds_nothing_and_begins_ane
     assert int(serving.read("/stub/clock")) - began > 62, "so that it was told of all connections"
 
 
-def test_a_director_that_cannot_give_its_address_away_refuses_another_forwarding_method(serving: Node) -> None:
-    hold(serving, leaves=False)
-    old = serving.in_force
-    done = serving.verb("activate", serving.deliver(render(cluster(forwarding_method="TUN"), "master0")))
+@pytest.mark.parametrize(("leaves", "heard"), [(False, HEARD), (True, "true"), (True, HEARD.replace("192.168.0.3", "192.168.0.99"))])
+def test_a_director_whose_address_no_other_takes_refuses_another_forwarding_method(serving: Node, leaves: bool, heard: str) -> None:
+    data = copy.deepcopy(STACK)
+    data["pools"]["master"]["directors"] = ["master0", "master1"]
+    old = serving.roll_out(Cluster.parse(data), "master0")
+    hold(serving, leaves)
+    serving.calls()
+    del data["pools"]["master"]["hosts"]["master2"]
+    data["vips"]["master"]["services"][0]["forwarding_method"] = "TUN"
+    new = serving.deliver(render(Cluster.parse(data), "master0"))
+    serving.sh(heard)
+    done = serving.verb("activate", new)
     assert done.returncode == 1
-    assert "of 192.168.0.3 192.168.0.4 none took its addresses" in done.stderr
+    assert "of 192.168.0.3 none took its addresses" in done.stderr
     assert serving.in_force == old
+    assert table(serving) == {"192.168.0.2": 1, "192.168.0.3": 1, "192.168.0.4": 1}, "the server that should have gone has its weight again"
     assert not [call for call in serving.calls() if re.match("systemctl (stop|start|reload)|ipvsadm --delete", call)]
 
 
@@ -709,6 +741,7 @@ def test_a_director_that_was_stopped_starts_with_the_version_and_not_with_what_i
 
 def test_an_activation_cut_short_while_keepalived_stood_still_remembers_what_answered_before(serving: Node) -> None:
     new = serving.deliver(render(cluster(forwarding_method="TUN"), "master0"))
+    serving.sh(HEARD)
     serving.sh(f"systemctl stop keepalived.service; ipvsadm --delete-service --fwmark-service {MARK}")
     serving.write("/stub/dead", f"{new} 192.168.0.3\n")
     done = serving.verb("activate", new)
@@ -761,7 +794,11 @@ def test_what_a_removal_lowered_before_it_was_cut_short_is_raised_again(either: 
     either.succeeds("raise-lowered")
     assert table(either)["192.168.0.4"] == 0  # the operator's word counts
     either.succeeds("rotation", "in", "192.168.0.4")
-    either.succeeds("activate", new)
+    either.succeeds("drain-removed", f"/etc/keepalived/versions/{new}")
+    either.sh(f"ln -sfn versions/{new} /etc/keepalived/current")  # cut short before the reload
+    either.succeeds("raise-lowered")
+    assert table(either)["192.168.0.4"] == 1
+    either.roll_out(without_master2(), "master0")
     assert table(either) == {"192.168.0.2": 1, "192.168.0.3": 1}
     either.roll_out(cluster(), "master0")
     assert table(either)["192.168.0.4"] == 1
@@ -973,12 +1010,18 @@ def test_an_owner_changes_in_place_unless_it_sees_a_server_fail(serving: Node) -
     hold(serving, leaves=True)
     serving.roll_out(cluster(health_check={**QUICK, "retry": 1}), "master0")
     assert "192.168.0.250/32" in serving.addresses_on("eth0")
-    new = serving.deliver(render(cluster(health_check={**QUICK, "retry": 2}), "master0"))
-    serving.write("/stub/dead", f"{serving.in_force} 192.168.0.4\n{new} 192.168.0.4\n")
+    data = cluster(health_check={**QUICK, "retry": 1}).model_dump(exclude_unset=True)
+    data["vips"]["master"]["garp_master_delay"] = 7
+    versions = [serving.deliver(render(each, "master0")) for each in (Cluster.parse(data), cluster(health_check={**QUICK, "retry": 2}))]
+    serving.write("/stub/dead", "".join(f"{each} 192.168.0.4\n" for each in (serving.in_force, *versions)))
     serving.sh("systemctl reload keepalived.service")
+    same_checks, new = versions
+    serving.succeeds("activate", same_checks)
+    assert "192.168.0.250/32" in serving.addresses_on("eth0"), "keepalived keeps what it knows of checks that are the same"
     serving.write("/etc/keepalived/drained/192.168.0.4", "")
     assert serving.succeeds("failing") == "", "one that is drained does not fail"
     serving.sh("rm /etc/keepalived/drained/192.168.0.4")
+    new = serving.deliver(render(cluster(health_check={**QUICK, "retry": 2}), "master0"))
     serving.succeeds("activate", new)
     assert "192.168.0.250/32" not in serving.addresses_on("eth0")
 
@@ -1002,7 +1045,7 @@ def test_no_director_hands_over_to_those_that_are_dead(backup: Node) -> None:
 
 def test_back_to_the_version_before_after_a_cut_checks_are_waited_for_all_the_same(serving: Node) -> None:
     old, new = str(serving.in_force), serving.deliver(render(cluster(forwarding_method="TUN"), "master0"))
-    serving.sh(f"ln -sfn versions/{new} /etc/keepalived/current; systemctl stop keepalived.service; systemctl start keepalived.service")
+    serving.sh(f"ln -sfn versions/{new} /etc/keepalived/current; systemctl stop keepalived.service; systemctl start keepalived.service; {HEARD}")
     began = int(serving.read("/stub/clock"))
     assert serving.succeeds("activate", old) == f"{old} in force\n"
     assert int(serving.read("/stub/clock")) - began > 62
@@ -1176,10 +1219,18 @@ def test_a_wait_says_what_it_waited_for_and_saw_last(fresh: Node) -> None:
 PACKAGE_MANAGER = '#!/bin/sh\necho "{name} $*" >>/stub/calls\n'
 
 
-def install(fresh: Node) -> subprocess.CompletedProcess[str]:
+def install(fresh: Node, cut_off_after: int | None = None) -> subprocess.CompletedProcess[str]:
     """As the program does: the bundle by stdin, unpacked by a script that comes with the command."""
-    script = f'd=$(mktemp -d) && trap \'rm -rf "$d"\' EXIT && {_unpack_inline()} && sh "$d{LIB}/install" "$d"'
-    return fresh.run("sh", "-c", script, stdin=bundle(keepalived.tools()))
+    tools = bundle(keepalived.tools())
+    return fresh.run("sh", "-c", _install_inline(tools), stdin=tools[:cut_off_after])
+
+
+def test_tools_that_were_cut_off_on_their_way_are_not_installed() -> None:
+    with node(tools=False) as bare:
+        done = install(bare, len(bundle(keepalived.tools())) // 2)
+        assert (done.returncode, done.stderr) == (1, "the tools did not arrive whole; pulumi up again\n")
+        assert not bare.path(LIB).exists()
+        assert not bare.sh("ls /tmp")
 
 
 def test_installing_puts_every_tool_in_place_and_touches_none_the_second_time() -> None:
