@@ -397,6 +397,13 @@ def test_activating_what_is_in_force_touches_nothing(serving: Node) -> None:
     assert kernel_calls(serving) == []
 
 
+def test_what_an_activation_that_was_cut_short_left_said_of_nobody_goes_with_the_next(serving: Node) -> None:
+    for file in ("/etc/keepalived/drained/192.168.0.99", "/run/openshift-lvs/drain-gone"):
+        serving.write(file, "")
+    assert "nothing to do" in serving.succeeds("activate", str(serving.in_force))
+    assert not serving.sh("ls /etc/keepalived/drained/192.168.0.99 /run/openshift-lvs/drain-gone 2>/dev/null || true")
+
+
 def test_a_change_reloads_and_never_restarts(serving: Node) -> None:
     old = serving.in_force
     new = serving.roll_out(cluster(health_check={**QUICK, "retry": 1}), "master0")
@@ -526,15 +533,17 @@ def test_two_activations_do_not_meet(serving: Node) -> None:
     assert said.splitlines() == [f"{new} in force", f"{new} in force, nothing to do"]
 
 
-@pytest.mark.parametrize("verb", ["deliver", "deliver-secret", "go-home", "remove"])
+@pytest.mark.parametrize("verb", ["deliver", "deliver-secret", "go-home", "install", "remove"])
 def test_nothing_else_changes_a_node_while_an_activation_is_at_work(serving: Node, verb: str) -> None:
     other, authenticated = render(cluster(quorum=1), "master0"), render(with_password(), "master0")
     arguments, stdin = {
         "deliver": (version(other), bundle(other)),
         "deliver-secret": (serving.deliver(authenticated), secret("pa55word")),
         "go-home": ("master", ""),
+        "install": ("/stub/tools", ""),
         "remove": ("", ""),
     }[verb]
+    serving.write(f"/stub/tools{LIB}/wait-for", "#!/bin/sh\n# another one\n", 0o755)
     serving.write("/stub/stdin", stdin)
     look = "ls -lR /etc/keepalived /usr/local/lib/openshift-lvs; cat /run/openshift-lvs/view-master"
     serving.sh(f"""
@@ -1157,6 +1166,12 @@ def test_a_view_is_as_poor_as_the_part_of_its_services_without_a_quorum(serving:
     serving.succeeds("quorum", "master", "master-8443", "0")
     serving.roll_out(cluster(), "master0")
     assert serving.read("/run/openshift-lvs/view-master") == "0\n"  # what is served no longer counts no longer
+
+
+def test_a_quorum_that_is_lost_while_a_version_is_applied_counts(serving: Node) -> None:
+    serving.write("/usr/local/sbin/mv", f'#!/bin/sh\nif mkdir /stub/once 2>/dev/null; then {LIB}/apply; fi\nexec /usr/bin/mv "$@"\n', 0o755)
+    serving.succeeds("quorum", "master", "master-8443", "-100")
+    assert serving.read("/run/openshift-lvs/view-master") == "-100\n"
 
 
 def test_two_services_that_lose_their_quorum_at_once_both_count(serving: Node) -> None:
