@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jinja2
 
-from components.cluster import POOR_VIEW_WEIGHT, Cluster, ConfigurationError, MiscCheck, Node, Vip, VirtualService
+from components.cluster import POOR_VIEW_WEIGHT, Cluster, ConfigurationError, HttpCheck, MiscCheck, Node, Vip, VirtualService
+from node.openshift_lvs import description
 
 ROOT = Path(__file__).parent.parent
 TEMPLATES = ROOT / "templates"
+PROGRAM = ROOT / "node"
+"""What every host receives unchanged."""
 CURRENT = "/etc/keepalived/current"
 """Where a node finds the version in force: a symbolic link that is swapped in one step."""
+_DELIVERED = ("openshift-lvs", "witness", "openshift_lvs/*.py", "systemd/**/*")
+"""The program's files. `install` is run from its text instead."""
 _MODULES = {"DR": (), "NAT": (), "TUN": ("ipip",)}
 
 
@@ -41,39 +47,98 @@ def render(cluster: Cluster, host: str, root: Path = ROOT) -> tuple[File, ...]:
         "is_director": is_director,
         "keepalived": cluster.keepalived.model_dump(mode="json"),
         "poor_view_weight": POOR_VIEW_WEIGHT,
-        "step_back_weight": cluster.step_back_weight(node.pool_name),
-        "sync_id": cluster.sync_id(node.pool_name),
         "witnesses": cluster.witnesses(node.pool_name),
         "vips": [_vip(cluster, node, name, vip) for name, vip in vips.items()],
         "modules": _modules(vips),
         "methods": sorted({service.forwarding_method for vip in vips.values() for service in vip.services}),
-        "check_seconds": max((s.verdict_seconds for vip in vips.values() for s in vip.services), default=0),
     }
-    names = ["node.conf", "sysctl.conf", "modules.conf"]
+    names = ["sysctl.conf", "modules.conf"]
     if is_director and vips:
-        names = ["keepalived.conf", "lvs.nft", "services", *names]
+        names = ["keepalived.conf", "lvs.nft", "release.batch", *names]
     files = [File(name, 0o644, _template(f"etc/keepalived/current/{name}.j2").render(context)) for name in names]
-    return (*files, *(_check_scripts(vips, root) if is_director else ()))
+    described = File(description.NAME, 0o644, describe(cluster, host).to_json())
+    return (described, *files, *(_check_scripts(vips, root) if is_director else ()))
+
+
+def describe(cluster: Cluster, host: str) -> description.Description:
+    """What the program on that host must know of it: `host.json`."""
+    node = cluster.node(host)
+    vips = cluster.vips_of(node.pool_name)
+    directors = cluster.directors(node.pool_name)
+    is_director = host in directors and bool(vips)
+    hosts = node.pool.hosts
+    return description.Description(
+        host=host,
+        pool=node.pool_name,
+        program=program_digest(),
+        interface=node.pool.interface,
+        address=node.host.address,
+        director=is_director,
+        directors=tuple(hosts[other].address for other in directors if other != host) if is_director else (),
+        sync_id=cluster.sync_id(node.pool_name),
+        poor_view_weight=POOR_VIEW_WEIGHT,
+        step_back_weight=cluster.step_back_weight(node.pool_name),
+        witnesses=cluster.witnesses(node.pool_name) if is_director else (),
+        check_seconds=math.ceil(max((s.verdict_seconds for vip in vips.values() for s in vip.services), default=0)),
+        vips=tuple(
+            description.Vip(
+                name=name,
+                address=vip.address,
+                virtual_router_id=vip.virtual_router_id,
+                owner=hosts[vip.owner].address,
+                answers_expected=bool(vip.answers_within),
+                services=tuple(_described(cluster, name, vip, service) for service in vip.services),
+            )
+            for name, vip in vips.items()
+        ),
+    )
+
+
+def _described(cluster: Cluster, vip_name: str, vip: Vip, service: VirtualService) -> description.Service:
+    hosts = cluster.pools[vip.pool].hosts
+    check = service.health_check
+    return description.Service(
+        name=_service_name(vip_name, service),
+        protocol=service.protocol,
+        port=service.port,
+        mark=vip.mark(service),
+        forwarding_method=service.forwarding_method,
+        quorum=service.quorum_of(hosts),
+        hysteresis=service.hysteresis,
+        alpha=bool(service.alpha),
+        sorry_server=service.sorry_server,
+        check_script=_script_name(check) if isinstance(check, MiscCheck) else None,
+        check_user=check.user if isinstance(check, MiscCheck) else None,
+        regexes=tuple(url.regex for url in check.urls if url.regex) if isinstance(check, HttpCheck) else (),
+        real_servers=tuple(description.RealServer(name, host.address, service.weight(name)) for name, host in hosts.items()),
+    )
 
 
 def bundle(files: tuple[File, ...]) -> str:
-    """Files as one readable text, which `unpack` on the node takes apart again; a reviewer reads it in a diff.
+    """Files as one readable text, which the host takes apart again; a reviewer reads it in a diff.
 
     A line `==> PATH MODE`, then the file's lines, each behind two blanks.
     """
-    # Only a line feed ends a line, here as for awk on the node: str.splitlines knows form feeds and more.
+    # Only a line feed ends a line, here as on the host: str.splitlines knows form feeds and more.
     return "".join(f"==> {file.path} {file.mode:04o}\n" + "".join(f"  {line}\n" for line in _lines(file.text)) for file in files)
 
 
 def version(files: tuple[File, ...]) -> str:
-    """12 hexadecimal digits that name this content; `deliver` on the node counts them again."""
+    """12 hexadecimal digits that name this content; the host computes them again."""
     return hashlib.sha256(bundle(files).encode()).hexdigest()[:12]
 
 
-def tools() -> tuple[File, ...]:
-    """What a node gets once: the verbs, and the units that call them. Laid out as on the node."""
-    paths = sorted(path for folder in ("usr", "etc/systemd") for path in (TEMPLATES / folder).rglob("*") if path.is_file())
-    return tuple(File(str(path.relative_to(TEMPLATES)), 0o755 if "lib" in path.parts else 0o644, path.read_text()) for path in paths)
+@functools.cache
+def program() -> tuple[File, ...]:
+    """What every host receives unchanged: the program, laid out as in its folder on the host."""
+    paths = sorted(path for pattern in _DELIVERED for path in PROGRAM.glob(pattern) if path.is_file())
+    return tuple(File(str(path.relative_to(PROGRAM)), 0o755 if path.stat().st_mode & 0o100 else 0o644, path.read_text()) for path in paths)
+
+
+@functools.cache
+def program_digest() -> str:
+    """12 hexadecimal digits that name the program: its folder on a host. A version names the program that it was delivered with."""
+    return version(program())
 
 
 def authentication(cluster: Cluster, host: str, auth_pass: dict[str, str]) -> dict[str, str]:
@@ -125,7 +190,7 @@ def _service(cluster: Cluster, vip_name: str, vip: Vip, service: VirtualService)
         check["connect_port"] = check["connect_port"] or service.port
     return {
         **service.model_dump(mode="json"),
-        "name": f"{vip_name}-{service.port}" + ("" if service.protocol == "TCP" else "-udp"),
+        "name": _service_name(vip_name, service),
         "mark": vip.mark(service),
         "flags": service.scheduler_flags,
         "quorum": service.quorum_of(hosts),
@@ -136,6 +201,10 @@ def _service(cluster: Cluster, vip_name: str, vip: Vip, service: VirtualService)
             "misc_path": f"{CURRENT}/{_script_name(service.health_check)}" if isinstance(service.health_check, MiscCheck) else None,
         },
     }
+
+
+def _service_name(vip_name: str, service: VirtualService) -> str:
+    return f"{vip_name}-{service.port}" + ("" if service.protocol == "TCP" else "-udp")
 
 
 def _modules(vips: dict[str, Vip]) -> list[str]:

@@ -2,7 +2,7 @@
 
 Per host (h) and address (v) this makes the commands
 
-    install-h        tools, units and packages; all hosts at once
+    install-h        packages, and the program beside the one in force; all hosts at once
     deliver-h        stages the rendered files in a folder named by their content; all hosts at once
     secret-h         adds the VRRP passwords to that folder, for instances that have one
     activate-h       swaps the link, reloads, waits for health, goes back if it does not come; one host of a pool after the other,
@@ -31,11 +31,12 @@ from components.cluster import Cluster, HttpCheck, Vip
 from components.servers import Endpoint
 
 LIB = "/usr/local/lib/openshift-lvs"
+"""Where a host has the programs, each in a folder named by its content."""
 PROOF_REQUESTS = 20
 """Answers in a row that prove a service: with Maglev hashing over the port, enough to meet every server of a small pool."""
 
-ALONE = ("15", "routers that are no directors any more to fall silent")
-"""Seconds and words of that wait: what a director heard is forgotten after 10 s."""
+ALONE_S = 15
+"""Seconds that former directors have to fall silent: a director forgets after 10 s what it heard."""
 
 BOOTING_DIAL_ERRORS = 60
 """How often a server that was just made may give no answer, or a refusal: about ten minutes for one that never comes."""
@@ -79,9 +80,8 @@ class LoadBalancer(pulumi.ComponentResource):
         self.register_outputs({"proofs": self.proofs})
 
     def _install(self, host: str) -> remote.Command:
-        bundle = keepalived.bundle(keepalived.tools())
-        undo = f"[ ! -e {LIB}/remove ] || sh {LIB}/remove" if self._args.cluster.node(host).pool.existing else None
-        return self._command(f"install-{host}", host, _install_inline(bundle), [], stdin=bundle, delete=undo)
+        undo = f"[ ! -e {_program()} ] || {_program()} remove" if self._args.cluster.node(host).pool.existing else None
+        return self._command(f"install-{host}", host, _install(), [], stdin=keepalived.bundle(keepalived.program()), delete=undo)
 
     def _deliver(self, host: str, installed: remote.Command) -> Staged:
         cluster = self._args.cluster
@@ -131,7 +131,7 @@ class LoadBalancer(pulumi.ComponentResource):
             if host != vip.owner
         ]
         # A director that is being removed and still holds the address would take it, and its connections, with it.
-        listening = _verb("wait-for", *ALONE, f"{LIB}/strangers", keepalived.CURRENT, note=everything)
+        listening = _verb("alone", str(ALONE_S), note=everything)
         alone = [self._command(f"alone-{name}-{host}", host, listening, homes or active) for host in cluster.directors(vip.pool)]
         targets = [_target(vip, service.port, service.health_check) for service in vip.services if service.protocol == "TCP"]
         if not vip.answers_within or not targets:
@@ -205,11 +205,14 @@ def roll_out_order(cluster: Cluster, pool: str) -> list[str]:
     return sorted(cluster.pools[pool].hosts, key=lambda host: (host in directors, host in owners))
 
 
+def _program() -> str:
+    """The program on a host that this deployment brings: also the one that activates a version, whichever is in force before."""
+    return f"{LIB}/{keepalived.program_digest()}/openshift-lvs"
+
+
 def _verb(verb: str, *arguments: pulumi.Input[str], note: pulumi.Input[str] = "") -> pulumi.Output[str]:
-    """The command line of a script on the node; `note` is a comment at its end."""
-    return pulumi.Output.all(note, *arguments).apply(
-        lambda parts: f"{LIB}/{verb} {' '.join(shlex.quote(part) for part in parts[1:])}" + (f" # {parts[0]}" if parts[0] else "")
-    )
+    """A command line of the program on a host; `note` is a comment at its end."""
+    return pulumi.Output.all(note, *arguments).apply(lambda parts: f"{_program()} {shlex.join([verb, *parts[1:]])}" + (f" # {parts[0]}" if parts[0] else ""))
 
 
 def _target(vip: Vip, port: int, check: object) -> str:
@@ -217,16 +220,9 @@ def _target(vip: Vip, port: int, check: object) -> str:
     return f"{vip.address}:{port}{path}"
 
 
-def _install_inline(bundle: str) -> str:
-    """`install` for a node that has no tools yet: `unpack` is run from its text. Half a bundle, of a connection that broke, is not installed."""
-    unpack = next(file.text for file in keepalived.tools() if file.path.endswith("/unpack"))
-    return f"""
-        set -eu; d=$(mktemp -d); trap 'rm -rf "$d"' EXIT; cat >"$d/bundle"
-        echo "{hashlib.sha256(bundle.encode()).hexdigest()}  $d/bundle" | sha256sum --check --status ||
-            {{ echo "the tools did not arrive whole; pulumi up again" >&2; exit 1; }}
-        sh -c {shlex.quote(unpack)} - "$d" <"$d/bundle"
-        sh "$d{LIB}/install" "$d"
-    """
+def _install() -> str:
+    """The text of `install` for the program of this deployment: the host may have nothing to run it with but a shell."""
+    return f"set -- {keepalived.program_digest()}\n{(keepalived.PROGRAM / 'install').read_text()}"
 
 
 def _digest(said: Sequence[str]) -> str:

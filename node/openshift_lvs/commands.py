@@ -1,0 +1,255 @@
+"""The commands of `openshift-lvs`: who calls each, and what it does. Every other module does the work.
+
+A command imports only what it needs: keepalived and systemd call some while a VIP moves.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from .errors import Refused
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+PROGRAM = "openshift-lvs"
+USAGE = 2
+"""The exit status of a usage error; 1 is a command that was refused or failed."""
+
+
+def deliver(version: str) -> str:
+    from . import versions
+    from .lock import Changes
+
+    bundle = sys.stdin.buffer.read()
+    with Changes(f"deliver {version}"):
+        return versions.deliver(version, bundle)
+
+
+def deliver_secret(version: str) -> str:
+    from . import versions
+    from .lock import Changes
+
+    bundle = sys.stdin.buffer.read()
+    with Changes(f"deliver-secret {version}"):
+        return versions.deliver_secret(version, bundle)
+
+
+def activate(version: str, canary: str = "") -> str:
+    from . import activation
+    from .lock import Changes
+
+    with Changes(f"activate {version}"):
+        return activation.activate(version, canary == "canary")
+
+
+def go_home(vip: str) -> str:
+    from . import versions, vrrp
+    from .lock import Changes
+
+    with Changes(f"go-home {vip}"):
+        return vrrp.go_home(versions.in_force(), vip)
+
+
+def alone(seconds: str) -> None:
+    from . import clock, versions, vrrp
+
+    description = versions.in_force()
+    clock.wait_for(float(seconds), "former directors to fall silent", lambda: vrrp.strangers(description, description))
+
+
+def answers(seconds: str, requests: str, *targets: str) -> str:
+    from . import probes
+
+    return "\n".join(probes.answers(float(seconds), int(requests), probes.targets(list(targets))))
+
+
+def remove() -> str:
+    from . import remove as removal
+    from .lock import Changes
+
+    with Changes("remove"):
+        return removal.remove()
+
+
+def apply() -> None:
+    from . import activation, versions
+
+    activation.apply(versions.in_force())
+
+
+def start() -> None:
+    from . import ipvs, journal, servers, versions, vrrp
+
+    description = versions.in_force()
+    vrrp.start(description)
+    servers.correct_weights(description)
+    try:
+        ipvs.keep_sync(description)
+    except Refused as fault:
+        # Connections are balanced all the same, except the few that hashing alone sends elsewhere after a move.
+        journal.note(f"connection sync did not start: {fault}")
+
+
+def started() -> None:
+    from . import servers, versions
+
+    servers.keep_place_of_drained(versions.in_force())
+
+
+def drain() -> None:
+    from . import versions, vrrp
+
+    description = versions.in_force()
+    vrrp.drain(description, description.instances)
+
+
+def rules() -> None:
+    from . import host, state
+
+    host.load_rules(state.CURRENT)
+
+
+def quorum(vip: str, service: str, weight: str) -> None:
+    from . import quorum as quorums
+
+    quorums.quorum(vip, service, weight)
+
+
+def status(form: str = "") -> str:
+    from . import observe, versions
+
+    seen = observe.facts()
+    return seen.to_json() if form == "--json" else observe.report(seen, versions.current())
+
+
+def ownership(how: str) -> None:
+    from . import versions, vrrp
+
+    vrrp.ownership(_one_of(how, "off", "on") == "off", versions.in_force())
+
+
+def rotation(how: str, address: str) -> None:
+    from . import servers, versions
+
+    servers.rotation(_one_of(how, "out", "in") == "out", address, versions.in_force())
+
+
+def hand_over(*vips: str) -> str:
+    from . import versions, vrrp
+
+    description = versions.in_force()
+    return vrrp.hand_over(description, vips or description.instances)
+
+
+def recount() -> None:
+    from . import versions, vrrp
+
+    vrrp.recount(versions.in_force())
+
+
+def sync() -> None:
+    from . import ipvs, versions
+
+    ipvs.keep_sync(versions.in_force())
+
+
+def connections(which: str, address: str) -> str:
+    from . import ipvs
+
+    return "\n".join(ipvs.connections(_one_of(which, "from", "through", "to"), address))
+
+
+def connect(count: str, *targets: str) -> None:
+    from . import probes
+
+    probes.connect(int(count), list(targets))
+
+
+def who_answers(*addresses: str) -> str:
+    from . import probes, versions
+
+    return "\n".join(probes.who_answers(versions.in_force(), list(addresses)))
+
+
+COMMANDS: dict[str, tuple[Callable[..., str | None], str, str, str]] = {
+    # name: function, arguments, caller, what it does
+    "deliver": (deliver, "VERSION <BUNDLE", "engine", "stage a version; what runs does not change"),
+    "deliver-secret": (deliver_secret, "VERSION <BUNDLE", "engine", "add the VRRP passwords to a staged version"),
+    "activate": (activate, "VERSION [canary]", "engine", "bring a version into force; go back to the one before when it is not healthy"),
+    "go-home": (go_home, "VIP", "engine", "end a roll-out: hand the VIP to its owner"),
+    "alone": (alone, "SECONDS", "engine", "wait until no other router uses our virtual_router_ids"),
+    "answers": (answers, "SECONDS REQUESTS TARGET...", "engine", "ask until each target gives so many answers in a row"),
+    "remove": (remove, "", "engine", "undo everything that this program did on this host"),
+    "apply": (apply, "", "systemd, operator", "bring ARP settings, VIPs on lo, modules, sysctls and rules to the version in force"),
+    "start": (start, "", "systemd", "before keepalived starts: tracked files, weights, connection sync"),
+    "started": (started, "", "systemd", "after keepalived started: the place of drained servers in the hash table"),
+    "drain": (drain, "", "systemd, operator", "hand every VIP over, until keepalived starts again"),
+    "rules": (rules, "", "systemd", "load the nftables rules of the version in force"),
+    "quorum": (quorum, "VIP SERVICE WEIGHT", "keepalived", "record that a service gained (0) or lost its quorum"),
+    "status": (status, "[--json]", "operator", "explain this node; with --json every fact for `operations`"),
+    "ownership": (ownership, "off|on", "operator", "take no VIP, over restarts and reboots; or end that"),
+    "rotation": (rotation, "out|in ADDRESS", "operator", "give a real server no new connection; or end that"),
+    "hand-over": (hand_over, "[VIP...]", "operator", "give the VIPs held here to another director"),
+    "recount": (recount, "", "operator", "correct the view from the kernel's table"),
+    "sync": (sync, "", "operator", "run both sides of connection sync as the version in force says"),
+    "connections": (connections, "from|through|to ADDRESS", "operator", "list connections of the kernel's table"),
+    "connect": (connect, "COUNT ADDRESS:PORT...", "operator", "open so many connections to each, at once"),
+    "who-answers": (who_answers, "ADDRESS...", "operator", "list the MACs that answer ARP for an address"),
+}
+
+
+def main(words: Sequence[str]) -> int:
+    """Run one command; its exit status: 0, 1 refused or failed, 2 usage error."""
+    name, arguments = (words[0], words[1:]) if words else ("", ())
+    if name in ("--help", "-h", "help"):
+        print(help_text())
+        return 0
+    if name not in COMMANDS:
+        print(f"{PROGRAM}: {name or 'no command'}: not a command\n{help_text()}", file=sys.stderr)
+        return USAGE
+    function, usage = COMMANDS[name][0], COMMANDS[name][1]
+    if not _fits(usage, len(arguments)):
+        print(f"usage: {PROGRAM} {name} {usage}", file=sys.stderr)
+        return USAGE
+    os.umask(0o022)
+    try:
+        said = function(*arguments)
+    except (Refused, ValueError, OSError) as fault:
+        _say(str(fault), sys.stderr)
+        return 1
+    if said:
+        _say(said, sys.stdout)
+    return 0
+
+
+def help_text() -> str:
+    """The table of commands."""
+    lines = [f"{PROGRAM} COMMAND: keepalived and LVS on this host", ""]
+    for caller in ("engine", "systemd", "keepalived", "operator"):
+        lines.append(f"called by {'an operator' if caller == 'operator' else 'the engine' if caller == 'engine' else caller}:")
+        lines += [f"  {f'{name} {usage}':<36} {what}" for name, (_, usage, callers, what) in COMMANDS.items() if caller in callers]
+    return "\n".join(lines)
+
+
+def _fits(usage: str, count: int) -> bool:
+    """Whether so many arguments fit a usage text: `[X]` may be missing, `X...` may be repeated, `<X` is standard input."""
+    words = [word for word in usage.split() if not word.startswith("<")]
+    least = sum(not word.startswith("[") for word in words)
+    return least <= count and (count <= len(words) or usage.rstrip("]").endswith("..."))
+
+
+def _one_of(word: str, *known: str) -> str:
+    if word not in known:
+        raise ValueError(f"{word}: not one of {', '.join(known)}")
+    return word
+
+
+def _say(text: str, stream: object) -> None:
+    """Write to a reader that may be gone: by now the work is done, and its exit status counts."""
+    try:
+        print(text, file=stream, flush=True)  # type: ignore[call-overload]
+    except OSError:
+        os._exit(0)

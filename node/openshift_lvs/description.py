@@ -1,0 +1,167 @@
+"""What one version says about one host: `host.json`, written by components/keepalived.py and read by every command.
+
+Both sides use these classes. Addresses are `ipaddress` objects of either family.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import Any, Union
+
+from .errors import Refused
+
+Address = Union[IPv4Address, IPv6Address]
+NAME = "host.json"
+_WIDTH = 140
+
+
+@dataclass(frozen=True)
+class RealServer:
+    """A real server of a service. `weight` is the configured one: 0 gets no new connection."""
+
+    name: str
+    address: Address
+    weight: int
+
+
+@dataclass(frozen=True)
+class Service:
+    """A virtual server. The kernel knows it by its firewall mark; `quorum` and `hysteresis` are keepalived's."""
+
+    name: str
+    protocol: str
+    port: int
+    mark: int
+    forwarding_method: str
+    quorum: int
+    hysteresis: int
+    alpha: bool
+    sorry_server: Address | None
+    check_script: str | None
+    """The MISC_CHECK script, below the version's folder."""
+    check_user: str | None
+    regexes: tuple[str, ...]
+    real_servers: tuple[RealServer, ...]
+
+    def quorum_without(self, drained: set[str]) -> tuple[int, int]:
+        """Quorum and hysteresis in force while these real servers are drained: at most the majority of the remaining weight.
+
+        Below the quorum by the hysteresis is a loss, above it by as much a recovery. Both must be within reach.
+        """
+        left = sum(server.weight for server in self.real_servers if str(server.address) not in drained)
+        if left == sum(server.weight for server in self.real_servers) and not any(str(server.address) in drained for server in self.real_servers):
+            return self.quorum, self.hysteresis
+        quorum = min(self.quorum, left // 2 + 1)
+        return quorum, max(0, min(self.hysteresis, quorum - 1, left - quorum))
+
+
+@dataclass(frozen=True)
+class Vip:
+    """A VIP and its VRRP instance. `owner` is the director with the highest priority."""
+
+    name: str
+    address: Address
+    virtual_router_id: int
+    owner: Address
+    answers_expected: bool
+    """Whether a new service must have a live server for an activation to succeed."""
+    services: tuple[Service, ...]
+
+    @property
+    def prefix(self) -> str:
+        """The VIP as a network of one address: `192.0.2.250/32`."""
+        return f"{self.address}/{self.address.max_prefixlen}"
+
+
+@dataclass(frozen=True)
+class Description:
+    """One host. `directors` are the other directors of its pool; only a director runs keepalived."""
+
+    host: str
+    pool: str
+    program: str
+    """The name of the program's folder: a digest of its content."""
+    interface: str
+    address: Address
+    director: bool
+    directors: tuple[Address, ...]
+    sync_id: int | None
+    """What tells this pool's connection sync from another's on the segment."""
+    poor_view_weight: int
+    step_back_weight: int
+    witnesses: tuple[str, ...]
+    check_seconds: int
+    """Seconds after which every health check has run and a failure has been acted upon."""
+    vips: tuple[Vip, ...]
+
+    @property
+    def instances(self) -> tuple[str, ...]:
+        """The VRRP instances that this host runs: none unless it is a director."""
+        return tuple(vip.name for vip in self.vips) if self.director else ()
+
+    @property
+    def services(self) -> tuple[Service, ...]:
+        """The virtual servers that this host runs: none unless it is a director."""
+        return tuple(service for vip in self.vips for service in vip.services) if self.director else ()
+
+    @property
+    def owned_by_others(self) -> dict[str, Address]:
+        """The owner of each instance that is not this host."""
+        return {vip.name: vip.owner for vip in self.vips if vip.owner != self.address} if self.director else {}
+
+    def service(self, mark: int) -> Service | None:
+        """The virtual server with that mark."""
+        return next((service for service in self.services if service.mark == mark), None)
+
+    def to_json(self) -> str:
+        """Text with a line for each real server, so that a change is one line of a diff."""
+        return _text({"format": 1, **json.loads(json.dumps(asdict(self), default=str))}) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Description:
+        """The description in that text. Raises Refused when this program does not know its format."""
+        data: dict[str, Any] = json.loads(text)
+        if data.pop("format") != 1:
+            raise Refused(f"{NAME}: written for another release of this program; pulumi up")
+        vips = tuple(_vip(vip) for vip in data.pop("vips"))
+        return cls(
+            **{
+                **data,
+                "address": ip_address(data["address"]),
+                "directors": tuple(ip_address(each) for each in data["directors"]),
+                "witnesses": tuple(data["witnesses"]),
+                "vips": vips,
+            }
+        )
+
+    @classmethod
+    def read(cls, folder: str) -> Description:
+        """The description in a version's folder."""
+        with open(f"{folder}/{NAME}", encoding="utf-8") as file:
+            return cls.from_json(file.read())
+
+
+def _vip(data: dict[str, Any]) -> Vip:
+    services = tuple(_service(service) for service in data["services"])
+    return Vip(**{**data, "address": ip_address(data["address"]), "owner": ip_address(data["owner"]), "services": services})
+
+
+def _service(data: dict[str, Any]) -> Service:
+    servers = tuple(RealServer(server["name"], ip_address(server["address"]), server["weight"]) for server in data["real_servers"])
+    sorry = ip_address(data["sorry_server"]) if data["sorry_server"] else None
+    return Service(**{**data, "sorry_server": sorry, "regexes": tuple(data["regexes"]), "real_servers": servers})
+
+
+def _text(value: Any, indent: str = "") -> str:
+    """JSON in which whatever fits into a line and holds no other mapping or list stands in one line."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    flat = json.dumps(value, ensure_ascii=False)
+    if not any(isinstance(each, (dict, list)) for each in inner) and len(indent) + len(flat) <= _WIDTH:
+        return flat
+    deeper = f"{indent}  "
+    if isinstance(value, dict):
+        lines = [f"{deeper}{json.dumps(key)}: {_text(each, deeper)}" for key, each in value.items()]
+        return "{\n" + ",\n".join(lines) + f"\n{indent}}}"
+    return "[\n" + ",\n".join(f"{deeper}{_text(each, deeper)}" for each in value) + f"\n{indent}]"

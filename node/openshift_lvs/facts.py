@@ -1,0 +1,85 @@
+"""What a node is and does at one moment: gathered by observe.py on the node, read from JSON by the operator's command."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from .ipvs import RealServer, SyncDaemon, Table, VirtualServer
+
+ASIDE = -254
+"""keepalived's FAULT state: the director may not take the VIP."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """One node. Parts that it does not have, since it is no director or nothing is in force, are empty."""
+
+    host: str = ""
+    keepalived: str = ""
+    """What systemd says of keepalived.service: `active`, `inactive`, ..."""
+    version: str = "none"
+    proven: str = "none"
+    since: str = "never"
+    """When the version came into force."""
+    owns_nothing: bool = False
+    """Whether an operator drained this director: it takes no VIP."""
+    drained: frozenset[str] = frozenset()
+    """The real servers that an operator took out of rotation, by address."""
+    files: dict[str, str] = field(default_factory=dict)
+    """SHA-256 of every delivered file of the version, by path."""
+    mac: str = ""
+    held: frozenset[str] = frozenset()
+    """The addresses on the pool's interface."""
+    lo: frozenset[str] = frozenset()
+    sysctl: frozenset[str] = frozenset()
+    """`name = value` of every sysctl that the version sets."""
+    table: Table = field(default_factory=dict)
+    sync: tuple[SyncDaemon, ...] = ()
+    views: dict[str, int] = field(default_factory=dict)
+    """What missing quorums add to the priority, by VIP."""
+    drains: dict[str, int] = field(default_factory=dict)
+    """What a drain or a roll-out adds to the priority, by VIP: see `aside` and `behind`."""
+    witnesses: dict[str, bool] = field(default_factory=dict)
+    """Whether each witness takes or refuses a connection."""
+    rules: str = ""
+    """Difference between the nftables rules of the version and the loaded ones."""
+    strangers: str = ""
+    """Routers on the segment that use our virtual_router_id."""
+
+    @property
+    def aside(self) -> list[str]:
+        """The VIPs that it may not take: it is drained, or a hand-over was interrupted."""
+        return sorted(name for name, weight in self.drains.items() if weight == ASIDE)
+
+    @property
+    def behind(self) -> list[str]:
+        """The VIPs that it takes only when no unchanged director can: a roll-out has not ended."""
+        return sorted(name for name, weight in self.drains.items() if weight not in (0, ASIDE))
+
+    @property
+    def view(self) -> str:
+        """`good` with enough live servers of every service; `cut off` when no witness answers; else `poor`."""
+        if self.witnesses and not any(self.witnesses.values()):
+            return "cut off"
+        return "poor" if any(self.views.values()) else "good"
+
+    def to_json(self) -> str:
+        """One JSON object."""
+        return json.dumps(asdict(self), default=sorted, indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> Facts:
+        """The facts in that text."""
+        data: dict[str, Any] = json.loads(text)
+        for name in ("drained", "held", "lo", "sysctl"):
+            data[name] = frozenset(data[name])
+        data["sync"] = tuple(SyncDaemon(**each) for each in data["sync"])
+        data["table"] = {int(mark): _virtual_server(each) for mark, each in data["table"].items()}
+        return cls(**data)
+
+
+def _virtual_server(data: dict[str, Any]) -> VirtualServer:
+    servers = {address: RealServer(**each) for address, each in data["servers"].items()}
+    return VirtualServer(**{**data, "flags": tuple(data["flags"]), "servers": servers})

@@ -1,0 +1,148 @@
+"""What the host's kernel and systemd must have: ARP settings, VIPs on lo, kernel modules, sysctls, nftables rules, units."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+from . import journal, programs, state
+from .description import Description
+from .errors import Refused
+
+TABLE = "openshift_lvs"
+RULES = "lvs.nft"
+SYSCTLS = "sysctl.conf"
+MODULES = "modules.conf"
+_EARLY = ("net.ipv4.conf.all.arp_", "net.ipv4.conf.lo.arp_")
+"""The sysctls without which no VIP may be on lo."""
+PROGRAM_UNITS = "systemd"
+"""The folder of the units, below the program's."""
+
+
+def addresses(interface: str) -> set[str]:
+    """The addresses of an interface, without their prefix lengths; none when it is missing."""
+    shown = programs.attempt("ip", "-oneline", "address", "show", "dev", interface)[1]
+    return {words[3].partition("/")[0] for line in shown.splitlines() if len(words := line.split()) > 3 and words[2] in ("inet", "inet6")}
+
+
+def prepare(folder: str, description: Description) -> None:
+    """Everything that must be true before traffic may come. Adds, never removes. Safe to run twice.
+
+    ARP settings come first, then VIPs, then modules: a server whose kernel lacks a module passes the other directors' health checks all the same,
+    so it must have the VIPs. The other sysctls exist only once the modules are loaded.
+    """
+    sysctls = _lines(f"{folder}/{SYSCTLS}")
+    early = [line for line in sysctls if line.startswith(_EARLY)]
+    _set_sysctls(early)
+    add_vips(description)
+    load_modules(folder)
+    if os.path.exists("/sys/class/net/tunl0"):
+        programs.run("ip", "link", "set", "tunl0", "up")
+    _set_sysctls([line for line in sysctls if line not in early])
+
+
+def _set_sysctls(lines: list[str]) -> None:
+    if lines:
+        programs.run("sysctl", "-q", "-p", "-", stdin="".join(f"{line}\n" for line in lines))
+
+
+def sysctls_in_force(folder: str) -> list[str]:
+    """`name = value` in the kernel of every sysctl that a version sets; one that is missing is left out."""
+    found = []
+    for line in _lines(f"{folder}/{SYSCTLS}"):
+        name = line.partition("=")[0].strip()
+        path = f"/proc/sys/{name.replace('.', '/')}"
+        if os.path.exists(path):
+            found.append(f"{name} = {' '.join(state.read(path).split())}")
+    return found
+
+
+def load_modules(folder: str) -> None:
+    """Load the modules that a version names. Raises Refused for one that this kernel does not have."""
+    for module in _lines(f"{folder}/{MODULES}"):
+        if not programs.succeeds("modprobe", module) and not _loaded(module):
+            kernel = os.uname().release
+            raise Refused(f"kernel module {module}: not in {kernel}; install the kernel's extra modules or choose another scheduler or method")
+
+
+def _loaded(module: str) -> bool:
+    """Whether a module is loaded, or built into the kernel so that there is nothing to load."""
+    with open("/proc/modules", encoding="ascii") as file:
+        if any(line.startswith(f"{module} ") for line in file):
+            return True
+    return f"/{module}.ko" in state.read(f"/lib/modules/{os.uname().release}/modules.builtin")
+
+
+def add_vips(description: Description) -> None:
+    """Put the VIPs on lo, where they are not yet."""
+    there = addresses("lo")
+    missing = [vip for vip in description.vips if str(vip.address) not in there]
+    if missing:
+        programs.run("ip", "-batch", "-", stdin="".join(f"address replace {vip.prefix} dev lo\n" for vip in missing))
+        journal.note(f"put on lo: {', '.join(str(vip.address) for vip in missing)}")
+
+
+def remove_vips(vips: Iterable[str]) -> None:
+    """Take these addresses from lo, where they are there."""
+    there = addresses("lo")
+    for vip in sorted(set(vips) & there):
+        programs.run("ip", "address", "delete", f"{vip}/{128 if ':' in vip else 32}", "dev", "lo")
+        journal.note(f"taken from lo: {vip}: the version in force does not name it")
+
+
+def release_vips(description: Description) -> None:
+    """Take the VIPs from the interface that a keepalived which is gone left there."""
+    for vip in description.vips:
+        programs.attempt("ip", "address", "delete", vip.prefix, "dev", description.interface)
+
+
+def load_rules(folder: str) -> None:
+    """Load the nftables rules of a version in one transaction; remove ours where it has none, since nothing would keep the table of a former director."""
+    if os.path.exists(f"{folder}/{RULES}"):
+        programs.run("nft", "--file", f"{folder}/{RULES}")
+    elif rules_loaded():
+        remove_rules()
+
+
+def rules_loaded() -> bool:
+    """Whether our nftables table is there."""
+    return programs.succeeds("nft", "list", "table", "ip", TABLE)
+
+
+def remove_rules() -> None:
+    """Remove our nftables table, if it is there."""
+    programs.attempt("nft", "delete", "table", "ip", TABLE)
+
+
+def install_units(program: str) -> None:
+    """Put the units of a program in place and enable them. Does nothing when they are there already."""
+    source = f"{program}/{PROGRAM_UNITS}"
+    changed = []
+    for folder, _, names in os.walk(source):
+        for name in names:
+            path = os.path.relpath(f"{folder}/{name}", source)
+            text = state.read(f"{folder}/{name}")
+            if state.read(f"{state.UNITS}/{path}") != text:
+                os.makedirs(os.path.dirname(f"{state.UNITS}/{path}"), exist_ok=True)
+                state.write(f"{state.UNITS}/{path}", f"{text}\n")
+                changed.append(path)
+    if changed:
+        # It reads the changed units too.
+        programs.run("systemctl", "-q", "enable", "openshift-lvs.service", "keepalived.service")
+        programs.run("systemctl", "daemon-reload")
+        journal.note(f"units changed: {', '.join(sorted(changed))}")
+
+
+def remove_units(program: str) -> None:
+    """Remove the units of a program."""
+    source = f"{program}/{PROGRAM_UNITS}"
+    for folder, _, names in os.walk(source):
+        for name in names:
+            path = f"{state.UNITS}/{os.path.relpath(f'{folder}/{name}', source)}"
+            if os.path.exists(path):
+                os.unlink(path)
+    programs.run("systemctl", "daemon-reload")
+
+
+def _lines(path: str) -> list[str]:
+    return [line for line in state.read(path).splitlines() if line and not line.startswith("#")]

@@ -1,0 +1,158 @@
+"""The kernel's IPVS table: virtual servers by firewall mark, their connections, and connection sync between directors."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from . import clock, journal, programs
+from .description import Description
+from .errors import Refused
+
+_METHODS = {"Route": "DR", "Tunnel": "TUN", "Masq": "NAT"}
+"""keepalived's word for what ipvsadm shows."""
+_OPTIONS = {"DR": "--gatewaying", "TUN": "--ipip", "NAT": "--masquerading"}
+FORGET_S = 10
+SYNC_MESSAGE_MAX = 1472
+"""Bytes of a sync message for an MTU of 1500: the kernel fills no longer ones by itself, and hears none that are longer than it was told."""
+IP_UDP_HEADERS = 28
+
+
+@dataclass(frozen=True)
+class RealServer:
+    """A real server in the table. `method` is keepalived's word; `connections` are the established ones."""
+
+    method: str
+    weight: int
+    connections: int
+
+
+@dataclass(frozen=True)
+class VirtualServer:
+    """A virtual server in the table, as `ipvsadm -Ln --exact` shows it."""
+
+    scheduler: str
+    flags: tuple[str, ...]
+    persistence: int | None
+    servers: dict[str, RealServer] = field(default_factory=dict)
+    """By address."""
+
+
+Table = dict[int, VirtualServer]
+"""Virtual servers by mark. Those by address belong to others, such as kube-proxy, and are left out."""
+Key = tuple[int, str]
+"""A real server of a service: mark and address."""
+
+
+def table() -> Table:
+    """The table; empty when this kernel has no IPVS yet."""
+    status, shown, _ = programs.attempt("ipvsadm", "--list", "--numeric", "--exact")
+    return parse(shown) if status == 0 else {}
+
+
+def parse(shown: str) -> Table:
+    """What `ipvsadm --list --numeric --exact` shows."""
+    found: Table = {}
+    current: VirtualServer | None = None
+    for line in shown.splitlines():
+        words = line.split()
+        if words[:1] == ["FWM"]:
+            flags = re.search(r"\(([^)]*)\)", line)
+            persistent = re.search(r"persistent (\d+)", line)
+            named = (flags[1].split(",") if flags else []) + (["ops"] if "ops" in words else [])
+            scheduler = words[3] if words[2] == "IPv6" else words[2]
+            current = found[int(words[1])] = VirtualServer(scheduler, tuple(sorted(named)), int(persistent[1]) if persistent else None)
+        elif words[:1] == ["->"] and current and len(words) > 4 and words[2] in _METHODS:
+            current.servers[words[1].rpartition(":")[0].strip("[]")] = RealServer(_METHODS[words[2]], int(words[3]), int(words[4]))
+        elif words[:1] in (["TCP"], ["UDP"], ["SCTP"]):
+            current = None
+    return found
+
+
+def live(kernel: Table) -> set[Key]:
+    """The real servers that get new connections."""
+    return {(mark, address) for mark, virtual in kernel.items() for address, server in virtual.servers.items() if server.weight > 0}
+
+
+def set_weight(mark: int, address: str, method: str, weight: int) -> None:
+    """Change the weight of a real server. A server that its health check removes at the same moment is no error."""
+    command = ["ipvsadm", "--edit-server", "--fwmark-service", str(mark), "--real-server", address, _OPTIONS[method], "--weight", str(weight)]
+    status, _, errors = programs.attempt(*command)
+    if status and address in table().get(mark, VirtualServer("", (), None)).servers:
+        raise Refused(f"{' '.join(command)}: {errors.strip()}")
+
+
+def delete_server(mark: int, address: str) -> None:
+    """Remove a real server."""
+    programs.run("ipvsadm", "--delete-server", "--fwmark-service", str(mark), "--real-server", address)
+
+
+def forget(descriptions: Iterable[Description]) -> None:
+    """Remove the virtual servers of these versions and their connections, while keepalived does not run.
+
+    keepalived keeps what it finds at its start: another scheduler, another forwarding method, a dead server. Other programs' virtual servers stay.
+    """
+    kernel = table()
+    vips = {service.mark: str(vip.address) for each in descriptions for vip in each.vips for service in vip.services if service.mark in kernel}
+    if not vips:
+        return
+    # A connection that the holder tells of meanwhile would have no server. The start of the unit listens again.
+    programs.attempt("ipvsadm", "--stop-daemon", "backup")
+    for mark in vips:
+        programs.attempt("ipvsadm", "--delete-service", "--fwmark-service", str(mark))
+    for vip in sorted(set(vips.values())):
+        clock.wait_for(FORGET_S, f"connections through {vip} to be forgotten", lambda vip=vip: "\n".join(connections("through", vip)))  # type: ignore[misc]
+    journal.note(f"removed the virtual servers {', '.join(map(str, vips))} from the kernel's table: keepalived starts from an empty one")
+
+
+def connections(which: str, address: str) -> list[str]:
+    """`STATE CLIENT:PORT VIP:PORT SERVER:PORT` of the connections `from` a client, `through` a VIP or `to` a real server."""
+    column = {"from": 3, "through": 4, "to": 5}[which]
+    found = []
+    for line in programs.run("ipvsadm", "--list", "--numeric", "--connection").splitlines():
+        words = line.split()
+        if len(words) > column and words[column].rpartition(":")[0].strip("[]") == address:
+            found.append(" ".join(words[2:6]))
+    return found
+
+
+@dataclass(frozen=True)
+class SyncDaemon:
+    """One side of connection sync that runs: `master` tells of connections, `backup` hears of them."""
+
+    side: str
+    interface: str
+    sync_id: int
+    message_max: int
+
+
+def sync_daemons() -> tuple[SyncDaemon, ...]:
+    """The sides that run; none when this kernel has no IPVS."""
+    shown = programs.attempt("ipvsadm", "--list", "--daemon")[1]
+    found = re.findall(r"^(master|backup) sync daemon \(mcast=([^,]+), syncid=(\d+), maxlen=(\d+)", shown, re.MULTILINE)
+    return tuple(SyncDaemon(side, interface, int(sync_id), int(length)) for side, interface, sync_id, length in found)
+
+
+def keep_sync(description: Description | None) -> None:
+    """Run both sides of connection sync on a director, neither on another host. A side that runs as it should is not touched.
+
+    Both always run, so that every director knows the connections when it takes a VIP.
+    """
+    running = {daemon.side: daemon for daemon in sync_daemons()}
+    wanted: dict[str, SyncDaemon] = {}
+    if description and description.director and description.sync_id is not None:
+        with open(f"/sys/class/net/{description.interface}/mtu", encoding="ascii") as file:
+            mtu = min(1500, int(file.read()))
+        for side, length in (("master", mtu - IP_UDP_HEADERS), ("backup", SYNC_MESSAGE_MAX)):
+            wanted[side] = SyncDaemon(side, description.interface, description.sync_id, length)
+    for side in ("master", "backup"):
+        if running.get(side) == wanted.get(side):
+            continue
+        if side in running:
+            programs.run("ipvsadm", "--stop-daemon", side)
+        if side in wanted:
+            daemon = wanted[side]
+            start = ["--mcast-interface", daemon.interface, "--syncid", str(daemon.sync_id), "--sync-maxlen", str(daemon.message_max)]
+            programs.run("ipvsadm", "--start-daemon", side, *start)
+        journal.note(f"connection sync, side {side}: {f'started on {wanted[side].interface}' if side in wanted else 'stopped'}")

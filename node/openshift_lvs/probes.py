@@ -1,0 +1,147 @@
+"""Requests that this node sends: the proof that a VIP answers, connections for `verify`, and who answers ARP for a VIP."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import selectors
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from . import clock, programs
+from .description import Description
+from .errors import TimedOut
+
+ANSWER_S = 3.0
+"""Seconds for one connection or one answer."""
+ARP_S = 2
+_ARP_TABLE = "openshift_lvs_answers"
+_DISCARD_PORT = 9
+
+
+@dataclass
+class Target:
+    """What a proof asks: a TCP connection to ADDRESS:PORT, or an HTTP request as keepalived's HTTP_GET sends it."""
+
+    at: str
+    path: str = ""
+    host: str = ""
+    status: str = ""
+    """Accepted status codes, such as `200-299,401`."""
+    protocol: str = "1.0"
+    """http_protocol of keepalived.conf(5): 1.0, 1.0C or 1.1."""
+
+    def fault(self) -> str:
+        """Ask once. Empty when the answer is accepted, else what is wrong with it."""
+        try:
+            with socket.create_connection(split(self.at), timeout=ANSWER_S) as connection:
+                if not self.path:
+                    return ""
+                connection.sendall(self._request())
+                line = connection.makefile("rb").readline(1000).decode("latin-1")
+        except OSError:
+            return "no answer"
+        code = re.match(r"HTTP/[0-9.]+ (\d{3})", line)
+        if not code:
+            return "an answer that is not HTTP"
+        for part in self.status.split(","):
+            first, _, last = part.partition("-")
+            if int(first) <= int(code[1]) <= int(last or first):
+                return ""
+        return f"HTTP status {code[1]}, and the check accepts {self.status} (sent as Host: {self.host})"
+
+    def _request(self) -> bytes:
+        version = "1.1" if self.protocol == "1.1" else "1.0"
+        close = "" if self.protocol == "1.0" else "Connection: close\r\n"
+        return f"GET {self.path} HTTP/{version}\r\nUser-Agent: KeepAliveClient\r\n{close}Host: {self.host}\r\n\r\n".encode()
+
+
+def split(at: str) -> tuple[str, int]:
+    """Address and port of `ADDRESS:PORT` or `[ADDRESS]:PORT`."""
+    address, _, port = at.rpartition(":")
+    return address.strip("[]"), int(port)
+
+
+def targets(words: list[str]) -> list[Target]:
+    """The targets on a command line: `ADDRESS:PORT`, each with its own `path=`, `host=`, `status=` and `protocol=`."""
+    found: list[Target] = []
+    for word in words:
+        key, separator, value = word.partition("=")
+        if separator and found and key in ("path", "host", "status", "protocol"):
+            setattr(found[-1], key, value)
+        else:
+            found.append(Target(word))
+    return found
+
+
+def answers(seconds: float, requests: int, asked: list[Target]) -> list[str]:
+    """Wait until each target gives so many answers in a row; a line for each. Raises TimedOut, which names the last fault."""
+    said = []
+    deadline = clock.now() + seconds
+    for target in asked:
+        answered = 0
+        while answered < requests:
+            fault = target.fault()
+            if not fault:
+                answered += 1
+            elif clock.now() >= deadline:
+                raise TimedOut(f"{target.at}{target.path}: waited {seconds:g} s for {requests} answers in a row; last seen: {answered}, then {fault}")
+            else:
+                answered = 0
+                clock.pause()
+        said.append(f"{target.at}{target.path} answered {answered} of {answered}")
+    return said
+
+
+def connect(count: int, at: list[str]) -> None:
+    """Open so many connections to each address, all at once, each from a port of its own, and close each as soon as it is answered.
+
+    None is waited for longer than ANSWER_S. The holder's IPVS table shows where they went.
+    """
+    with contextlib.ExitStack() as stack:
+        selector = stack.enter_context(selectors.DefaultSelector())
+        for address, port in map(split, at):
+            for _ in range(count):
+                connection = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+                stack.callback(connection.close)
+                connection.connect_ex((address, port))
+                selector.register(connection, selectors.EVENT_WRITE)
+        deadline = clock.now() + ANSWER_S
+        while selector.get_map() and (left := deadline - clock.now()) > 0:
+            for key, _ in selector.select(left):
+                selector.unregister(key.fileobj)
+                key.fileobj.close()  # type: ignore[union-attr]
+
+
+def who_answers(description: Description, addresses: list[str]) -> list[str]:
+    """`ADDRESS MAC` for every MAC that answers ARP for an address of this segment within ARP_S seconds, seen from this node."""
+    with _recorded_answers():
+        for address in addresses:
+            programs.attempt("ip", "neighbour", "delete", address, "dev", description.interface)
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_packet, contextlib.suppress(OSError):
+                # The kernel asks for the MAC; no program needs to listen.
+                any_packet.sendto(b"\n", (address, _DISCARD_PORT))
+        # Every answer counts, also one that comes after the first.
+        with contextlib.suppress(TimedOut):
+            clock.wait_for(ARP_S, "answers", lambda: "more may come")
+        shown = programs.run("nft", "list", "set", "arp", _ARP_TABLE, "answers")
+    pairs = re.findall(r"([0-9.]+) \. ([0-9a-f:]{17})", shown)
+    return [f"{address} {mac}" for address in addresses for answered, mac in pairs if answered == address]
+
+
+@contextlib.contextmanager
+def _recorded_answers() -> Iterator[None]:
+    programs.attempt("nft", "delete", "table", "arp", _ARP_TABLE)
+    rules = f"""table arp {_ARP_TABLE} {{
+        set answers {{ type ipv4_addr . ether_addr; size 1024; flags dynamic; }}
+        chain input {{
+            type filter hook input priority 0
+            arp operation reply update @answers {{ arp saddr ip . arp saddr ether }}
+        }}
+    }}"""
+    programs.run("nft", "--file", "-", stdin=rules)
+    try:
+        yield
+    finally:
+        programs.attempt("nft", "delete", "table", "arp", _ARP_TABLE)

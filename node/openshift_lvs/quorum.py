@@ -1,0 +1,49 @@
+"""What keepalived calls when a service gains or loses its quorum, and how that lowers the VRRP priority. Imports little: it must be fast.
+
+A director whose services lack a quorum has a poor view: it adds a negative weight to its priority, so that a director with a better view takes
+the VIP. The weight is the mean over the services of a VRRP instance: a service that no server answers has a poor view on every director, and a
+director that is cut off sees no server at all.
+"""
+
+from __future__ import annotations
+
+import os
+
+from . import journal, state
+from .lock import Lock
+
+LOCK_S = 5
+
+
+def instance_lock(instance: str, command: str) -> Lock:
+    """Two services may lose their quorum at once: the second one to count sees both. Also held while the files of an instance change."""
+    folder = f"{state.QUORUM}/{instance}"
+    os.makedirs(folder, exist_ok=True)
+    return Lock(f"{state.RUN}/{instance}.lock", LOCK_S, command)
+
+
+def quorum(instance: str, service: str, weight: str) -> None:
+    """Record the weight of a service: 0 with its quorum, the weight of a poor view without. A service that is not in force does not count."""
+    path = f"{state.QUORUM}/{instance}/{service}"
+    with instance_lock(instance, "quorum"):
+        if not os.path.exists(path):
+            return
+        before, since = state.read(path), journal.since(path)
+        state.write(path, f"{int(weight)}\n")
+        count(instance)
+    if before != str(int(weight)):
+        journal.note(f"{service}: {'quorum gained' if int(weight) == 0 else 'quorum lost'} ({'lost' if int(weight) == 0 else 'held'} since {since})")
+
+
+def count(instance: str) -> None:
+    """Write the view of an instance from its services' weights. The caller holds the instance's lock."""
+    folder = f"{state.QUORUM}/{instance}"
+    weights = [int(text) for name in state.names(folder) if not name.endswith(".part") and (text := state.read(f"{folder}/{name}"))]
+    mean = int(sum(weights) / len(weights)) if weights else 0
+    path = state.view_file(instance)
+    before, since = state.read(path), journal.since(path)
+    if before == str(mean):
+        return
+    state.write(path, f"{mean}\n")
+    if before:
+        journal.note(f"{instance}: view adds {mean} to the priority, was {before} since {since}")

@@ -1,0 +1,36 @@
+"""Undoing everything that the program did on a host that stays. Packages stay, and sysctls until a reboot."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+
+from . import host, ipvs, programs, state, versions
+from .description import NAME, Description
+from .errors import Refused
+
+
+def remove() -> str:
+    """Move the VIPs away, stop keepalived, remove the program's files. Safe to run twice."""
+    current, program = versions.current(), versions.program_of_this_process()
+    if current:
+        programs.attempt("systemctl", "-q", "disable", "--now", "keepalived.service")
+        host.release_vips(current)
+        if current.director:
+            host.remove_rules()
+            # The connections that are left end by themselves.
+            with contextlib.suppress(Refused):
+                ipvs.forget([current])
+    folders = [versions.folder(name) for name in state.names(state.VERSIONS)]
+    host.remove_vips(str(vip.address) for folder in folders if os.path.exists(f"{folder}/{NAME}") for vip in Description.read(folder).vips)
+    programs.attempt("systemctl", "-q", "disable", "--now", "openshift-lvs.service")
+    for link in (state.CURRENT, state.PROVEN, state.EXECUTABLE):
+        if os.path.lexists(link):
+            os.unlink(link)
+    for folder in (state.VERSIONS, state.DRAINED, state.RUN):
+        shutil.rmtree(folder, ignore_errors=True)
+    ipvs.keep_sync(None)
+    host.remove_units(program)
+    shutil.rmtree(state.LIB)
+    return "removed"

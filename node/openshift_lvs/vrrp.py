@@ -1,0 +1,263 @@
+"""Which director may hold a VIP: drains, hand-over, views, and the adverts that were heard."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterable
+
+from . import clock, host, ipvs, journal, programs, quorum, servers, state
+from .description import Description
+from .errors import Refused
+
+FAULT_WEIGHT = -254
+"""keepalived's FAULT state: the instance holds no VIP."""
+LEAVE_S = 10
+"""Seconds for a drained VIP to leave the interface."""
+LISTEN_S = 4
+"""Seconds in which every router on the segment sends an advert: the longest interval is 3 s."""
+_LISTEN_TABLE = "openshift_lvs_listen"
+_VRRP_GROUP = "01:00:5e:00:00:12"
+"""The Ethernet address of VRRP's multicast group 224.0.0.18."""
+
+
+def set_weight(instances: Iterable[str], weight: int, why: str) -> None:
+    """Set the weight that a drain or a roll-out adds to the priority of these instances."""
+    for instance in instances:
+        path = state.drain_file(instance)
+        before, since = state.read(path), journal.since(path)
+        if before != str(weight):
+            state.write(path, f"{weight}\n")
+            if before:
+                journal.note(f"{instance}: {why}; adds {weight} to the priority, {before} since {since}")
+
+
+def stand_by(instances: Iterable[str]) -> None:
+    """Let these instances take their VIPs again, unless an operator drained this director: then it stays so over restarts and reboots."""
+    if state.owns_nothing():
+        set_weight(instances, FAULT_WEIGHT, "drained by an operator")
+    else:
+        set_weight(instances, 0, "may take the VIP")
+
+
+def step_back(description: Description, instances: Iterable[str]) -> None:
+    """Let these instances take their VIPs only where no unchanged director with a good view can, until `go-home`."""
+    if not state.owns_nothing():
+        set_weight(instances, description.step_back_weight, "changed before the other directors, and takes the VIP after them")
+
+
+def held(description: Description, instances: Iterable[str]) -> list[str]:
+    """The VIPs of these instances that are on the interface."""
+    wanted, there = set(instances), host.addresses(description.interface)
+    return [str(vip.address) for vip in description.vips if vip.name in wanted and str(vip.address) in there]
+
+
+def drain(description: Description, instances: Iterable[str]) -> None:
+    """Hand the VIPs of these instances to another director, without a lost request. Raises TimedOut when one is still here after LEAVE_S."""
+    instances = list(instances)
+    set_weight(instances, FAULT_WEIGHT, "drained")
+
+    def here() -> str:
+        left = held(description, instances)
+        return f"still here: {' '.join(left)}" if left else ""
+
+    clock.wait_for(LEAVE_S, f"{' '.join(str(vip.address) for vip in description.vips)} to leave {description.interface}", here)
+
+
+def hand_over(description: Description, instances: Iterable[str]) -> str:
+    """Give the VIPs that this director holds to the highest priority among the others, then stand by again. Returns what to report."""
+    instances = list(instances)
+    if not held(description, instances):
+        return ""
+    try:
+        drain(description, instances)
+    finally:
+        # Otherwise this director could not take them when it is the last one.
+        stand_by(instances)
+    return f"{' '.join(instances)} handed over"
+
+
+def go_home(description: Description, instance: str) -> str:
+    """End a roll-out: this director may take the VIP like any other, and hands it to its owner, unless the owner is drained."""
+    stand_by([instance])
+    owner = description.owned_by_others.get(instance)
+    if owner is None:
+        return ""
+    if str(owner) in state.drained():
+        # It could not take the VIP, and with two directors none would.
+        return f"{instance} stays: its owner, {owner}, is drained"
+    return hand_over(description, [instance])
+
+
+def ownership(off: bool, description: Description) -> None:
+    """Take no VIP and hand over the ones that are held, over restarts and reboots; or be a director again."""
+    since = journal.since(state.OWNERSHIP)
+    if off:
+        os.makedirs(state.DRAINED, exist_ok=True)
+        state.write(state.OWNERSHIP, "")
+        programs.sync(state.BASE)
+        journal.note("drained by an operator: takes no VIP")
+        drain(description, description.instances)
+        return
+    if os.path.exists(state.OWNERSHIP):
+        os.unlink(state.OWNERSHIP)
+        journal.note(f"may take VIPs again: an operator ended the drain of {since}")
+    programs.sync(state.BASE)
+    stand_by(description.instances)
+
+
+def others_able(description: Description, new: Description) -> bool:
+    """Whether another director that stays in the new version could take this one's VIPs, and no director that leaves would.
+
+    The highest priority in force takes them. A director whose health checks all fail counts as unreachable.
+    """
+    kernel, drained = ipvs.table(), state.drained()
+    live = {address for _, address in ipvs.live(kernel)}
+    dead = {address for _, address in servers.failing(description, kernel)} - live
+    staying = set(new.directors)
+    able = False
+    for other in description.directors:
+        if str(other) in drained or str(other) in dead:
+            continue
+        if other not in staying:
+            return False
+        able = True
+    return able
+
+
+# Views
+
+
+def start(description: Description, missing_only: bool = False) -> None:
+    """Write the files that the instances track, before keepalived reads them. With `missing_only` existing ones stay as they are."""
+    state.prepare_run()
+    for instance in description.instances:
+        if not missing_only or not os.path.exists(state.drain_file(instance)):
+            stand_by([instance])
+    for vip in description.vips if description.director else ():
+        with quorum.instance_lock(vip.name, "start"):
+            folder = f"{state.QUORUM}/{vip.name}"
+            for service in vip.services:
+                if not missing_only or not os.path.exists(f"{folder}/{service.name}"):
+                    state.write(f"{folder}/{service.name}", f"{description.poor_view_weight if service.alpha else 0}\n")
+            # A service that is not in force, or was tried in vain, does not count.
+            for name in set(state.names(folder)) - {service.name for service in vip.services}:
+                os.unlink(f"{folder}/{name}")
+            quorum.count(vip.name)
+
+
+def track_files_exist(description: Description) -> None:
+    """Make the files that keepalived's configuration test looks for, and change none."""
+    state.prepare_run()
+    for instance in description.instances:
+        for path in (state.drain_file(instance), state.view_file(instance)):
+            if not os.path.exists(path):
+                state.write(path, "0\n")
+
+
+def recount(description: Description) -> None:
+    """Record the quorum of every service that has it by the kernel's table.
+
+    Of a reload that replaces servers, keepalived reports that the old ones lost the quorum, and does not report that the new ones have it.
+    """
+    drained = state.drained()
+    for vip in description.vips if description.director else ():
+        for service in vip.services:
+
+            def has_quorum(mark: int = service.mark, needed: int = sum(service.quorum_without(drained))) -> bool:
+                virtual = ipvs.table().get(mark)
+                named = {str(server.address) for server in service.real_servers}  # noqa: B023
+                return virtual is not None and sum(real.weight for address, real in virtual.servers.items() if address in named) >= needed
+
+            if not has_quorum() or state.read(f"{state.QUORUM}/{vip.name}/{service.name}") in ("", "0"):
+                continue
+            quorum.quorum(vip.name, service.name, "0")
+            # Health checks may remove servers meanwhile, and what keepalived reported of that must not be lost.
+            if not has_quorum():
+                quorum.quorum(vip.name, service.name, str(description.poor_view_weight))
+
+
+def tidy(description: Description) -> None:
+    """Remove what was recorded of real servers and VIPs that the version in force does not name: they may return one day, and not be drained."""
+    named = {str(server.address) for service in description.services for server in service.real_servers}
+    for address in state.drained() - named:
+        os.unlink(f"{state.DRAINED}/{address}")
+        journal.note(f"{address}: no longer drained, since the version in force does not name it")
+    for name in state.names(state.RUN):
+        kind, _, instance = name.partition("-")
+        if kind in ("drain", "view") and instance not in description.instances:
+            os.unlink(f"{state.RUN}/{name}")
+    for instance in state.names(state.QUORUM):
+        if instance not in description.instances:
+            shutil.rmtree(f"{state.QUORUM}/{instance}")
+
+
+# Adverts
+
+
+def heard(router_id: int, table: str = host.TABLE) -> set[str]:
+    """The routers whose adverts with that virtual_router_id entered through the pool's interface in the last 10 s."""
+    shown = programs.attempt("nft", "list", "set", "ip", table, f"adverts_{router_id}")[1]
+    return set(re.findall(r"\b(?:\d+\.){3}\d+\b", shown))
+
+
+def taken(description: Description) -> str:
+    """Empty when another director sent adverts lately for every VIP that this one could hold; else what is missing."""
+    others = {str(address) for address in description.directors}
+    for vip in description.vips:
+        routers = heard(vip.virtual_router_id)
+        if not routers & others:
+            return f"{vip.name}: adverts from '{' '.join(sorted(routers))}'"
+    return ""
+
+
+def strangers(description: Description, current: Description | None) -> str:
+    """Routers that use a virtual_router_id of this version and are directors neither of it nor of the version in force; empty when there is none.
+
+    Where the rules in force do not listen for an id yet, listens for LISTEN_S.
+    """
+    known = {str(address) for each in (description, current) if each for address in (each.address, *each.directors)}
+    listening = all(programs.succeeds("nft", "list", "set", "ip", host.TABLE, f"adverts_{vip.virtual_router_id}") for vip in description.vips)
+
+    def found(table: str) -> str:
+        return "\n".join(
+            f"vips.{vip.name}.virtual_router_id: {vip.virtual_router_id} is used by {router} on {description.interface} too; choose another, or stop "
+            "that router (a director of this program that is being removed: put it back, drain it, and remove it then)"
+            for vip in description.vips
+            for router in sorted(heard(vip.virtual_router_id, table) - known)
+        )
+
+    if listening:
+        return found(host.TABLE)
+    # An interrupted command left its own table.
+    programs.attempt("nft", "delete", "table", "ip", _LISTEN_TABLE)
+    # Without keepalived no program has joined VRRP's group on the interface.
+    programs.attempt("ip", "maddress", "add", _VRRP_GROUP, "dev", description.interface)
+    try:
+        programs.run("nft", "--file", "-", stdin=_listening_rules(description))
+        deadline = clock.now() + LISTEN_S
+        while not (routers := found(_LISTEN_TABLE)) and clock.now() < deadline:
+            clock.pause()
+        return routers
+    finally:
+        programs.attempt("nft", "delete", "table", "ip", _LISTEN_TABLE)
+        programs.attempt("ip", "maddress", "delete", _VRRP_GROUP, "dev", description.interface)
+
+
+def refuse_strangers(description: Description, current: Description | None) -> None:
+    """Raise Refused when another router uses a virtual_router_id of this version."""
+    if routers := strangers(description, current):
+        raise Refused(routers)
+
+
+def _listening_rules(description: Description) -> str:
+    ids = [vip.virtual_router_id for vip in description.vips]
+    sets = [f"set adverts_{each} {{ type ipv4_addr; size 256; flags dynamic; }}" for each in ids]
+    # Byte 1 of an advert, also behind an authentication header of 24 bytes.
+    rules = [f"ip protocol 112 @th,8,8 {each} update @adverts_{each} {{ ip saddr }}" for each in ids]
+    rules += [f"ip protocol 51 @th,200,8 {each} update @adverts_{each} {{ ip saddr }}" for each in ids]
+    # The same id on another network does no harm.
+    chain = [f'iifname != "{description.interface}" return', *rules]
+    lines = [*sets, "chain prerouting { type filter hook prerouting priority mangle;", *chain, "}"]
+    return f"table ip {_LISTEN_TABLE} {{\n" + "\n".join(lines) + "\n}\n"
