@@ -565,6 +565,44 @@ def test_a_firewall_that_flushes_every_table_takes_the_marks_away_for_a_moment_o
         assert serving.sh("nft --stateless list table ip openshift_lvs") == before
 
 
+SEND_SYN = """
+import socket, struct, sys
+interface, target, source = sys.argv[1:]
+link = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+link.bind((interface, 0))
+header = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 40, 1, 0, 64, 6, 0, socket.inet_aton(source), socket.inet_aton("192.168.0.250"))
+total = sum(struct.unpack("!10H", header))
+header = header[:10] + struct.pack("!H", ~((total & 0xFFFF) + (total >> 16)) & 0xFFFF) + header[12:]
+mac = bytes.fromhex(open(f"/sys/class/net/{target}/address").read().strip().replace(":", ""))
+link.send(mac + bytes(6) + b"\\x08\\x00" + header + struct.pack("!HHIIBBHHH", 40000, 8443, 1, 0, 0x50, 2, 1024, 0, 0))
+"""
+"""Arguments: the interface that sends a SYN to the VIP, the interface at the other end of the link, the source address."""
+
+
+def test_only_a_packet_that_enters_through_the_pools_interface_gets_a_mark(serving: Node) -> None:
+    # A pod's bridge would do the same: the packet enters through an interface that is not the pool's.
+    serving.sh("ip link add cni0 type veth peer name pod; ip link set cni0 up; ip link set pod up")
+    serving.sh("ip link add tunl0 type veth peer name far; ip link set tunl0 up; ip link set far up")
+    serving.sh(
+        "nft -f -",
+        stdin=f"""table ip observed {{
+            set arrived {{ type ifname; flags dynamic; }}
+            set marked {{ type ifname; flags dynamic; }}
+            chain prerouting {{
+                type filter hook prerouting priority mangle + 1
+                ip daddr 192.168.0.250 tcp dport 8443 update @arrived {{ iifname }}
+                meta mark {MARK} update @marked {{ iifname }}
+            }}
+        }}""",
+    )
+    for interface, target, source in (("wire", "eth0", "192.168.0.101"), ("pod", "cni0", "10.244.0.9"), ("far", "tunl0", "192.168.0.102")):
+        serving.sh(f"python3 - {interface} {target} {source}", stdin=SEND_SYN)
+    # The node's own call. Its SYN passes prerouting on lo; nothing listens, so the connection is refused.
+    serving.run("bash", "-c", ": <>/dev/tcp/192.168.0.250/8443")
+    seen = {name: set(re.findall('"([a-z0-9]+)"', serving.sh(f"nft list set ip observed {name}"))) for name in ("arrived", "marked")}
+    assert seen == {"arrived": {"eth0", "cni0", "tunl0", "lo"}, "marked": {"eth0"}}
+
+
 def test_a_new_service_may_wait_for_its_servers_where_no_answer_is_asked_for(serving: Node) -> None:
     new = serving.deliver(render(with_a_port(answers_within=0), "master0"))
     serving.write("/usr/local/lib/openshift-lvs/live", f"#!/bin/sh\nset -eu\nprintf '{MARK} 192.168.0.%s gatewaying\\n' 2 3 4\n", 0o755)
