@@ -1251,14 +1251,85 @@ def test_facts_tell_which_witnesses_are_reached_a_refusal_counts(serving: Node) 
 # Answers
 
 
-def test_answers_counts_what_is_answered_and_names_what_is_not(serving: Node) -> None:
-    serving.sh("cd /tmp && (python3 -m http.server --bind 127.0.0.1 8080 >/dev/null 2>&1 &)")
-    knock = ("bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/8080")
-    wait_for("the server to listen", lambda: ((done := serving.run(*knock)).returncode == 0, done.stderr), deadline_s=20)
-    assert serving.succeeds("answers", "10", "5", "127.0.0.1:8080", "127.0.0.1:8080/") == ("127.0.0.1:8080 answered 5 of 5\n127.0.0.1:8080/ answered 5 of 5\n")
-    done = serving.verb("answers", "1", "5", "127.0.0.1:8080", "127.0.0.1:8081")
-    assert done.returncode == 1
-    assert "127.0.0.1:8081: waited 1 s for 5 answers in a row; last seen: 0, then none" in done.stderr
+WEB = """
+import socketserver
+
+class Web(socketserver.StreamRequestHandler):
+    def handle(self):
+        request, *headers = iter(lambda: self.rfile.readline().decode().strip(), "")
+        _, path, protocol = request.split()
+        if path == "/host":
+            status = "200 OK" if "Host: apps.example.org" in headers else "503 Service Unavailable"
+        elif path == "/modern":
+            status = "200 OK" if protocol == "HTTP/1.1" and "Connection: close" in headers else "426 Upgrade Required"
+        else:
+            status = path.strip("/")
+        self.wfile.write(f"HTTP/1.1 {status}\\r\\n\\r\\n".encode())
+
+class Greeting(socketserver.BaseRequestHandler):
+    def handle(self):
+        self.request.send(b"220 ready\\r\\n")
+        self.request.recv(1000)
+
+class Server(socketserver.ThreadingTCPServer):
+    daemon_threads = True
+
+import threading
+greeting = Server(("127.0.0.1", 3306), Greeting)
+threading.Thread(target=greeting.serve_forever, daemon=True).start()
+Server(("127.0.0.1", 8080), Web).serve_forever()
+"""
+"""On port 8080 a server that answers /CODE with that status, /host only for its own name and /modern only for HTTP 1.1; on 3306 one that greets."""
+
+
+@pytest.fixture(scope="module")
+def web() -> Iterator[Node]:
+    """A node with servers of its own."""
+    with node() as made:
+        made.write("/stub/clock", "1000000000\n")
+        made.write("/stub/web", WEB)
+        made.sh("python3 /stub/web >/stub/web.said 2>&1 &")
+        knock = ("bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/8080")
+        wait_for("the server to listen", lambda: ((done := made.run(*knock)).returncode == 0, done.stderr + made.read("/stub/web.said")), deadline_s=20)
+        yield made
+
+
+@pytest.mark.parametrize(
+    ("target", "fault"),
+    [
+        ("127.0.0.1:8080", None),
+        ("127.0.0.1:3306", None),  # a TCP connection: what a database says, or does not say, is no fault
+        ("127.0.0.1:8081", "no answer"),
+        ("127.0.0.1:8080 path=/204 host=x status=200-299", None),
+        ("127.0.0.1:8080 path=/401 host=x status=200-299,401", None),
+        ("127.0.0.1:8080 path=/401 host=x status=401", None),
+        ("127.0.0.1:8080 path=/401 host=x status=200-299", "HTTP status 401, and the check accepts 200-299 (sent as Host: x)"),
+        ("127.0.0.1:8080 path=/404 host=x status=200-299,401", "HTTP status 404, and the check accepts 200-299,401 (sent as Host: x)"),
+        ("127.0.0.1:8080 path=/host host=apps.example.org status=200-299", None),
+        ("127.0.0.1:8080 path=/host host=127.0.0.1:8080 status=200-299", "HTTP status 503, and the check accepts 200-299 (sent as Host: 127.0.0.1:8080)"),
+        ("127.0.0.1:8080 path=/modern host=x status=200-299 protocol=1.1", None),
+        ("127.0.0.1:8080 path=/modern host=x status=200-299", "HTTP status 426, and the check accepts 200-299 (sent as Host: x)"),
+        ("127.0.0.1:8080 path=/modern host=x status=200-299 protocol=1.0C", "HTTP status 426, and the check accepts 200-299 (sent as Host: x)"),
+        ("127.0.0.1:3306 path=/ host=x status=200-299", "an answer that is not HTTP"),
+    ],
+)
+def test_answers_accepts_what_the_health_check_accepts(web: Node, target: str, fault: str | None) -> None:
+    address, *words = target.split()
+    name = address + "".join(word.removeprefix("path=") for word in words if word.startswith("path="))
+    done = web.verb("answers", "1", "3", address, *words)
+    if fault is None:
+        assert (done.returncode, done.stdout) == (0, f"{name} answered 3 of 3\n")
+    else:
+        assert (done.returncode, done.stderr) == (1, f"{name}: waited 1 s for 3 answers in a row; last seen: 0, then {fault}\n")
+
+
+def test_answers_asks_every_target_and_stops_at_the_one_that_does_not_answer(web: Node) -> None:
+    target = ("127.0.0.1:8080", "path=/200", "host=x", "status=200-299")
+    assert web.succeeds("answers", "10", "5", *target, "127.0.0.1:8080", *target).splitlines() == [
+        f"127.0.0.1:8080{path} answered 5 of 5" for path in ("/200", "", "/200")
+    ]
+    done = web.verb("answers", "1", "5", "127.0.0.1:3306", "127.0.0.1:8081", *target)
+    assert (done.returncode, done.stdout) == (1, "127.0.0.1:3306 answered 5 of 5\n")
 
 
 def test_a_wait_says_what_it_waited_for_and_saw_last(fresh: Node) -> None:
