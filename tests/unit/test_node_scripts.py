@@ -150,12 +150,26 @@ def test_first_delivery_stages_the_files_and_puts_the_address_on_lo_and_nothing_
     assert kernel_calls(either) == []
 
 
-def test_sysctls_come_after_the_modules(fresh: Node) -> None:
+def test_arp_settings_come_before_the_vip_and_the_other_sysctls_after_the_modules(fresh: Node) -> None:
+    # arp_ignore at the moment when an address is put on lo.
+    look = "/usr/sbin/sysctl -n net.ipv4.conf.all.arp_ignore net.ipv4.conf.lo.arp_ignore >>/stub/arp_ignore"
+    fresh.write("/usr/local/sbin/ip", f"""#!/bin/sh\necho "ip $*" >>/stub/calls\n{look}\nexec /usr/sbin/ip "$@"\n""", 0o755)
     fresh.deliver(render(cluster(), "master0"))
-    calls = [call.split()[0] for call in fresh.calls()]
-    assert calls == ["modprobe", "modprobe", "sysctl"]
+    modprobe = ["modprobe ip_vs", "modprobe ip_vs_mh"]
+    at_last = [call for call in fresh.calls() if call.startswith(("ip address", "modprobe", "sysctl"))]
+    sysctl_conf = at_last.pop()
+    assert at_last == [*modprobe, "sysctl -q -p -", "ip address replace 192.168.0.250/32 dev lo", *modprobe]
+    assert sysctl_conf.startswith("sysctl -q -p /etc/keepalived/versions/")
+    assert set(fresh.read("/stub/arp_ignore").split()) == {"1"}
     assert fresh.sh("/usr/sbin/sysctl -n net.ipv4.conf.all.arp_ignore net.ipv4.conf.lo.arp_announce").split() == ["1", "2"]
     assert "net.ipv4.vs.sloppy_tcp = 1" in fresh.read("/stub/sysctl")
+
+
+def test_no_vip_comes_on_lo_where_the_arp_settings_fail(fresh: Node) -> None:
+    fresh.write("/usr/local/sbin/sysctl", "#!/bin/sh\necho 'permission denied' >&2\nexit 1\n", 0o755)
+    files = render(cluster(), "master0")
+    assert fresh.verb("deliver", version(files), stdin=bundle(files)).returncode == 1
+    assert fresh.addresses_on("lo") == set()
 
 
 def test_the_end_of_a_tunnel_is_up_before_traffic_comes(fresh: Node) -> None:
@@ -172,6 +186,19 @@ def test_a_kernel_without_the_scheduler_is_refused_by_its_modules_name(fresh: No
     assert done.returncode == 1
     assert "kernel module ip_vs_mh: not in" in done.stderr
     assert fresh.addresses_on("lo") == set()
+
+
+def test_a_boot_without_a_module_still_puts_the_vip_on_lo_so_that_the_server_takes_its_connections(serving: Node) -> None:
+    # As after a boot: nothing in /run, no VIP, no sysctl. The new kernel came without its extra modules.
+    serving.sh("rm -rf /run/openshift-lvs; ip address delete 192.168.0.250/32 dev lo")
+    serving.sh("for key in all.arp_ignore all.arp_announce lo.arp_ignore lo.arp_announce; do /usr/sbin/sysctl -q net.ipv4.conf.$key=0; done")
+    serving.write("/stub/no-modules", "ip_vs_mh\n")
+    done = serving.verb("apply")
+    assert done.returncode == 1
+    assert "kernel module ip_vs_mh: not in" in done.stderr
+    assert serving.addresses_on("lo") == {"192.168.0.250/32"}
+    keys = [f"net.ipv4.conf.{key}" for key in ("all.arp_ignore", "all.arp_announce", "lo.arp_ignore", "lo.arp_announce")]
+    assert serving.sh(f"/usr/sbin/sysctl -n {' '.join(keys)}").split() == ["1", "2", "1", "2"]
 
 
 def test_a_delivery_says_what_is_in_force_so_that_a_forgotten_activation_is_made_again(serving: Node) -> None:
