@@ -2,8 +2,8 @@
 
 Real are keepalived -t, ip, nft, sysctl (but for net.ipv4.vs), the shell and awk. Stubs stand in front of systemctl, ipvsadm, modprobe and
 journalctl; they write what they are asked to /stub/calls. `systemctl` runs what the unit files on the node say, but for keepalived itself:
-starting or reloading it fills the stub's table of virtual servers from the version in force, as keepalived does. The clock (date, sleep)
-moves on by a second whenever a script looks at it.
+starting or reloading it fills the stub's table of virtual servers from the version in force, as keepalived does. /proc/uptime is a
+file that moves on by a second whenever a script sleeps, which takes no time.
 """
 
 from __future__ import annotations
@@ -78,6 +78,11 @@ class Node:
         self.succeeds("activate", version)
         return version
 
+    @property
+    def uptime(self) -> int:
+        """Seconds since the boot, as the scripts read them."""
+        return int(self.read("/proc/uptime").partition(".")[0])
+
     def calls(self) -> list[str]:
         """What the stubs were asked since the last look, questions left out."""
         log = self.path("/stub/calls")
@@ -109,6 +114,7 @@ def node(awk: str = "mawk", tools: bool = True) -> Iterator[Node]:
         ln -sf "/usr/bin/$4" etc/alternatives/awk
         mkdir -p stub usr/local/sbin; : >stub/calls; : >stub/table; : >stub/daemons
         cp -p "$3"/* usr/local/sbin/
+        echo 1000000.00 0.00 >stub/uptime; mount --bind stub/uptime proc/uptime
         exec chroot . sh -c 'echo ready; read -r forever'
     """
     unshare = ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "sh", "-euc", setup, "sh"]

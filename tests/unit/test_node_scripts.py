@@ -758,7 +758,7 @@ def test_a_director_whose_forwarding_method_changes_holds_nothing_and_begins_ane
     serving.write("/stub/dead", f"{new} 192.168.0.4\n")
     serving.sh(f"ipvsadm --edit-server --fwmark-service {MARK} --real-server 192.168.0.4 --gatewaying --weight 0")
     serving.calls()
-    began = int(serving.read("/stub/clock"))
+    began = serving.uptime
     serving.succeeds("activate", new)
     assert "192.168.0.250/32" not in serving.addresses_on("eth0")
     calls = [call for call in serving.calls() if re.match("systemctl (stop|start|reload)|ipvsadm --(delete|stop)", call)]
@@ -771,7 +771,7 @@ def test_a_director_whose_forwarding_method_changes_holds_nothing_and_begins_ane
     assert serving.read("/stub/connections") == ELSEWHERE
     assert sorted(line.split()[0] for line in serving.read("/stub/daemons").splitlines()) == ["backup", "master"]
     assert table(serving) == {"192.168.0.2": 1, "192.168.0.3": 1}
-    assert int(serving.read("/stub/clock")) - began > 62, "so that it was told of all connections"
+    assert serving.uptime - began > 62, "so that it was told of all connections"
 
 
 @pytest.mark.parametrize(("leaves", "heard"), [(False, HEARD), (True, "true"), (True, HEARD.replace("192.168.0.3", "192.168.0.99"))])
@@ -832,9 +832,9 @@ def test_a_rollback_counts_the_quorum_again(serving: Node) -> None:
 
 
 def test_the_time_that_checks_have_begins_after_the_reload(serving: Node) -> None:
-    serving.write("/stub/on-reload", "#!/bin/sh\ndate +%s >/stub/reloaded\n", 0o755)
+    serving.write("/stub/on-reload", "#!/bin/sh\nsleep 1\ncut -d . -f 1 /proc/uptime >/stub/reloaded\n", 0o755)
     serving.roll_out(cluster(health_check={**QUICK, "retry": 1}), "master0")
-    assert int(serving.read("/run/openshift-lvs/switched")) > int(serving.read("/stub/reloaded"))
+    assert int(serving.read("/run/openshift-lvs/switched")) >= int(serving.read("/stub/reloaded"))
 
 
 def test_a_rollback_needs_nobody_who_listens(serving: Node) -> None:
@@ -842,7 +842,7 @@ def test_a_rollback_needs_nobody_who_listens(serving: Node) -> None:
     new = serving.deliver(render(cluster(health_check={**QUICK, "retry": 1}), "master0"))
     serving.write("/stub/dead", f"{new} 192.168.0.3\n")
     # The last reader of its words is gone before there are any.
-    serving.sh(f"{{ {LIB}/activate {new} || echo $? >/stub/status; }} 2>&1 | :; while [ ! -s /stub/status ]; do sleep 0.1; done")
+    serving.sh(f"{{ {LIB}/activate {new} || echo $? >/stub/status; }} 2>&1 | :; while [ ! -s /stub/status ]; do /usr/bin/sleep 0.1; done")
     assert serving.in_force == old
     assert table(serving)["192.168.0.3"] == 1
 
@@ -1120,9 +1120,9 @@ def test_no_director_hands_over_to_those_that_are_dead(backup: Node) -> None:
 def test_back_to_the_version_before_after_a_cut_checks_are_waited_for_all_the_same(serving: Node) -> None:
     old, new = str(serving.in_force), serving.deliver(render(cluster(forwarding_method="TUN"), "master0"))
     serving.sh(f"ln -sfn versions/{new} /etc/keepalived/current; systemctl stop keepalived.service; systemctl start keepalived.service; {HEARD}")
-    began = int(serving.read("/stub/clock"))
+    began = serving.uptime
     assert serving.succeeds("activate", old) == f"{old} in force\n"
-    assert int(serving.read("/stub/clock")) - began > 62
+    assert serving.uptime - began > 62
 
 
 def test_a_server_that_died_before_keepalived_was_stopped_did_not_answer_before(serving: Node) -> None:
@@ -1313,7 +1313,6 @@ Server(("127.0.0.1", 8080), Web).serve_forever()
 def web() -> Iterator[Node]:
     """A node with servers of its own."""
     with node() as made:
-        made.write("/stub/clock", "1000000000\n")
         made.write("/stub/web", WEB)
         made.sh("python3 /stub/web >/stub/web.said 2>&1 &")
         knock = ("bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/8080")
@@ -1363,6 +1362,65 @@ def test_a_wait_says_what_it_waited_for_and_saw_last(fresh: Node) -> None:
     assert fresh.verb("wait-for", "0", "the rain to stop", "echo", "x").returncode == 0
     done = fresh.verb("wait-for", "0", "the rain to stop", "sh", "-c", "echo it pours; exit 1")
     assert (done.returncode, done.stderr) == (1, "waited 0 s for the rain to stop; last seen: it pours\n")
+
+
+# Time
+
+JUMPING_DATE = """#!/bin/sh
+[ "$1" = +%s ] || exec /usr/bin/date "$@"
+read -r now </stub/wall 2>/dev/null || now=1000000000
+echo "$((now + 3600))" | tee /stub/wall
+"""
+"""A wall clock that is an hour later at every look, as when a node sets it after a long pause."""
+
+
+@pytest.fixture
+def jumping(serving: Node) -> Node:
+    """The owner with a first version in force, on which the wall clock jumps."""
+    serving.write("/usr/local/sbin/date", JUMPING_DATE, 0o755)
+    serving.sh("cp -p /usr/local/sbin/sleep /stub/sleep; : >/stub/wall")
+    return serving
+
+
+def test_a_wait_does_not_give_up_when_the_wall_clock_jumps(jumping: Node) -> None:
+    jumping.succeeds("wait-for", "30", "the fourth look", "sh", "-c", "echo >>/stub/looks; [ $(wc -l </stub/looks) = 4 ]")
+
+
+def test_a_wait_ends_after_its_seconds_all_the_same(jumping: Node) -> None:
+    began = jumping.uptime
+    assert jumping.verb("wait-for", "30", "nothing", "false").returncode == 1
+    assert jumping.uptime - began == 30
+
+
+def test_checks_have_not_run_because_the_wall_clock_jumped(jumping: Node) -> None:
+    jumping.roll_out(cluster(health_check={**QUICK, "retry": 1}), "master0")
+    assert jumping.succeeds("checked", "1") == ""  # the activation waited for them
+    jumping.sh("sleep 1")
+    since = jumping.uptime - int(jumping.read("/run/openshift-lvs/switched"))
+    done = jumping.verb("checked", "31")
+    assert (done.returncode, done.stdout) == (1, f"{since} s since the switch\n")
+
+
+def test_a_removed_server_keeps_its_time_when_the_wall_clock_jumps(jumping: Node) -> None:
+    hold(jumping, leaves=False)
+    jumping.write("/stub/table", jumping.read("/stub/table").replace("192.168.0.4 DR 1 0", "192.168.0.4 DR 1 9"))
+    new = jumping.deliver(render(without_master2(), "master0"))
+    done = jumping.verb("drain-removed", f"/etc/keepalived/versions/{new}")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert jumping.read("/stub/table").splitlines()[-1] == f"{MARK} 192.168.0.4 DR 0 0"
+
+
+def test_answers_waits_for_its_seconds_when_the_wall_clock_jumps(jumping: Node) -> None:
+    serve = "[ -e /stub/served ] || { touch /stub/served; cd /tmp; python3 -m http.server --bind 127.0.0.1 8080 >/dev/null 2>&1 & }"
+    jumping.write("/usr/local/sbin/sleep", f"#!/bin/sh\n{serve}\n/usr/bin/sleep 0.1\nexec /stub/sleep\n", 0o755)
+    assert jumping.succeeds("answers", "300", "2", "127.0.0.1:8080") == "127.0.0.1:8080 answered 2 of 2\n"
+
+
+def test_a_delivery_listens_for_its_seconds_when_the_wall_clock_jumps(fresh: Node) -> None:
+    fresh.write("/usr/local/sbin/date", JUMPING_DATE, 0o755)
+    began = fresh.uptime
+    fresh.deliver(render(cluster(), "master0"))
+    assert fresh.uptime - began == 4
 
 
 # Installation and removal
