@@ -1,9 +1,8 @@
 """Rendering: whole files against golden files that a person reviews, and every one of them before a real `keepalived -t`.
 
-golden/dev is the article's cluster (Pulumi.dev.yaml). The other stacks are golden/Pulumi.NAME.yaml: the article's own keepalived.conf
-translated, each health check with all its options, and every option of a service. When a change of them is meant:
+The stacks are golden/Pulumi.NAME.yaml: `example`, the cluster that most unit tests use; the article's own keepalived.conf translated; each
+health check with all its options; and every option of a service. When a change of the files is meant:
 
-    python -m operations render --stack dev --output tests/unit/golden/dev
     python -m operations render --root tests/unit/golden --stack NAME --output tests/unit/golden/NAME
 """
 
@@ -27,7 +26,7 @@ from operations import render
 from tests.unit.node_root import Node, node
 
 GOLDEN = Path(__file__).parent / "golden"
-STACKS = {"dev": ROOT, **{path.name.split(".")[1]: GOLDEN for path in sorted(GOLDEN.glob("Pulumi.*.yaml"))}}
+STACKS = [path.name.split(".")[1] for path in sorted(GOLDEN.glob("Pulumi.*.yaml"))]
 PASSWORDS = {"master": "pa55word"}
 
 
@@ -39,8 +38,8 @@ def real() -> Iterator[Node]:
 
 
 def configuration() -> dict[str, Any]:
-    """The article's cluster as a mapping that a test may change."""
-    data: dict[str, Any] = yaml.safe_load((ROOT / "Pulumi.dev.yaml").read_text())["config"]["openshift-lvs:cluster"]
+    """The cluster of golden/Pulumi.example.yaml as a mapping that a test may change."""
+    data: dict[str, Any] = yaml.safe_load((GOLDEN / "Pulumi.example.yaml").read_text())["config"]["openshift-lvs:cluster"]
     return copy.deepcopy(data)
 
 
@@ -67,16 +66,16 @@ def accepts(real: Node, cluster: Cluster, host: str, root: Path = ROOT) -> None:
 
 @pytest.mark.parametrize("stack", STACKS)
 def test_rendered_files_are_the_golden_ones(stack: str) -> None:
-    hosts = render.files(STACKS[stack], stack)
+    hosts = render.files(GOLDEN, stack)
     wanted = {str(path.relative_to(GOLDEN / stack)): path.read_text() for path in (GOLDEN / stack).rglob("*") if path.is_file()}
     assert {f"{host}/{file.path}": file.text for host, files in hosts.items() for file in files} == wanted, __doc__
 
 
 @pytest.mark.parametrize("stack", STACKS)
 def test_a_real_keepalived_accepts_every_golden_file_without_a_word(real: Node, stack: str) -> None:
-    cluster = render.cluster(STACKS[stack], stack)
+    cluster = render.cluster(GOLDEN, stack)
     for host in cluster.nodes():
-        accepts(real, cluster, host.name, STACKS[stack])
+        accepts(real, cluster, host.name, GOLDEN)
 
 
 @pytest.mark.parametrize("scheduler", get_args(Scheduler))

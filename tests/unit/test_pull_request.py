@@ -16,6 +16,7 @@ from operations import diff, report
 
 PROJECT = Path(__file__).parents[2]
 SCRIPTS = PROJECT / ".github" / "scripts"
+GOLDEN = Path(__file__).parent / "golden"
 
 Change = Callable[[str, str, str], None]
 
@@ -37,7 +38,7 @@ def repository(tmp_path: Path) -> Path:
     path = tmp_path / "project"
     for part in ("components", "operations", "templates"):
         shutil.copytree(PROJECT / part, path / part, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(PROJECT / "Pulumi.dev.yaml", path)
+    shutil.copy(GOLDEN / "Pulumi.example.yaml", path / "Pulumi.dev.yaml")
     (path / ".gitignore").write_text("__pycache__/\n/build/\n")
     git(tmp_path, "init", "--quiet", "--initial-branch=main", str(path))
     git(path, "add", "--all")
