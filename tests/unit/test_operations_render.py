@@ -88,6 +88,11 @@ def test_a_folder_that_is_no_project_is_recognised(tmp_path: Path, capsys: pytes
     assert "the stacks are none (is this the project folder?)" in capsys.readouterr().err
 
 
+def test_no_other_test_reads_a_stack_of_the_user() -> None:
+    with pytest.raises(AssertionError, match="belongs to the user"):
+        (PROJECT / "Pulumi.some.yaml").read_text()
+
+
 def test_the_local_stack_renders_too() -> None:
     hosts = render.files(PROJECT / "lab", "local")
     assert all(any(file.path == "node.conf" for file in files) for files in hosts.values())
