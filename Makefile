@@ -49,6 +49,10 @@ test: engine ## unit tests, and one fault of each kind on real keepalived, IPVS 
 	$(PYTHON) -m pytest tests/unit -n 2 --durations=5
 	RUNS=1 $(PYTHON) -m pytest tests/dataplane -m representative -v --capture=no --durations=0
 
+.PHONY: test-stacks
+test-stacks: .venv ## every Pulumi.STACK.yaml: the model, and the installed keepalived and nft (as root); no engine, no virtual machine
+	NODE_ROOT=/ $(PYTHON) -m pytest tests/unit/test_committed_stacks.py -v
+
 .PHONY: test-faults
 test-faults: engine ## every fault and change, RUNS times each (3, crashes 10); FAULTS='not deployed': the quick ones; WITHIN: minutes; SLACK_S: for takeovers
 	RUNS=$(RUNS) WITHIN=$(WITHIN) SLACK_S=$(SLACK_S) $(PYTHON) -m pytest tests/dataplane -m "$(FAULTS)" -v --capture=no --durations=0

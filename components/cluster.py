@@ -282,6 +282,11 @@ class Url(Model):
     regex_min_offset: Annotated[int, Field(ge=0)] | None = None
     regex_max_offset: Annotated[int, Field(ge=0)] | None = None
 
+    @property
+    def accepted(self) -> str:
+        """The status codes that pass, such as `200-299 401`. keepalived's default is HTTP_DEFAULT_STATUS_CODE_MIN to _MAX in check_http.h."""
+        return self.status_code or "200-299"
+
     @model_validator(mode="before")
     @classmethod
     def _one_status(cls, data: Any) -> Any:

@@ -27,7 +27,7 @@ import pulumi
 from pulumi_command import remote
 
 from components import keepalived
-from components.cluster import Cluster, HttpCheck, Vip
+from components.cluster import Cluster, HttpCheck, Vip, VirtualService
 from components.servers import Endpoint
 
 LIB = "/usr/local/lib/openshift-lvs"
@@ -133,7 +133,7 @@ class LoadBalancer(pulumi.ComponentResource):
         # A director that is being removed and still holds the address would take it, and its connections, with it.
         listening = _verb("alone", str(ALONE_S), note=everything)
         alone = [self._command(f"alone-{name}-{host}", host, listening, homes or active) for host in cluster.directors(vip.pool)]
-        targets = [_target(vip, service.port, service.health_check) for service in vip.services if service.protocol == "TCP"]
+        targets = [word for service in vip.services if service.protocol == "TCP" for word in _target(vip, service)]
         if not vip.answers_within or not targets:
             return pulumi.Output.from_input("not asked")
         outside = [node.name for node in cluster.nodes() if node.pool_name != vip.pool]
@@ -215,9 +215,20 @@ def _verb(verb: str, *arguments: pulumi.Input[str], note: pulumi.Input[str] = ""
     return pulumi.Output.all(note, *arguments).apply(lambda parts: f"{_program()} {shlex.join([verb, *parts[1:]])}" + (f" # {parts[0]}" if parts[0] else ""))
 
 
-def _target(vip: Vip, port: int, check: object) -> str:
-    path = check.urls[0].path if isinstance(check, HttpCheck) and check.type == "http" else ""
-    return f"{vip.address}:{port}{path}"
+def _target(vip: Vip, service: VirtualService) -> list[str]:
+    """The words by which `answers` on a node asks for a service through its VIP: what the health check accepts is accepted here too.
+
+    An http check of the service's own port is asked as keepalived asks it (check_http.c): the first url's path, with the Host of the url, the check
+    or the service, else the address and port it connects to. Of the answer only the status code counts. Every other check (another port, another
+    address, TLS, SMTP, a script) tells nothing about what an HTTP request to the service's port gets, so a TCP connection is the proof.
+    """
+    target, check = f"{vip.address}:{service.port}", service.health_check
+    if not isinstance(check, HttpCheck) or check.type != "http" or check.connect_ip or check.connect_port not in (None, service.port):
+        return [target]
+    url = check.urls[0]
+    host = url.virtualhost or check.virtualhost or service.virtualhost or target
+    words = [target, f"path={url.path}", f"host={host}", f"status={url.accepted.replace(' ', ',')}"]
+    return [*words, f"protocol={check.http_protocol}"] if check.http_protocol else words
 
 
 def _install() -> str:

@@ -42,7 +42,7 @@ class Stack:
         """The stack that `pulumi config` describes. Raises ConfigurationError that names the key and the remedy."""
         data = config.get_object("cluster")
         if not isinstance(data, dict):
-            raise ConfigurationError(f"{config.name}:cluster: missing; describe the cluster in Pulumi.STACK.yaml (see Pulumi.dev.yaml)")
+            raise ConfigurationError(f"{config.name}:cluster: missing; describe the cluster in Pulumi.STACK.yaml (docs/configuration.md has its keys)")
         cluster = Cluster.parse(data)
         ssh_private_key = _required(config, "ssh_private_key", "the private key that opens the nodes", "< ~/.ssh/id_ed25519")
         ssh_public_key = _public_key(ssh_private_key)

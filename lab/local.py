@@ -14,6 +14,7 @@ import yaml
 from lab import cloud
 from lab.stack import CLUSTER, PROJECT, DeploymentError, Stack
 
+CONFIGURATION = Path(__file__).parent / "Pulumi.local.yaml"
 CREDENTIALS = "openstack:cloud"
 
 
@@ -24,7 +25,7 @@ def stack() -> Stack:
 
 def prepare() -> Stack:
     """The stack, made if need be, with the committed configuration and this machine's bastion key."""
-    committed: dict[str, Any] = yaml.safe_load((PROJECT / "Pulumi.local.yaml").read_text())["config"]
+    committed: dict[str, Any] = yaml.safe_load(CONFIGURATION.read_text())["config"]
     committed[CLUSTER]["ssh"]["bastion"]["host_key"] = cloud.bastion_host_key()
     local = stack()
     local.prepare(committed[CLUSTER], cloud.operator_key().read_text(), {CREDENTIALS: committed[CREDENTIALS]})

@@ -12,6 +12,7 @@ import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -19,20 +20,18 @@ from lab import cache
 from lab.cloud import kvm, layers
 from lab.nodes.image import image
 from lab.phases import wait_for
+from lab.stack import CLUSTER
 
 HERE = Path(__file__).parent
 MEMORY_MB = 2048
 BOOT_S = 180
 COMMAND_S = 60
 
-NODES = {
-    "master0": "192.168.0.2",
-    "master1": "192.168.0.3",
-    "master2": "192.168.0.4",
-    "infra0": "192.168.0.5",
-    "infra1": "192.168.0.6",
+STACK_FILE = HERE / "Pulumi.nodes.yaml"
+NODES: dict[str, str] = {
+    name: address for pool in yaml.safe_load(STACK_FILE.read_text())["config"][CLUSTER]["pools"].values() for name, address in pool["hosts"].items()
 }
-"""The example cluster's nodes, which Pulumi.dev.yaml names."""
+"""Names and addresses of the nodes, as STACK_FILE has them."""
 CLIENT = "192.168.0.100"
 BRIDGE = "192.168.0.254"
 """The machine's own address beside the nodes: its sshd is their bastion."""

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -16,23 +15,23 @@ from typing import Any
 import yaml
 
 from lab.nodes import machine
-from lab.stack import CLUSTER, PROJECT, Stack
+from lab.stack import CLUSTER, Stack
 
 VRRP_WORDS = "openshift-lvs:auth_pass"
 """The VRRP passwords by address."""
 
 
 def cluster() -> dict[str, Any]:
-    """The cluster of Pulumi.dev.yaml on the lab's nodes: existing hosts behind the machine's sshd."""
-    committed: dict[str, Any] = yaml.safe_load((PROJECT / "Pulumi.dev.yaml").read_text())["config"][CLUSTER]
-    described = copy.deepcopy(committed)
-    del described["network"]["external"]
-    bastion = {"host": "127.0.0.1", "port": machine.port(), "user": "root", "host_key": machine.KeyPair.kept("machine").public}
-    described["ssh"] = {"user": "root", "bastion": bastion}
+    """The cluster of Pulumi.nodes.yaml, reached through the running machine's sshd."""
+    return describe(machine.port(), lambda name: machine.KeyPair.kept(name).public)
+
+
+def describe(port: int, host_key: Callable[[str], str]) -> dict[str, Any]:
+    """The cluster of Pulumi.nodes.yaml. `port` of 127.0.0.1 leads to the bastion; `host_key` gives the public key of a host, or of the machine."""
+    described: dict[str, Any] = yaml.safe_load(machine.STACK_FILE.read_text())["config"][CLUSTER]
+    described["ssh"] = {"user": "root", "bastion": {"host": "127.0.0.1", "port": port, "user": "root", "host_key": host_key("machine")}}
     for pool in described["pools"].values():
-        del pool["image"], pool["flavor"]
-        pool["existing"] = True
-        pool["hosts"] = {name: {"address": address, "host_key": machine.KeyPair.kept(name).public} for name, address in pool["hosts"].items()}
+        pool["hosts"] = {name: {"address": address, "host_key": host_key(name)} for name, address in pool["hosts"].items()}
     return described
 
 

@@ -17,7 +17,7 @@ import yaml
 from components.cluster import Cluster
 from tests.unit import recording
 
-PROJECT = Path(__file__).parents[2]
+GOLDEN = Path(__file__).parent / "golden"
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -36,8 +36,8 @@ def deploy() -> Iterator[recording.Deploy]:
 
 @pytest.fixture
 def article() -> dict[str, Any]:
-    """The cluster of Pulumi.dev.yaml as a mapping of the test's own to change."""
-    data: dict[str, Any] = yaml.safe_load((PROJECT / "Pulumi.dev.yaml").read_text())["config"]["openshift-lvs:cluster"]
+    """The cluster of golden/Pulumi.example.yaml as a mapping of the test's own to change."""
+    data: dict[str, Any] = yaml.safe_load((GOLDEN / "Pulumi.example.yaml").read_text())["config"]["openshift-lvs:cluster"]
     return data
 
 

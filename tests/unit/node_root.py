@@ -2,8 +2,8 @@
 
 Real are keepalived -t, ip, nft, sysctl (but for net.ipv4.vs), the shell and awk. Stubs stand in front of systemctl, ipvsadm, modprobe and
 journalctl; they write what they are asked to /stub/calls. `systemctl` runs what the unit files on the node say, but for keepalived itself:
-starting or reloading it fills the stub's table of virtual servers from the version in force, as keepalived does. The clock (date, sleep)
-moves on by a second whenever a script looks at it.
+starting or reloading it fills the stub's table of virtual servers from the version in force, as keepalived does. /proc/uptime is a
+file that moves on by a second whenever a script sleeps, which takes no time.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from lab.cloud import layers
 
 LIB = "/usr/local/lib/openshift-lvs"
 STUBS = Path(__file__).parent / "stubs"
+PASSWORD = "pa55word"  # noqa: S105 (a test's)
 
 
 @dataclass
@@ -78,6 +79,20 @@ class Node:
         self.succeeds("activate", version)
         return version
 
+    @property
+    def uptime(self) -> int:
+        """Seconds since the boot, as the scripts read them."""
+        return int(self.read("/proc/uptime").partition(".")[0])
+
+    def accepts(self, cluster: Cluster, host: str, root: Path = keepalived.ROOT) -> None:
+        """Deliver as the program does, secrets too: `validate` on the node has keepalived and nft read it and wants not a word."""
+        version = self.deliver(keepalived.render(cluster, host, root))
+        secrets = keepalived.authentication(cluster, host, dict.fromkeys(cluster.vips, PASSWORD))
+        if secrets:
+            self.succeeds("deliver-secret", version, stdin=keepalived.bundle(tuple(File(path, 0o600, text) for path, text in secrets.items())))
+        said = self.run(f"{LIB}/validate", f"/etc/keepalived/versions/{version}")
+        assert (said.returncode, said.stdout, said.stderr) == (0, "", "")
+
     def calls(self) -> list[str]:
         """What the stubs were asked since the last look, questions left out."""
         log = self.path("/stub/calls")
@@ -98,24 +113,28 @@ class Node:
 
 
 @contextlib.contextmanager
-def node(awk: str = "mawk", tools: bool = True) -> Iterator[Node]:
-    """A node that lives as long as the context: an interface eth0, the stubs, and the tools in place unless told otherwise."""
+def node(awk: str = "mawk", tools: bool = True, root: Path | None = None) -> Iterator[Node]:
+    """A node that lives as long as the context: an interface eth0, the stubs, and the tools in place unless told otherwise.
+
+    `root`: the file system whose programs it runs, never changed; the lab's Debian when none is given.
+    """
     setup = """
         mount -t tmpfs node "$2"; mkdir "$2/upper" "$2/work" "$2/root"
         mount -t overlay -o "lowerdir=$1,upperdir=$2/upper,workdir=$2/work" node "$2/root"
         cd "$2/root"
-        mount -t proc proc proc; mount -t sysfs sys sys; mount -t tmpfs run run; mount --bind /dev/null dev/null
+        mount -t proc proc proc; mount -t sysfs sys sys; mount -t tmpfs run run; [ -e dev/null ] || : >dev/null; mount --bind /dev/null dev/null
         ip link set lo up; ip link add eth0 type veth peer name wire; ip address add 192.168.0.2/24 dev eth0; ip link set wire up; ip link set eth0 up
         ln -sf "/usr/bin/$4" etc/alternatives/awk
         mkdir -p stub usr/local/sbin; : >stub/calls; : >stub/table; : >stub/daemons
         cp -p "$3"/* usr/local/sbin/
+        echo 1000000.00 0.00 >stub/uptime; mount --bind stub/uptime proc/uptime
         exec chroot . sh -c 'echo ready; read -r forever'
     """
     unshare = ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "sh", "-euc", setup, "sh"]
     with (
         tempfile.TemporaryDirectory(prefix="node-") as folder,
         subprocess.Popen(
-            [*unshare, layers.root(), folder, STUBS, awk], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            [*unshare, root or layers.root(), folder, STUBS, awk], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         ) as process,
     ):
         assert process.stdin and process.stdout and process.stderr

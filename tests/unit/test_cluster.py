@@ -336,7 +336,7 @@ def test_a_host_key_may_be_a_line_of_ssh_keyscan(article: dict[str, Any]) -> Non
 
 
 def test_the_local_stack_is_the_articles_cluster_on_another_cloud(article: dict[str, Any]) -> None:
-    local = Cluster.parse(yaml.safe_load((PROJECT / "Pulumi.local.yaml").read_text())["config"]["openshift-lvs:cluster"])
+    local = Cluster.parse(yaml.safe_load((PROJECT / "lab" / "Pulumi.local.yaml").read_text())["config"]["openshift-lvs:cluster"])
     for of in (addresses, owners, ports):
         assert of(local) == of(Cluster.parse(article))
 

@@ -1,9 +1,8 @@
 """Rendering: whole files against golden files that a person reviews, and every one of them before a real `keepalived -t`.
 
-golden/dev is the article's cluster (Pulumi.dev.yaml). The other stacks are golden/Pulumi.NAME.yaml: the article's own keepalived.conf
-translated, each health check with all its options, and every option of a service. When a change of them is meant:
+The stacks are golden/Pulumi.NAME.yaml: `example`, the cluster that most unit tests use; the article's own keepalived.conf translated; each
+health check with all its options; and every option of a service. When a change of the files is meant:
 
-    python -m operations render --stack dev --output tests/unit/golden/dev
     python -m operations render --root tests/unit/golden --stack NAME --output tests/unit/golden/NAME
 """
 
@@ -22,13 +21,13 @@ import yaml
 
 from components import keepalived
 from components.cluster import POOR_VIEW_WEIGHT, Cluster, ConfigurationError, Scheduler
-from components.keepalived import ROOT, File
+from components.keepalived import File
 from operations import render
-from tests.unit.node_root import Node, node
+from tests.unit.node_root import PASSWORD, Node, node
 
 GOLDEN = Path(__file__).parent / "golden"
-STACKS = {"dev": ROOT, **{path.name.split(".")[1]: GOLDEN for path in sorted(GOLDEN.glob("Pulumi.*.yaml"))}}
-PASSWORDS = {"master": "pa55word"}
+STACKS = [path.name.split(".")[1] for path in sorted(GOLDEN.glob("Pulumi.*.yaml"))]
+PASSWORDS = {"master": PASSWORD}
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +38,8 @@ def real() -> Iterator[Node]:
 
 
 def configuration() -> dict[str, Any]:
-    """The article's cluster as a mapping that a test may change."""
-    data: dict[str, Any] = yaml.safe_load((ROOT / "Pulumi.dev.yaml").read_text())["config"]["openshift-lvs:cluster"]
+    """The cluster of golden/Pulumi.example.yaml as a mapping that a test may change."""
+    data: dict[str, Any] = yaml.safe_load((GOLDEN / "Pulumi.example.yaml").read_text())["config"]["openshift-lvs:cluster"]
     return copy.deepcopy(data)
 
 
@@ -54,43 +53,32 @@ def text(files: tuple[File, ...], name: str = "keepalived.conf") -> str:
     return next(file.text for file in files if file.path == name)
 
 
-def accepts(real: Node, cluster: Cluster, host: str, root: Path = ROOT) -> None:
-    """Deliver as the program does, secrets too: `validate` on the node has keepalived read it and wants not a word."""
-    version = real.deliver(keepalived.render(cluster, host, root))
-    secrets = keepalived.authentication(cluster, host, PASSWORDS)
-    if secrets:
-        bundle = keepalived.bundle(tuple(File(path, 0o600, content) for path, content in secrets.items()))
-        real.succeeds("deliver-secret", version, stdin=bundle)
-    said = real.run("/usr/local/lib/openshift-lvs/validate", f"/etc/keepalived/versions/{version}")
-    assert (said.returncode, said.stdout, said.stderr) == (0, "", "")
-
-
 @pytest.mark.parametrize("stack", STACKS)
 def test_rendered_files_are_the_golden_ones(stack: str) -> None:
-    hosts = render.files(STACKS[stack], stack)
+    hosts = render.files(GOLDEN, stack)
     wanted = {str(path.relative_to(GOLDEN / stack)): path.read_text() for path in (GOLDEN / stack).rglob("*") if path.is_file()}
     assert {f"{host}/{file.path}": file.text for host, files in hosts.items() for file in files} == wanted, __doc__
 
 
 @pytest.mark.parametrize("stack", STACKS)
 def test_a_real_keepalived_accepts_every_golden_file_without_a_word(real: Node, stack: str) -> None:
-    cluster = render.cluster(STACKS[stack], stack)
+    cluster = render.cluster(GOLDEN, stack)
     for host in cluster.nodes():
-        accepts(real, cluster, host.name, STACKS[stack])
+        real.accepts(cluster, host.name, GOLDEN)
 
 
 @pytest.mark.parametrize("scheduler", get_args(Scheduler))
 def test_a_real_keepalived_knows_every_scheduler_of_the_model(real: Node, scheduler: str) -> None:
     data = configuration()
     data["vips"]["infra"]["services"][0] |= {"scheduler": scheduler}
-    accepts(real, Cluster.parse(data), "infra0")
+    real.accepts(Cluster.parse(data), "infra0")
 
 
 @pytest.mark.parametrize("method", ["DR", "NAT", "TUN"])
 def test_a_real_keepalived_takes_every_forwarding_method(real: Node, method: str) -> None:
     data = configuration()
     data["vips"]["infra"]["services"][0] |= {"forwarding_method": method}
-    accepts(real, Cluster.parse(data), "infra0")
+    real.accepts(Cluster.parse(data), "infra0")
 
 
 def test_a_real_keepalived_takes_ah_authentication_and_an_address_alone(real: Node) -> None:
@@ -99,7 +87,7 @@ def test_a_real_keepalived_takes_ah_authentication_and_an_address_alone(real: No
     data["vips"]["infra"] |= {"advert_interval": 2}
     data["pools"]["infra"]["directors"] = ["infra0"]
     for host in ("master0", "infra0", "infra1"):
-        accepts(real, Cluster.parse(data), host)
+        real.accepts(Cluster.parse(data), host)
 
 
 def test_a_check_script_comes_along_where_keepalived_looks_for_it() -> None:
@@ -389,4 +377,4 @@ def test_whatever_the_model_takes_keepalived_takes_too(real: Node, seed: int, mo
     data: dict[str, Any] = yaml.safe_load((GOLDEN / "Pulumi.tcp-check.yaml").read_text())["config"]["openshift-lvs:cluster"]
     data["vips"]["infra"] |= {**some(ADDRESS), "answers_within": 0}
     data["vips"]["infra"]["services"] = [{"port": port, **some(SERVICE), "health_check": check()} for port in (1, 443, 65535)]
-    accepts(real, Cluster.parse(data), "infra0", GOLDEN)
+    real.accepts(Cluster.parse(data), "infra0", GOLDEN)

@@ -152,10 +152,41 @@ def test_what_is_delivered_is_what_is_rendered_and_what_is_activated_is_what_was
         assert commands(done)[f"activate-{node.name}"].inputs["stdin"].startswith(f"said by deliver-{node.name} to ")
 
 
-def test_every_service_is_asked_for_and_http_with_its_path(deploy: Deploy, article: dict[str, Any]) -> None:
+def test_every_tcp_service_is_asked_for(deploy: Deploy, article: dict[str, Any]) -> None:
     article["vips"]["infra"]["services"].append({"port": 53, "protocol": "UDP", "health_check": {"type": "tcp", "connect_port": 53}})
     done = run(deploy, article)
-    assert verb(commands(done)["proof-infra"])[1:] == ["120", "20", "192.168.0.251:80/healthz", "192.168.0.251:443"]
+    http = ["192.168.0.251:80", "path=/healthz", "host=192.168.0.251:80", "status=200-299"]
+    assert verb(commands(done)["proof-infra"])[1:] == ["120", "20", *http, "192.168.0.251:443"]
+
+
+def http(**check: Any) -> dict[str, Any]:
+    return {"health_check": {"type": "http", "path": "/ready", **check}}
+
+
+@pytest.mark.parametrize(
+    ("port", "service", "words"),
+    [
+        (443, http(connect_port=1936), []),
+        (3306, http(connect_port=9200), []),
+        (80, http(connect_ip="192.168.0.9"), []),
+        (443, http(type="ssl"), []),
+        (25, {"health_check": {"type": "smtp"}}, []),
+        (5432, {"health_check": {"type": "misc", "script": "lab/nodes/checks/answers-200"}}, []),
+        (80, http(), ["path=/ready", "host=192.168.0.251:80", "status=200-299"]),
+        (80, http(connect_port=80), ["path=/ready", "host=192.168.0.251:80", "status=200-299"]),
+        (80, http(status_code="200-204 401"), ["path=/ready", "host=192.168.0.251:80", "status=200-204,401"]),
+        (80, http(virtualhost="check.example.org") | {"virtualhost": "service"}, ["path=/ready", "host=check.example.org", "status=200-299"]),
+        (80, http() | {"virtualhost": "service.example.org"}, ["path=/ready", "host=service.example.org", "status=200-299"]),
+        (
+            80,
+            {"health_check": {"type": "http", "virtualhost": "check", "http_protocol": "1.1", "urls": [{"path": "/1", "virtualhost": "url"}, {"path": "/2"}]}},
+            ["path=/1", "host=url", "status=200-299", "protocol=1.1"],
+        ),
+    ],
+)
+def test_the_proof_accepts_what_the_health_check_accepts(deploy: Deploy, article: dict[str, Any], port: int, service: dict[str, Any], words: list[str]) -> None:
+    article["vips"]["infra"]["services"] = [{"port": port, **service}]
+    assert verb(commands(run(deploy, article))["proof-infra"])[3:] == [f"192.168.0.251:{port}", *words]
 
 
 def test_a_cluster_that_is_yet_to_be_installed_is_not_asked(deploy: Deploy, article: dict[str, Any]) -> None:

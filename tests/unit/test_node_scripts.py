@@ -150,12 +150,26 @@ def test_first_delivery_stages_the_files_and_puts_the_address_on_lo_and_nothing_
     assert kernel_calls(either) == []
 
 
-def test_sysctls_come_after_the_modules(fresh: Node) -> None:
+def test_arp_settings_come_before_the_vip_and_the_other_sysctls_after_the_modules(fresh: Node) -> None:
+    # arp_ignore at the moment when an address is put on lo.
+    look = "/usr/sbin/sysctl -n net.ipv4.conf.all.arp_ignore net.ipv4.conf.lo.arp_ignore >>/stub/arp_ignore"
+    fresh.write("/usr/local/sbin/ip", f"""#!/bin/sh\necho "ip $*" >>/stub/calls\n{look}\nexec /usr/sbin/ip "$@"\n""", 0o755)
     fresh.deliver(render(cluster(), "master0"))
-    calls = [call.split()[0] for call in fresh.calls()]
-    assert calls == ["modprobe", "modprobe", "sysctl"]
+    modprobe = ["modprobe ip_vs", "modprobe ip_vs_mh"]
+    at_last = [call for call in fresh.calls() if call.startswith(("ip address", "modprobe", "sysctl"))]
+    sysctl_conf = at_last.pop()
+    assert at_last == [*modprobe, "sysctl -q -p -", "ip address replace 192.168.0.250/32 dev lo", *modprobe]
+    assert sysctl_conf.startswith("sysctl -q -p /etc/keepalived/versions/")
+    assert set(fresh.read("/stub/arp_ignore").split()) == {"1"}
     assert fresh.sh("/usr/sbin/sysctl -n net.ipv4.conf.all.arp_ignore net.ipv4.conf.lo.arp_announce").split() == ["1", "2"]
     assert "net.ipv4.vs.sloppy_tcp = 1" in fresh.read("/stub/sysctl")
+
+
+def test_no_vip_comes_on_lo_where_the_arp_settings_fail(fresh: Node) -> None:
+    fresh.write("/usr/local/sbin/sysctl", "#!/bin/sh\necho 'permission denied' >&2\nexit 1\n", 0o755)
+    files = render(cluster(), "master0")
+    assert fresh.verb("deliver", version(files), stdin=bundle(files)).returncode == 1
+    assert fresh.addresses_on("lo") == set()
 
 
 def test_the_end_of_a_tunnel_is_up_before_traffic_comes(fresh: Node) -> None:
@@ -172,6 +186,19 @@ def test_a_kernel_without_the_scheduler_is_refused_by_its_modules_name(fresh: No
     assert done.returncode == 1
     assert "kernel module ip_vs_mh: not in" in done.stderr
     assert fresh.addresses_on("lo") == set()
+
+
+def test_a_boot_without_a_module_still_puts_the_vip_on_lo_so_that_the_server_takes_its_connections(serving: Node) -> None:
+    # As after a boot: nothing in /run, no VIP, no sysctl. The new kernel came without its extra modules.
+    serving.sh("rm -rf /run/openshift-lvs; ip address delete 192.168.0.250/32 dev lo")
+    serving.sh("for key in all.arp_ignore all.arp_announce lo.arp_ignore lo.arp_announce; do /usr/sbin/sysctl -q net.ipv4.conf.$key=0; done")
+    serving.write("/stub/no-modules", "ip_vs_mh\n")
+    done = serving.verb("apply")
+    assert done.returncode == 1
+    assert "kernel module ip_vs_mh: not in" in done.stderr
+    assert serving.addresses_on("lo") == {"192.168.0.250/32"}
+    keys = [f"net.ipv4.conf.{key}" for key in ("all.arp_ignore", "all.arp_announce", "lo.arp_ignore", "lo.arp_announce")]
+    assert serving.sh(f"/usr/sbin/sysctl -n {' '.join(keys)}").split() == ["1", "2", "1", "2"]
 
 
 def test_a_delivery_says_what_is_in_force_so_that_a_forgotten_activation_is_made_again(serving: Node) -> None:
@@ -565,6 +592,44 @@ def test_a_firewall_that_flushes_every_table_takes_the_marks_away_for_a_moment_o
         assert serving.sh("nft --stateless list table ip openshift_lvs") == before
 
 
+SEND_SYN = """
+import socket, struct, sys
+interface, target, source = sys.argv[1:]
+link = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+link.bind((interface, 0))
+header = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 40, 1, 0, 64, 6, 0, socket.inet_aton(source), socket.inet_aton("192.168.0.250"))
+total = sum(struct.unpack("!10H", header))
+header = header[:10] + struct.pack("!H", ~((total & 0xFFFF) + (total >> 16)) & 0xFFFF) + header[12:]
+mac = bytes.fromhex(open(f"/sys/class/net/{target}/address").read().strip().replace(":", ""))
+link.send(mac + bytes(6) + b"\\x08\\x00" + header + struct.pack("!HHIIBBHHH", 40000, 8443, 1, 0, 0x50, 2, 1024, 0, 0))
+"""
+"""Arguments: the interface that sends a SYN to the VIP, the interface at the other end of the link, the source address."""
+
+
+def test_only_a_packet_that_enters_through_the_pools_interface_gets_a_mark(serving: Node) -> None:
+    # A pod's bridge would do the same: the packet enters through an interface that is not the pool's.
+    serving.sh("ip link add cni0 type veth peer name pod; ip link set cni0 up; ip link set pod up")
+    serving.sh("ip link add tunl0 type veth peer name far; ip link set tunl0 up; ip link set far up")
+    serving.sh(
+        "nft -f -",
+        stdin=f"""table ip observed {{
+            set arrived {{ type ifname; flags dynamic; }}
+            set marked {{ type ifname; flags dynamic; }}
+            chain prerouting {{
+                type filter hook prerouting priority mangle + 1
+                ip daddr 192.168.0.250 tcp dport 8443 update @arrived {{ iifname }}
+                meta mark {MARK} update @marked {{ iifname }}
+            }}
+        }}""",
+    )
+    for interface, target, source in (("wire", "eth0", "192.168.0.101"), ("pod", "cni0", "10.244.0.9"), ("far", "tunl0", "192.168.0.102")):
+        serving.sh(f"python3 - {interface} {target} {source}", stdin=SEND_SYN)
+    # The node's own call. Its SYN passes prerouting on lo; nothing listens, so the connection is refused.
+    serving.run("bash", "-c", ": <>/dev/tcp/192.168.0.250/8443")
+    seen = {name: set(re.findall('"([a-z0-9]+)"', serving.sh(f"nft list set ip observed {name}"))) for name in ("arrived", "marked")}
+    assert seen == {"arrived": {"eth0", "cni0", "tunl0", "lo"}, "marked": {"eth0"}}
+
+
 def test_a_new_service_may_wait_for_its_servers_where_no_answer_is_asked_for(serving: Node) -> None:
     new = serving.deliver(render(with_a_port(answers_within=0), "master0"))
     serving.write("/usr/local/lib/openshift-lvs/live", f"#!/bin/sh\nset -eu\nprintf '{MARK} 192.168.0.%s gatewaying\\n' 2 3 4\n", 0o755)
@@ -693,7 +758,7 @@ def test_a_director_whose_forwarding_method_changes_holds_nothing_and_begins_ane
     serving.write("/stub/dead", f"{new} 192.168.0.4\n")
     serving.sh(f"ipvsadm --edit-server --fwmark-service {MARK} --real-server 192.168.0.4 --gatewaying --weight 0")
     serving.calls()
-    began = int(serving.read("/stub/clock"))
+    began = serving.uptime
     serving.succeeds("activate", new)
     assert "192.168.0.250/32" not in serving.addresses_on("eth0")
     calls = [call for call in serving.calls() if re.match("systemctl (stop|start|reload)|ipvsadm --(delete|stop)", call)]
@@ -706,7 +771,7 @@ def test_a_director_whose_forwarding_method_changes_holds_nothing_and_begins_ane
     assert serving.read("/stub/connections") == ELSEWHERE
     assert sorted(line.split()[0] for line in serving.read("/stub/daemons").splitlines()) == ["backup", "master"]
     assert table(serving) == {"192.168.0.2": 1, "192.168.0.3": 1}
-    assert int(serving.read("/stub/clock")) - began > 62, "so that it was told of all connections"
+    assert serving.uptime - began > 62, "so that it was told of all connections"
 
 
 @pytest.mark.parametrize(("leaves", "heard"), [(False, HEARD), (True, "true"), (True, HEARD.replace("192.168.0.3", "192.168.0.99"))])
@@ -767,9 +832,9 @@ def test_a_rollback_counts_the_quorum_again(serving: Node) -> None:
 
 
 def test_the_time_that_checks_have_begins_after_the_reload(serving: Node) -> None:
-    serving.write("/stub/on-reload", "#!/bin/sh\ndate +%s >/stub/reloaded\n", 0o755)
+    serving.write("/stub/on-reload", "#!/bin/sh\nsleep 1\ncut -d . -f 1 /proc/uptime >/stub/reloaded\n", 0o755)
     serving.roll_out(cluster(health_check={**QUICK, "retry": 1}), "master0")
-    assert int(serving.read("/run/openshift-lvs/switched")) > int(serving.read("/stub/reloaded"))
+    assert int(serving.read("/run/openshift-lvs/switched")) >= int(serving.read("/stub/reloaded"))
 
 
 def test_a_rollback_needs_nobody_who_listens(serving: Node) -> None:
@@ -777,7 +842,7 @@ def test_a_rollback_needs_nobody_who_listens(serving: Node) -> None:
     new = serving.deliver(render(cluster(health_check={**QUICK, "retry": 1}), "master0"))
     serving.write("/stub/dead", f"{new} 192.168.0.3\n")
     # The last reader of its words is gone before there are any.
-    serving.sh(f"{{ {LIB}/activate {new} || echo $? >/stub/status; }} 2>&1 | :; while [ ! -s /stub/status ]; do sleep 0.1; done")
+    serving.sh(f"{{ {LIB}/activate {new} || echo $? >/stub/status; }} 2>&1 | :; while [ ! -s /stub/status ]; do /usr/bin/sleep 0.1; done")
     assert serving.in_force == old
     assert table(serving)["192.168.0.3"] == 1
 
@@ -1055,9 +1120,9 @@ def test_no_director_hands_over_to_those_that_are_dead(backup: Node) -> None:
 def test_back_to_the_version_before_after_a_cut_checks_are_waited_for_all_the_same(serving: Node) -> None:
     old, new = str(serving.in_force), serving.deliver(render(cluster(forwarding_method="TUN"), "master0"))
     serving.sh(f"ln -sfn versions/{new} /etc/keepalived/current; systemctl stop keepalived.service; systemctl start keepalived.service; {HEARD}")
-    began = int(serving.read("/stub/clock"))
+    began = serving.uptime
     assert serving.succeeds("activate", old) == f"{old} in force\n"
-    assert int(serving.read("/stub/clock")) - began > 62
+    assert serving.uptime - began > 62
 
 
 def test_a_server_that_died_before_keepalived_was_stopped_did_not_answer_before(serving: Node) -> None:
@@ -1213,20 +1278,149 @@ def test_facts_tell_which_witnesses_are_reached_a_refusal_counts(serving: Node) 
 # Answers
 
 
-def test_answers_counts_what_is_answered_and_names_what_is_not(serving: Node) -> None:
-    serving.sh("cd /tmp && (python3 -m http.server --bind 127.0.0.1 8080 >/dev/null 2>&1 &)")
-    knock = ("bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/8080")
-    wait_for("the server to listen", lambda: ((done := serving.run(*knock)).returncode == 0, done.stderr), deadline_s=20)
-    assert serving.succeeds("answers", "10", "5", "127.0.0.1:8080", "127.0.0.1:8080/") == ("127.0.0.1:8080 answered 5 of 5\n127.0.0.1:8080/ answered 5 of 5\n")
-    done = serving.verb("answers", "1", "5", "127.0.0.1:8080", "127.0.0.1:8081")
-    assert done.returncode == 1
-    assert "127.0.0.1:8081: waited 1 s for 5 answers in a row; last seen: 0, then none" in done.stderr
+WEB = """
+import socketserver
+
+class Web(socketserver.StreamRequestHandler):
+    def handle(self):
+        request, *headers = iter(lambda: self.rfile.readline().decode().strip(), "")
+        _, path, protocol = request.split()
+        if path == "/host":
+            status = "200 OK" if "Host: apps.example.org" in headers else "503 Service Unavailable"
+        elif path == "/modern":
+            status = "200 OK" if protocol == "HTTP/1.1" and "Connection: close" in headers else "426 Upgrade Required"
+        else:
+            status = path.strip("/")
+        self.wfile.write(f"HTTP/1.1 {status}\\r\\n\\r\\n".encode())
+
+class Greeting(socketserver.BaseRequestHandler):
+    def handle(self):
+        self.request.send(b"220 ready\\r\\n")
+        self.request.recv(1000)
+
+class Server(socketserver.ThreadingTCPServer):
+    daemon_threads = True
+
+import threading
+greeting = Server(("127.0.0.1", 3306), Greeting)
+threading.Thread(target=greeting.serve_forever, daemon=True).start()
+Server(("127.0.0.1", 8080), Web).serve_forever()
+"""
+"""On port 8080 a server that answers /CODE with that status, /host only for its own name and /modern only for HTTP 1.1; on 3306 one that greets."""
+
+
+@pytest.fixture(scope="module")
+def web() -> Iterator[Node]:
+    """A node with servers of its own."""
+    with node() as made:
+        made.write("/stub/web", WEB)
+        made.sh("python3 /stub/web >/stub/web.said 2>&1 &")
+        knock = ("bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/8080")
+        wait_for("the server to listen", lambda: ((done := made.run(*knock)).returncode == 0, done.stderr + made.read("/stub/web.said")), deadline_s=20)
+        yield made
+
+
+@pytest.mark.parametrize(
+    ("target", "fault"),
+    [
+        ("127.0.0.1:8080", None),
+        ("127.0.0.1:3306", None),  # a TCP connection: what a database says, or does not say, is no fault
+        ("127.0.0.1:8081", "no answer"),
+        ("127.0.0.1:8080 path=/204 host=x status=200-299", None),
+        ("127.0.0.1:8080 path=/401 host=x status=200-299,401", None),
+        ("127.0.0.1:8080 path=/401 host=x status=401", None),
+        ("127.0.0.1:8080 path=/401 host=x status=200-299", "HTTP status 401, and the check accepts 200-299 (sent as Host: x)"),
+        ("127.0.0.1:8080 path=/404 host=x status=200-299,401", "HTTP status 404, and the check accepts 200-299,401 (sent as Host: x)"),
+        ("127.0.0.1:8080 path=/host host=apps.example.org status=200-299", None),
+        ("127.0.0.1:8080 path=/host host=127.0.0.1:8080 status=200-299", "HTTP status 503, and the check accepts 200-299 (sent as Host: 127.0.0.1:8080)"),
+        ("127.0.0.1:8080 path=/modern host=x status=200-299 protocol=1.1", None),
+        ("127.0.0.1:8080 path=/modern host=x status=200-299", "HTTP status 426, and the check accepts 200-299 (sent as Host: x)"),
+        ("127.0.0.1:8080 path=/modern host=x status=200-299 protocol=1.0C", "HTTP status 426, and the check accepts 200-299 (sent as Host: x)"),
+        ("127.0.0.1:3306 path=/ host=x status=200-299", "an answer that is not HTTP"),
+    ],
+)
+def test_answers_accepts_what_the_health_check_accepts(web: Node, target: str, fault: str | None) -> None:
+    address, *words = target.split()
+    name = address + "".join(word.removeprefix("path=") for word in words if word.startswith("path="))
+    done = web.verb("answers", "1", "3", address, *words)
+    if fault is None:
+        assert (done.returncode, done.stdout) == (0, f"{name} answered 3 of 3\n")
+    else:
+        assert (done.returncode, done.stderr) == (1, f"{name}: waited 1 s for 3 answers in a row; last seen: 0, then {fault}\n")
+
+
+def test_answers_asks_every_target_and_stops_at_the_one_that_does_not_answer(web: Node) -> None:
+    target = ("127.0.0.1:8080", "path=/200", "host=x", "status=200-299")
+    assert web.succeeds("answers", "10", "5", *target, "127.0.0.1:8080", *target).splitlines() == [
+        f"127.0.0.1:8080{path} answered 5 of 5" for path in ("/200", "", "/200")
+    ]
+    done = web.verb("answers", "1", "5", "127.0.0.1:3306", "127.0.0.1:8081", *target)
+    assert (done.returncode, done.stdout) == (1, "127.0.0.1:3306 answered 5 of 5\n")
 
 
 def test_a_wait_says_what_it_waited_for_and_saw_last(fresh: Node) -> None:
     assert fresh.verb("wait-for", "0", "the rain to stop", "echo", "x").returncode == 0
     done = fresh.verb("wait-for", "0", "the rain to stop", "sh", "-c", "echo it pours; exit 1")
     assert (done.returncode, done.stderr) == (1, "waited 0 s for the rain to stop; last seen: it pours\n")
+
+
+# Time
+
+JUMPING_DATE = """#!/bin/sh
+[ "$1" = +%s ] || exec /usr/bin/date "$@"
+read -r now </stub/wall 2>/dev/null || now=1000000000
+echo "$((now + 3600))" | tee /stub/wall
+"""
+"""A wall clock that is an hour later at every look, as when a node sets it after a long pause."""
+
+
+@pytest.fixture
+def jumping(serving: Node) -> Node:
+    """The owner with a first version in force, on which the wall clock jumps."""
+    serving.write("/usr/local/sbin/date", JUMPING_DATE, 0o755)
+    serving.sh("cp -p /usr/local/sbin/sleep /stub/sleep; : >/stub/wall")
+    return serving
+
+
+def test_a_wait_does_not_give_up_when_the_wall_clock_jumps(jumping: Node) -> None:
+    jumping.succeeds("wait-for", "30", "the fourth look", "sh", "-c", "echo >>/stub/looks; [ $(wc -l </stub/looks) = 4 ]")
+
+
+def test_a_wait_ends_after_its_seconds_all_the_same(jumping: Node) -> None:
+    began = jumping.uptime
+    assert jumping.verb("wait-for", "30", "nothing", "false").returncode == 1
+    assert jumping.uptime - began == 30
+
+
+def test_checks_have_not_run_because_the_wall_clock_jumped(jumping: Node) -> None:
+    jumping.roll_out(cluster(health_check={**QUICK, "retry": 1}), "master0")
+    assert jumping.succeeds("checked", "1") == ""  # the activation waited for them
+    jumping.sh("sleep 1")
+    since = jumping.uptime - int(jumping.read("/run/openshift-lvs/switched"))
+    done = jumping.verb("checked", "31")
+    assert (done.returncode, done.stdout) == (1, f"{since} s since the switch\n")
+
+
+def test_a_removed_server_keeps_its_time_when_the_wall_clock_jumps(jumping: Node) -> None:
+    hold(jumping, leaves=False)
+    jumping.write("/stub/table", jumping.read("/stub/table").replace("192.168.0.4 DR 1 0", "192.168.0.4 DR 1 9"))
+    new = jumping.deliver(render(without_master2(), "master0"))
+    done = jumping.verb("drain-removed", f"/etc/keepalived/versions/{new}")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert jumping.read("/stub/table").splitlines()[-1] == f"{MARK} 192.168.0.4 DR 0 0"
+
+
+def test_answers_waits_for_its_seconds_when_the_wall_clock_jumps(jumping: Node) -> None:
+    serve = "[ -e /stub/served ] || { touch /stub/served; cd /tmp; python3 -m http.server --bind 127.0.0.1 8080 >/dev/null 2>&1 & }"
+    jumping.write("/usr/local/sbin/sleep", f"#!/bin/sh\n{serve}\n/usr/bin/sleep 0.1\nexec /stub/sleep\n", 0o755)
+    assert jumping.succeeds("answers", "300", "2", "127.0.0.1:8080") == "127.0.0.1:8080 answered 2 of 2\n"
+
+
+def test_a_delivery_listens_for_its_seconds_when_the_wall_clock_jumps(fresh: Node) -> None:
+    fresh.write("/usr/local/sbin/date", JUMPING_DATE, 0o755)
+    began = fresh.uptime
+    fresh.deliver(render(cluster(), "master0"))
+    assert fresh.uptime - began == 4
 
 
 # Installation and removal

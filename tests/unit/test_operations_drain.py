@@ -167,13 +167,13 @@ def test_a_sorry_server_at_work_keeps_its_weight() -> None:
 # Strangers
 
 
-def advert(source: str, vrid: int, vrrp_version: int = 3, *, behind: bytes = b"") -> str:
+def advert(source: str, vrid: int, vrrp_version: int = 3, *, behind: bytes = b"", interface: str = "wire") -> str:
     """A program that sends an advert of another router to eth0's wire, `behind` an authentication header when there is one."""
     protocol = 51 if behind else 112
     return f"""
 import socket, struct
 wire = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
-wire.bind(("wire", 0))
+wire.bind(("{interface}", 0))
 vrrp = {behind!r} + bytes([{vrrp_version} << 4 | 1, {vrid}, 100, 1, 0, 100, 0, 0]) + socket.inet_aton("192.168.0.250")
 header = struct.pack("!BBHHHBBH4s4s", 0x45, 0xC0, 20 + len(vrrp), 1, 0, 255, {protocol}, 0, socket.inet_aton("{source}"), socket.inet_aton("224.0.0.18"))
 total = sum(struct.unpack("!10H", header))
@@ -224,6 +224,30 @@ def test_a_delivery_stops_at_a_stranger_before_anything_is_in_force(behind: byte
         assert fresh.in_force is None
         assert "openshift_lvs" not in fresh.sh("nft list tables")
         assert "01:00:5e:00:00:12" not in fresh.sh("ip maddress show dev eth0")
+
+
+ETH1 = "ip link add eth1 type veth peer name office; ip link set eth1 up; ip link set office up"
+"""Another interface of the node, and the other end of its link."""
+
+
+@pytest.mark.parametrize("behind", [b"", AUTHENTICATED])
+def test_a_router_on_another_network_may_have_our_virtual_router_id(serving: Node, behind: bytes) -> None:
+    serving.sh(ETH1)
+    serving.sh("python3 -", stdin=advert("172.16.0.77", 51, behind=behind, interface="office"))
+    assert serving.succeeds("strangers", "/etc/keepalived/current") == ""
+    assert "172.16.0.77" not in serving.sh("nft list set ip openshift_lvs adverts_51")
+
+
+@pytest.mark.parametrize("behind", [b"", AUTHENTICATED])
+def test_a_first_delivery_does_not_stop_at_a_router_on_another_network(behind: bytes) -> None:
+    with node() as fresh:
+        fresh.sh(ETH1)
+        fresh.write("/stub/advert", advert("172.16.0.77", 51, behind=behind, interface="office"))
+        fresh.sh("mv /usr/local/sbin/sleep /stub/sleep")
+        # Between two looks, the router sends.
+        fresh.write("/usr/local/sbin/sleep", '#!/bin/sh\npython3 /stub/advert\necho sent >>/stub/adverts\nexec /stub/sleep "$@"\n', 0o755)
+        fresh.deliver(render(cluster(), "master0"))
+        assert fresh.read("/stub/adverts").startswith("sent\nsent\n")
 
 
 def test_a_director_that_is_removed_is_no_stranger_to_the_version_that_comes(serving: Node) -> None:

@@ -14,35 +14,36 @@ from operations import __main__ as operations
 from operations import render
 
 PROJECT = Path(__file__).parents[2]
+GOLDEN = Path(__file__).parent / "golden"
 
 
 def test_all_hosts_are_printed_with_no_network_no_engine_and_no_cloud() -> None:
     """In a network namespace that has not even a loopback, and without the user's home, PATH and credentials."""
-    command = ["unshare", "--net", sys.executable, "-m", "operations", "render", "--stack", "dev"]
+    command = ["unshare", "--net", sys.executable, "-m", "operations", "render", "--root", str(GOLDEN), "--stack", "example"]
     done = subprocess.run(command, cwd=PROJECT, env={"PATH": os.defpath, "HOME": "/nonexistent"}, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == render.text(render.files(PROJECT, "dev"))
+    assert done.stdout == render.text(render.files(GOLDEN, "example"))
     heads = [line for line in done.stdout.splitlines() if line.startswith("# ==> ")]
     for host in ("master0", "master1", "master2", "infra0", "infra1"):
         assert f"# ==> {host}:/etc/keepalived/current/keepalived.conf (0644)" in heads
 
 
 def test_rendering_does_not_load_pulumi() -> None:
-    program = "import sys; from operations import __main__ as o; o.main(['render', '--stack', 'dev']); sys.exit('pulumi' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", program], cwd=PROJECT, stdout=subprocess.DEVNULL, check=False).returncode == 0
+    program = "import sys; from operations import __main__ as o; sys.exit(o.main(sys.argv[1:]) or 'pulumi' in sys.modules)"
+    command = [sys.executable, "-c", program, "render", "--root", str(GOLDEN), "--stack", "example"]
+    assert subprocess.run(command, cwd=PROJECT, stdout=subprocess.DEVNULL, check=False).returncode == 0
 
 
 def test_one_host_is_printed_alone(capsys: pytest.CaptureFixture[str]) -> None:
-    assert operations.main(["render", "--root", str(PROJECT), "--stack", "dev", "--host", "infra1"]) == 0
+    assert operations.main(["render", "--root", str(GOLDEN), "--stack", "example", "--host", "infra1"]) == 0
     printed = capsys.readouterr().out
-    assert printed == render.text(render.files(PROJECT, "dev", "infra1"))
+    assert printed == render.text(render.files(GOLDEN, "example", "infra1"))
     assert "infra1:" in printed and "infra0:" not in printed
 
 
 def test_files_are_written_as_they_will_be_on_the_host(tmp_path: Path) -> None:
-    golden = Path(__file__).parent / "golden"
-    assert operations.main(["render", "--root", str(golden), "--stack", "misc-check", "--output", str(tmp_path)]) == 0
-    for host, files in render.files(golden, "misc-check").items():
+    assert operations.main(["render", "--root", str(GOLDEN), "--stack", "misc-check", "--output", str(tmp_path)]) == 0
+    for host, files in render.files(GOLDEN, "misc-check").items():
         for file in files:
             written = tmp_path / host / file.path
             assert (written.read_text(), written.stat().st_mode & 0o777) == (file.text, file.mode)
@@ -61,7 +62,7 @@ def test_files_are_written_as_they_will_be_on_the_host(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_wrong_is_said_in_words_and_by_the_exit_status(tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str) -> None:
-    good = (PROJECT / "Pulumi.dev.yaml").read_text()
+    good = (GOLDEN / "Pulumi.example.yaml").read_text()
     stacks = {
         "good": good,
         "bad": good.replace("owner: master0", "owner: infra0"),
@@ -78,7 +79,7 @@ def test_what_is_wrong_is_said_in_words_and_by_the_exit_status(tmp_path: Path, c
 
 
 def test_a_configuration_file_that_is_not_there_is_named(capsys: pytest.CaptureFixture[str]) -> None:
-    assert operations.main(["status", "--root", str(PROJECT), "--stack", "dev", "--config-file", "nowhere.yaml"]) == 1
+    assert operations.main(["status", "--root", str(GOLDEN), "--stack", "example", "--config-file", "nowhere.yaml"]) == 1
     assert capsys.readouterr().err == "nowhere.yaml: No such file or directory; name a stack's configuration file\n"
 
 
@@ -87,7 +88,12 @@ def test_a_folder_that_is_no_project_is_recognised(tmp_path: Path, capsys: pytes
     assert "the stacks are none (is this the project folder?)" in capsys.readouterr().err
 
 
+def test_no_other_test_reads_a_stack_of_the_user() -> None:
+    with pytest.raises(AssertionError, match="belongs to the user"):
+        (PROJECT / "Pulumi.some.yaml").read_text()
+
+
 def test_the_local_stack_renders_too() -> None:
-    hosts = render.files(PROJECT, "local")
+    hosts = render.files(PROJECT / "lab", "local")
     assert all(any(file.path == "node.conf" for file in files) for files in hosts.values())
     assert {keepalived.version(files) for files in hosts.values()}.__len__() == len(hosts)

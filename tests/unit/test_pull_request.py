@@ -11,11 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
 from operations import diff, report
 
 PROJECT = Path(__file__).parents[2]
 SCRIPTS = PROJECT / ".github" / "scripts"
+GOLDEN = Path(__file__).parent / "golden"
 
 Change = Callable[[str, str, str], None]
 
@@ -37,7 +39,7 @@ def repository(tmp_path: Path) -> Path:
     path = tmp_path / "project"
     for part in ("components", "operations", "templates"):
         shutil.copytree(PROJECT / part, path / part, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(PROJECT / "Pulumi.dev.yaml", path)
+    shutil.copy(GOLDEN / "Pulumi.example.yaml", path / "Pulumi.dev.yaml")
     (path / ".gitignore").write_text("__pycache__/\n/build/\n")
     git(tmp_path, "init", "--quiet", "--initial-branch=main", str(path))
     git(path, "add", "--all")
@@ -221,6 +223,102 @@ def test_a_base_without_a_common_commit_names_the_remedy(repository: Path) -> No
     git(repository, "commit", "--quiet", "--message=stranger")
     with pytest.raises(diff.BaseError, match="has no common commit with HEAD here"):
         diff.diff(repository, "main", repository / "build")
+
+
+# --- what a pull request needs checked ---
+
+
+def scope(repository: Path, *base: str) -> str:
+    done = subprocess.run([SCRIPTS / "scope", *base], cwd=repository, capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+def commit(repository: Path, lines: dict[str, str]) -> None:
+    """Add a line to each of these files, new or not, and commit them."""
+    for name, line in lines.items():
+        path = repository / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a") as file:
+            file.write(f"{line}\n")
+    git(repository, "add", "--all")
+    git(repository, "commit", "--quiet", "--message=change")
+
+
+def named_check(script: str) -> str:
+    return f"services: [{{port: 80, health_check: {{type: misc, script: {script}, user: nobody}}}}]"
+
+
+def test_a_change_of_stacks_only_leaves_the_program_alone(repository: Path, change: Change) -> None:
+    change("Pulumi.dev.yaml", "owner: master0", "owner: master1")
+    commit(repository, {"Pulumi.prod.yaml": "config: {}"})
+    assert scope(repository, "main") == "program=false\n"
+    git(repository, "mv", "Pulumi.dev.yaml", "Pulumi.test.yaml")
+    git(repository, "commit", "--quiet", "--message=renamed")
+    assert scope(repository, "main") == "program=false\n"
+
+
+@pytest.mark.parametrize("name", ["components/cluster.py", "Pulumi.yaml", "lab/Pulumi.local.yaml", "README.md", "checks/api", "Pulumi.dev.yaml.py"])
+def test_a_change_of_anything_else_beside_a_stack_is_one_of_the_program(repository: Path, name: str) -> None:
+    commit(repository, {"Pulumi.dev.yaml": "# more", name: "# more"})
+    assert scope(repository, "main") == "program=true\n"
+
+
+@pytest.mark.parametrize("written", ["checks/api", '"checks/api"', "'checks/api'"])
+def test_a_check_script_that_a_stack_names_is_configuration(repository: Path, written: str) -> None:
+    commit(repository, {"Pulumi.prod.yaml": named_check(written), "checks/api": "#!/bin/sh"})
+    assert scope(repository, "main") == "program=false\n"
+    commit(repository, {"checks/apis": "#!/bin/sh"})
+    assert scope(repository, "main") == "program=true\n"
+
+
+def test_a_check_script_that_goes_with_its_stack_is_configuration(repository: Path) -> None:
+    git(repository, "checkout", "--quiet", "main")
+    commit(repository, {"Pulumi.prod.yaml": named_check("checks/api"), "checks/api": "#!/bin/sh"})
+    git(repository, "checkout", "--quiet", "-b", "removed")
+    git(repository, "rm", "--quiet", "Pulumi.prod.yaml", "checks/api")
+    git(repository, "commit", "--quiet", "--message=removed")
+    assert scope(repository, "main") == "program=false\n"
+
+
+@pytest.mark.parametrize("script", ["components/cluster.py", "templates/usr/local/lib/openshift-lvs/wait-for", ".github/scripts/scope", "Makefile"])
+def test_a_file_of_the_program_stays_one_when_a_stack_names_it_as_a_check(repository: Path, script: str) -> None:
+    commit(repository, {"Pulumi.prod.yaml": named_check(script), script: "# more"})
+    assert scope(repository, "main") == "program=true\n"
+
+
+def test_a_file_of_the_program_that_becomes_a_check_script_is_missed(repository: Path) -> None:
+    (repository / "checks").mkdir()
+    git(repository, "mv", "templates/usr/local/lib/openshift-lvs/wait-for", "checks/api")
+    commit(repository, {"Pulumi.prod.yaml": named_check("checks/api")})
+    assert scope(repository, "main") == "program=true\n"
+
+
+def test_without_a_base_or_a_change_everything_is_checked(repository: Path) -> None:
+    assert scope(repository) == scope(repository, "") == scope(repository, "main") == "program=true\n"
+
+
+def test_a_base_that_is_not_there_fails_and_says_nothing_of_the_program(repository: Path) -> None:
+    done = subprocess.run([SCRIPTS / "scope", "HEAD^9"], cwd=repository, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert done.stdout == ""
+
+
+def test_a_merge_in_a_shallow_clone_is_judged_by_what_it_brings(repository: Path, change: Change, tmp_path: Path) -> None:
+    change("Pulumi.dev.yaml", "owner: infra0", "owner: infra1")
+    git(repository, "checkout", "--quiet", "main")
+    change("components/cluster.py", "POOR_VIEW_WEIGHT = -100", "POOR_VIEW_WEIGHT = -90")
+    git(repository, "merge", "--quiet", "--no-edit", "change")
+    git(tmp_path, "clone", "--quiet", "--depth=2", f"file://{repository}", "clone")
+    assert scope(tmp_path / "clone", "HEAD^1") == "program=false\n"
+
+
+def test_the_workflow_skips_lint_and_tests_only_where_the_script_says_so() -> None:
+    jobs = yaml.safe_load((PROJECT / ".github" / "workflows" / "check.yaml").read_text())["jobs"]
+    skipped = {name: job["if"] for name, job in jobs.items() if "scope" in job.get("needs", "")}
+    assert set(skipped) == {"lint", "test"}
+    # A scope job that fails has no output, and a job that is skipped counts as passed.
+    assert set(skipped.values()) == {"${{ !cancelled() && needs.scope.outputs.program != 'false' }}"}
+    assert "if" not in jobs["scope"] and "if" not in jobs["stacks"]
 
 
 # --- the report of rendered files, which may come from anyone ---
