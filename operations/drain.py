@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from itertools import count
 
 from components.cluster import Cluster
-from operations.facts import Facts, RealServer
+from node.openshift_lvs.facts import Facts
+from node.openshift_lvs.ipvs import RealServer
 from operations.nodes import Nodes
 from operations.verify import facts
 

@@ -16,13 +16,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from components.cluster import Cluster
+from node.openshift_lvs.commands import PROGRAM, USAGE
+from node.openshift_lvs.state import EXECUTABLE
 
-LIB = "/usr/local/lib/openshift-lvs"
 CONNECT_SECONDS = 20
 COMMAND_SECONDS = 60
 UNREACHED = 255
 """The exit status of ssh itself (ssh(1))."""
-NO_VERB = 127
+NO_PROGRAM = 127
+"""The exit status of a shell that does not find a program; sudo says so in words."""
 _SOCKET = "to-"
 _BASTION = "_bastion"
 
@@ -33,7 +35,7 @@ class NodesError(Exception):
 
 @dataclass(frozen=True)
 class Answer:
-    """What a verb on a node said. `fault` is None when it succeeded, else one line why not; `reached` whether it was run at all."""
+    """The output of a command on a node. `fault` is None when it succeeded, else one line that says why not; `reached` is False when it did not run."""
 
     said: str
     fault: str | None = None
@@ -52,11 +54,11 @@ class Nodes:
         self._known_hosts.write_text("".join(f"{name} {key}\n" for name, key in keys.items()))
 
     def ask(self, hosts: Iterable[str], verb: str, *arguments: str) -> dict[str, Answer]:
-        """Run a verb on these hosts at once; the answer of each."""
+        """Run a command of `openshift-lvs` on these hosts at once; the answer of each."""
         return self.ask_each(dict.fromkeys(hosts, (verb, *arguments)))
 
     def ask_each(self, questions: Mapping[str, tuple[str, ...]]) -> dict[str, Answer]:
-        """Run a verb with its arguments on each of these hosts, at once."""
+        """Run a command of `openshift-lvs`, with its own arguments on each of these hosts, at once."""
         with ThreadPoolExecutor(max_workers=16) as pool:
             return dict(zip(questions, pool.map(lambda host: self._ask(host, *questions[host]), questions), strict=True))
 
@@ -88,7 +90,7 @@ class Nodes:
     def _ask(self, host: str, verb: str, *arguments: str) -> Answer:
         try:
             done = subprocess.run(
-                self.command(host, f"{LIB}/{verb}", *arguments), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=COMMAND_SECONDS
+                self.command(host, EXECUTABLE, verb, *arguments), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=COMMAND_SECONDS
             )
         except subprocess.TimeoutExpired:
             return Answer("", f"no end of {verb} after {COMMAND_SECONDS} s", reached=False)
@@ -99,9 +101,16 @@ class Nodes:
             return Answer(done.stdout)
         if done.returncode == UNREACHED:
             return Answer(done.stdout, _unreached(str(self._cluster.node(host).host.address), words), reached=False)
-        if done.returncode == NO_VERB or "command not found" in done.stderr:
+        if _lacks_command(done):
             return Answer(done.stdout, f"has no {verb}: what is installed there is older than this; pulumi up")
         return Answer(done.stdout, "; ".join(words) or f"{verb}: exit status {done.returncode}")
+
+
+def _lacks_command(done: subprocess.CompletedProcess[str]) -> bool:
+    """Whether a host has no program yet, or one that does not know the command or its arguments."""
+    if done.returncode == NO_PROGRAM or f"{EXECUTABLE}: command not found" in done.stderr:
+        return True
+    return done.returncode == USAGE and done.stderr.startswith((f"{PROGRAM}: ", f"usage: {PROGRAM} "))
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from components import keepalived
 from components.cluster import Cluster
-from operations.facts import Facts
+from node.openshift_lvs.facts import Facts
 from operations.nodes import Nodes
 from operations.verify import facts
 
@@ -35,7 +35,7 @@ def _row(cluster: Cluster, host: str, seen: Facts, root: Path) -> tuple[str, ...
     pool = cluster.node(host).pool_name
     vips = cluster.vips_of(pool)
     names = {str(machine.address): name for name, machine in cluster.pools[pool].hosts.items()}
-    drained = [*(["its addresses"] if seen.owns_nothing else []), *sorted(names[address] for address in seen.drained if address in names)]
+    drained = [*(["its VIPs"] if seen.owns_nothing else []), *sorted(names[address] for address in seen.drained if address in names)]
     is_director = bool(vips) and host in cluster.directors(pool)
     as_rendered = seen.version.partition("-")[0] == keepalived.version(keepalived.render(cluster, host, root))
     live = []

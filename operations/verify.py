@@ -14,7 +14,8 @@ from pathlib import Path
 
 from components import keepalived
 from components.cluster import Cluster, MiscCheck, Vip, VirtualService
-from operations.facts import Facts, VirtualServer, read
+from node.openshift_lvs.facts import Facts
+from node.openshift_lvs.ipvs import VirtualServer
 from operations.nodes import Answer, Nodes
 
 MISSED_CHANCE = 1e-6
@@ -39,11 +40,18 @@ class Finding:
 
 def facts(nodes: Nodes, hosts: Iterable[str]) -> tuple[dict[str, Facts], dict[str, Answer]]:
     """The facts of the hosts that gave them, and the answers of the others."""
-    answers = nodes.ask(hosts, "facts")
-    return (
-        {host: read(answer.said) for host, answer in answers.items() if answer.fault is None},
-        {host: answer for host, answer in answers.items() if answer.fault is not None},
-    )
+    known: dict[str, Facts] = {}
+    silent: dict[str, Answer] = {}
+    for host, answer in nodes.ask(hosts, "status", "--json").items():
+        if answer.fault is not None:
+            silent[host] = answer
+            continue
+        try:
+            known[host] = Facts.from_json(answer.said)
+        except (ValueError, KeyError, TypeError, AttributeError) as fault:
+            why = f"status --json: not in this checkout's format ({fault}): pulumi up, or use the checkout that was deployed"
+            silent[host] = Answer(answer.said, why)
+    return known, silent
 
 
 def verify(nodes: Nodes, cluster: Cluster, root: Path) -> Iterator[Finding]:
@@ -85,7 +93,7 @@ def inside(cluster: Cluster, host: str, seen: Facts, root: Path) -> Iterator[Fin
             tables = [_service(cluster, host, f"{name}:{service.port}/{service.protocol}", vip, service, seen) for service in vip.services]
             yield from tables
             if seen.views.get(name) and all(table.holds for table in tables) and not any(_weighs_itself(service) for service in vip.services):
-                stale = f"stands back from {name} by {-seen.views[name]} as if servers were lost, and none is; /usr/local/lib/openshift-lvs/recount on the node"
+                stale = f"stands back from {name} by {-seen.views[name]} as if servers were lost, and none is; openshift-lvs recount on the node"
                 yield Finding(host, "view", False, stale)
         yield _sync(host, node.pool.interface, cluster.sync_id(node.pool_name), seen)
         yield Finding(host, "virtual_router_id", not seen.strangers, seen.strangers or "no other router uses ours")
@@ -122,17 +130,24 @@ def _settings(host: str, files: Mapping[str, str], seen: Facts, addresses: set[s
     faults = [f"{line} is rendered" for line in files["sysctl.conf"].splitlines() if line.startswith("net.") and line not in seen.sysctl]
     faults += [f"{address} is not on lo" for address in sorted(addresses - seen.lo)]
     if is_director and seen.rules:
-        faults.append(f"nft table ip openshift_lvs is otherwise ({' '.join(seen.rules.splitlines()[1].split()) if chr(10) in seen.rules else seen.rules})")
-    remedy = "; /usr/local/lib/openshift-lvs/apply on the node"
+        faults.append(f"nft table ip openshift_lvs is otherwise ({_first_difference(seen.rules)})")
+    remedy = "; openshift-lvs apply on the node"
     return Finding(host, "kernel", not faults, "; ".join(faults) + remedy if faults else "sysctls, addresses on lo and rules as rendered")
 
 
+def _first_difference(difference: str) -> str:
+    """The first line that is missing (-) and the first that is added (+) in a unified diff, each without its indentation."""
+    lines = [line for line in difference.splitlines() if line[:1] in ("-", "+") and line[:4] not in ("--- ", "+++ ")]
+    first = [next((line for line in lines if line[0] == sign), None) for sign in "-+"]
+    return ", ".join(f"{line[0]} {' '.join(line[1:].split())}" for line in first if line)
+
+
 def _sync(host: str, interface: str, sync_id: int | None, seen: Facts) -> Finding:
-    wanted = {f"{side} on {interface} with {sync_id}" for side in ("master", "backup")}
-    if seen.sync == wanted:
+    running = {f"{daemon.side} on {daemon.interface} with {daemon.sync_id}" for daemon in seen.sync}
+    if running == {f"{side} on {interface} with {sync_id}" for side in ("master", "backup")}:
         return Finding(host, "connection sync", True, "tells and hears of connections")
-    runs = f"{', '.join(sorted(seen.sync)) or 'no side'} runs, both should on {interface} with {sync_id}"
-    return Finding(host, "connection sync", False, f"{runs}; /usr/local/lib/openshift-lvs/sync-daemon on the node")
+    runs = f"{', '.join(sorted(running)) or 'no side'} runs, both should on {interface} with {sync_id}"
+    return Finding(host, "connection sync", False, f"{runs}; openshift-lvs sync on the node")
 
 
 def _service(cluster: Cluster, host: str, name: str, vip: Vip, service: VirtualService, seen: Facts) -> Finding:
@@ -141,7 +156,7 @@ def _service(cluster: Cluster, host: str, name: str, vip: Vip, service: VirtualS
     if there is None:
         return Finding(host, check, False, f"no virtual server with mark {number}; systemctl restart keepalived on the node")
     flags = [*service.scheduler_flags, *(["ops"] if service.ops else [])]
-    wanted = VirtualServer(service.scheduler, frozenset(flags), service.persistence_timeout, {})
+    wanted = VirtualServer(service.scheduler, tuple(sorted(flags)), service.persistence_timeout)
     if _shown(wanted) != _shown(there):
         remedy = f"; on the node: ipvsadm -D -f {number}; systemctl restart keepalived"
         return Finding(host, check, False, f"is {_shown(there)}, rendered {_shown(wanted)}{remedy}")
@@ -174,7 +189,7 @@ def _weighs_itself(service: VirtualService) -> bool:
 
 
 def _shown(server: VirtualServer) -> str:
-    flags = f" ({','.join(sorted(server.flags))})" if server.flags else ""
+    flags = f" ({','.join(server.flags)})" if server.flags else ""
     return f"{server.scheduler}{flags}" + (f" persistent {server.persistence}" if server.persistence else "")
 
 

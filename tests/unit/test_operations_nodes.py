@@ -13,6 +13,7 @@ from operations.nodes import Nodes, NodesError, reach
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIA"
 HOSTS = ("master0", "master1", "master2", "infra0", "infra1")
+OLDER = "has no status: what is installed there is older than this; pulumi up"
 
 
 @pytest.fixture
@@ -41,13 +42,13 @@ def nodes(cluster: Cluster, folder: Path, identity: Path | None = None) -> Nodes
 
 
 def test_every_host_key_and_the_bastions_are_known_before_and_no_other_is_taken(bastioned: Cluster, tmp_path: Path) -> None:
-    command = nodes(bastioned, tmp_path).command("master1", "facts")
+    command = nodes(bastioned, tmp_path).command("master1", "/usr/local/sbin/openshift-lvs", "status")
     assert (tmp_path / "known_hosts").read_text() == "".join(f"{host} {KEY}{host}\n" for host in HOSTS) + f"[203.0.113.9]:2222 {KEY}BASTION\n"
     jump = next(word for word in command if word.startswith("-oProxyCommand="))
     for option in ("-oStrictHostKeyChecking=yes", f"-oUserKnownHostsFile={tmp_path}/known_hosts", "-oGlobalKnownHostsFile=/dev/null", "-oBatchMode=yes"):
         assert option in command and option in jump
     assert jump.endswith("-W%h:%p -p 2222 jump@203.0.113.9")
-    assert command[-5:] == ["-oHostKeyAlias=master1", "-p", "22", "debian@192.168.0.3", "sudo -n facts"]
+    assert command[-5:] == ["-oHostKeyAlias=master1", "-p", "22", "debian@192.168.0.3", "sudo -n /usr/local/sbin/openshift-lvs status"]
 
 
 def test_root_needs_no_sudo_and_an_identity_is_the_only_key_offered(article: dict[str, Any], tmp_path: Path) -> None:
@@ -70,29 +71,39 @@ def test_root_needs_no_sudo_and_an_identity_is_the_only_key_offered(article: dic
             "echo 'debian@192.168.0.2: Permission denied (publickey).' >&2; exit 255",
             "not reachable at 192.168.0.2: debian@192.168.0.2: Permission denied (publickey).; the key is --identity FILE or what the agent offers",
         ),
-        ("echo 'sh: 1: facts: not found' >&2; exit 127", "has no facts: what is installed there is older than this; pulumi up"),
+        ("echo 'sh: 1: /usr/local/sbin/openshift-lvs: not found' >&2; exit 127", OLDER),
+        ("echo 'sudo: /usr/local/sbin/openshift-lvs: command not found' >&2; exit 1", OLDER),
+        ("printf 'openshift-lvs: status: not a command\nopenshift-lvs COMMAND: keepalived and LVS on this host\n' >&2; exit 2", OLDER),
+        ("echo 'usage: openshift-lvs status ' >&2; exit 2", OLDER),
+        ("echo 'python3: no memory' >&2; exit 2", "python3: no memory"),
         ("echo 'waited 10 s' >&2; exit 1", "waited 10 s"),
-        ("exit 3", "facts: exit status 3"),
+        ("exit 3", "status: exit status 3"),
     ],
 )
 def test_what_goes_wrong_is_one_line(cluster: Cluster, tmp_path: Path, commands: Path, ssh: str, fault: str) -> None:
     program(commands, "ssh", ssh)
-    answer = nodes(cluster, tmp_path).ask(["master0"], "facts")["master0"]
+    answer = nodes(cluster, tmp_path).ask(["master0"], "status", "--json")["master0"]
     assert answer.fault and answer.fault.startswith(fault) and "\n" not in answer.fault
     assert answer.reached is ("255" not in ssh)
+
+
+def test_a_host_runs_the_program_of_the_version_in_force_with_the_commands_arguments(cluster: Cluster, tmp_path: Path, commands: Path) -> None:
+    program(commands, "ssh", f'for last; do :; done; echo "$last" >>{tmp_path}/lines')
+    nodes(cluster, tmp_path).ask(["infra0"], "hand-over", "infra")
+    assert (tmp_path / "lines").read_text() == "sudo -n /usr/local/sbin/openshift-lvs hand-over infra\n"
 
 
 def test_all_hosts_are_asked_at_once(cluster: Cluster, tmp_path: Path, commands: Path) -> None:
     """Each waits until all five have come: one after the other they would wait for ever."""
     program(commands, "ssh", f'touch "{tmp_path}/$$.here"; while [ "$(ls {tmp_path}/*.here | wc -l)" -lt 5 ]; do sleep 0.05; done; echo met')
-    assert {answer.said for answer in nodes(cluster, tmp_path).ask(HOSTS, "facts").values()} == {"met\n"}
+    assert {answer.said for answer in nodes(cluster, tmp_path).ask(HOSTS, "status").values()} == {"met\n"}
 
 
 def test_keys_of_made_servers_come_from_the_stacks_outputs_and_existing_hosts_need_no_engine(article: dict[str, Any], tmp_path: Path, commands: Path) -> None:
     hosts = ", ".join(f'"{host}": {{"host_key": "{KEY}{host}"}}' for host in HOSTS)
     program(commands, "pulumi", f"""echo "$@" >{tmp_path}/asked; echo '{{"hosts": {{{hosts}}}}}'""")
     with reach(Cluster.parse(article), "dev", tmp_path, None) as made:
-        assert made.command("infra0", "facts")[-1] == "sudo -n facts"
+        assert made.command("infra0", "true")[-1] == "sudo -n true"
     assert (tmp_path / "asked").read_text() == "stack output --json --stack dev --non-interactive\n"
     (commands / "pulumi").unlink()
     for pool in article["pools"].values():
@@ -100,7 +111,7 @@ def test_keys_of_made_servers_come_from_the_stacks_outputs_and_existing_hosts_ne
         pool["existing"] = True
         pool["hosts"] = {host: {"address": address, "host_key": f"{KEY}{host}"} for host, address in pool["hosts"].items()}
     with reach(Cluster.parse(article), "dev", tmp_path, None) as existing:
-        assert existing.command("infra0", "facts")
+        assert existing.command("infra0", "true")
 
 
 @pytest.mark.parametrize(

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
 from components import keepalived
 from components.cluster import Cluster
-from operations import facts
+from components.keepalived import File
+from node.openshift_lvs.facts import Facts
+from node.openshift_lvs.ipvs import RealServer, SyncDaemon, VirtualServer, parse
 from operations.nodes import Answer, Nodes
 from operations.status import status
 from operations.verify import Finding, verify
@@ -26,6 +29,8 @@ class Said(Nodes):
     def __init__(self, cluster: Cluster) -> None:
         self.facts = {node.name: healthy(cluster, node.name) for node in cluster.nodes()}
         self.unreached: set[str] = set()
+        self.instead: dict[str, str] = {}
+        """What a host says instead of its facts."""
         self.macs = {"192.168.0.250": "02:00:00:00:00:02", "192.168.0.251": "02:00:00:00:00:05"}
         self.handshakes = "".join(f"FIN_WAIT {{client}}:{40000 + n} {{target}} 192.168.0.{5 + n % 2}:0\n" for n in range(20))
         self.connected: list[str] = []
@@ -34,8 +39,8 @@ class Said(Nodes):
         if host in self.unreached:
             return Answer("", "not reachable at 192.0.2.1: Connection refused", reached=False)
         match verb, *arguments:
-            case ["facts"]:
-                return Answer(self.facts[host])
+            case "status", "--json":
+                return Answer(self.instead[host] if host in self.instead else self.facts[host].to_json())
             case "who-answers", address:
                 return Answer("".join(f"{address} {mac}\n" for mac in self.macs[address].split()))
             case "connect", _, target:
@@ -46,28 +51,55 @@ class Said(Nodes):
         raise AssertionError(verb)
 
 
-def healthy(cluster: Cluster, host: str) -> str:
-    """`facts` of a host that is as rendered."""
+def healthy(cluster: Cluster, host: str) -> Facts:
+    """The facts of a host that is as rendered."""
     node = cluster.node(host)
+    vips = cluster.vips_of(node.pool_name)
     files = keepalived.render(cluster, host)
     version = keepalived.version(files)
-    sysctl = next(file.text for file in files if file.path == "sysctl.conf")
     address = str(node.host.address)
-    lines = ["== keepalived", "active", "== versions", version, version, "== drained", "== files"]
-    lines += [f"{hashlib.sha256(file.text.encode()).hexdigest()}  ./{file.path}" for file in files]
-    lines += ["== mac", f"02:00:00:00:00:0{address[-1]}", "== held", address, *([OWNERS[host]] if host in OWNERS else [])]
-    lines += ["== lo", "127.0.0.1", *(str(vip.address) for vip in cluster.vips_of(node.pool_name).values())]
-    lines += ["== sysctl", *(line for line in sysctl.splitlines() if line.startswith("net"))]
-    lines += ["== table", "IP Virtual Server version 1.2.1 (size=4096)", "Prot LocalAddress:Port Scheduler Flags", "  -> RemoteAddress:Port Forward ..."]
-    for vip in cluster.vips_of(node.pool_name).values():
-        for service in vip.services:
-            lines.append(f"FWM  {vip.mark(service)} mh ({','.join(sorted(service.scheduler_flags))})")
-            lines += [f"  -> {machine.address}:0      Route   1      0          0" for machine in node.pool.hosts.values()]
-    sync_id = cluster.sync_id(node.pool_name)
-    lines += ["== sync", *(f"{side} sync daemon (mcast=eth0, syncid={sync_id}, maxlen=1472, group=224.0.0.81)" for side in ("master", "backup"))]
-    lines += ["== views", "x 0", "== drains", *(f"{name} 0" for name in cluster.vips_of(node.pool_name))]
-    lines += ["== witnesses", *(f"{witness} reached" for witness in cluster.witnesses(node.pool_name)[:1])]
-    return "\n".join([*lines, "== rules", "== strangers", ""])
+    servers = {str(machine.address): RealServer("DR", 1, 0) for machine in node.pool.hosts.values()}
+    return Facts(
+        host=host,
+        keepalived="active",
+        version=version,
+        proven=version,
+        since="2001-02-03 04:05:06",
+        # A version's folder has files beside the delivered ones, for the release before.
+        files={file.path: digest(file.text) for file in files} | {"node.conf": digest("INTERFACE=eth0\n"), "services": digest("")},
+        mac=f"02:00:00:00:00:0{address[-1]}",
+        held=frozenset({address, *([OWNERS[host]] if host in OWNERS else [])}),
+        lo=frozenset({"127.0.0.1", *(str(vip.address) for vip in vips.values())}),
+        sysctl=frozenset(line for line in text(files, "sysctl.conf").splitlines() if line.startswith("net")),
+        table={
+            vip.mark(service): VirtualServer("mh", tuple(sorted(service.scheduler_flags)), None, servers) for vip in vips.values() for service in vip.services
+        },
+        sync=tuple(SyncDaemon(side, "eth0", cluster.sync_id(node.pool_name) or 0, 1472) for side in ("master", "backup")),
+        views=dict.fromkeys(vips, 0),
+        drains=dict.fromkeys(vips, 0),
+        witnesses=dict.fromkeys(cluster.witnesses(node.pool_name)[:1], True),
+    )
+
+
+def digest(content: str) -> str:
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def text(files: tuple[File, ...], path: str) -> str:
+    return next(file.text for file in files if file.path == path)
+
+
+def with_server(seen: Facts, address: str, other: RealServer, at: str | None = None) -> Facts:
+    """The facts with another real server in place of this one in every virtual server, at another address where one is given."""
+    return replace(
+        seen,
+        table={
+            mark: replace(
+                virtual, servers={at or address if there == address else there: other if there == address else real for there, real in virtual.servers.items()}
+            )
+            for mark, virtual in seen.table.items()
+        },
+    )
 
 
 @pytest.fixture
@@ -92,50 +124,104 @@ def test_a_cluster_that_is_as_rendered_has_no_fault_and_every_check_a_line(said:
     assert "ok      infra     path 80/TCP: handshakes from master0: infra0 10, infra1 10" in map(str, found)
 
 
+RULES = "--- rendered\n+++ loaded\n@@ -4 +4 @@\n-\t\tmeta mark set 1\n+\t\tmeta mark set 2\n@@ -9 +8,0 @@\n-\t\tdrop"
+"""What the program says of rules that were changed."""
+
+
 @pytest.mark.parametrize(
-    ("host", "what", "to", "words"),
+    ("host", "change", "words"),
     [
-        ("master1", "== keepalived\nactive", "== keepalived\nfailed", ["FAILED  master1   keepalived: failed"]),
-        ("master1", "== rules\n", "== rules\n1c1\n<  meta mark 1\n", ["kernel: nft table ip openshift_lvs is otherwise (< meta mark 1)", "apply on the node"]),
-        ("infra1", "192.168.0.251\n", "", ["192.168.0.251 is not on lo"]),
-        ("infra1", "net.ipv4.vs.sloppy_tcp = 1\n", "net.ipv4.vs.sloppy_tcp = 0\n", ["net.ipv4.vs.sloppy_tcp = 1 is rendered"]),
-        ("infra1", "syncid=52", "syncid=9", ["connection sync: backup on eth0 with 9, master on eth0 with 9 runs, both should on eth0 with 52; "]),
-        ("infra1", "backup sync", "", ["both should on eth0 with 52; /usr/local/lib/openshift-lvs/sync-daemon on the node"]),
-        ("infra1", "192.168.0.6:0      Route   1", "192.168.0.6:0      Route   7", ["infra1 has weight 7, should have 1; systemctl restart keepalived"]),
-        ("infra1", "infra 0\n", "infra -254\n", ["FAILED  infra1    ownership: may not take infra, and is not drained", "undrain infra1"]),
-        ("infra1", "infra 0\n", "infra -100\n", ["FAILED  infra1    ownership: stands back from infra since a roll-out has not ended: pulumi up"]),
-        ("infra1", "x 0\n", "infra -100\n", ["FAILED  infra1    view: stands back from infra by 100 as if servers were lost, and none is; ", "/recount on"]),
-        ("infra1", "reached", "silent", ["FAILED  infra1    witnesses: 192.168.0.2:8443 silent; so it counts as cut off", "pools.infra.witnesses"]),
-        ("infra1", "192.168.0.6:0      Route", "192.168.0.6:0      Masq ", ["infra1 by NAT, rendered DR"]),
-        ("infra1", "192.168.0.6:0", "192.168.0.9:0", ["1 of 2 servers live; infra1 is out of rotation: its check fails here; 192.168.0.9 is no"]),
-        ("infra1", " mh (mh-fallback,mh-port)", " wlc persistent 50", ["is wlc persistent 50, rendered mh (mh-fallback,mh-port)", "ipvsadm -D -f"]),
-        ("infra1", "FWM  ", "FWM  7", ["no virtual server with mark 54526032; systemctl restart keepalived"]),
-        ("infra1", "== strangers\n", "== strangers\nvips.infra.virtual_router_id: 52 is used by 10.0.0.9 on eth0 too\n", ["52 is used by 10.0.0.9"]),
-        ("infra1", "  ./services", "  ./elsewhere", ["services changed on the node since delivery"]),
+        ("master1", lambda f: replace(f, keepalived="failed"), ["FAILED  master1   keepalived: failed"]),
+        (
+            "master1",
+            lambda f: replace(f, rules=RULES),
+            ["kernel: nft table ip openshift_lvs is otherwise (- meta mark set 1, + meta mark set 2); openshift-lvs apply on the node"],
+        ),
+        ("infra1", lambda f: replace(f, lo=frozenset({"127.0.0.1"})), ["192.168.0.251 is not on lo; openshift-lvs apply on the node"]),
+        (
+            "infra1",
+            lambda f: replace(f, sysctl=f.sysctl - {"net.ipv4.vs.sloppy_tcp = 1"} | {"net.ipv4.vs.sloppy_tcp = 0"}),
+            ["net.ipv4.vs.sloppy_tcp = 1 is rendered"],
+        ),
+        (
+            "infra1",
+            lambda f: replace(f, sync=tuple(replace(daemon, sync_id=9) for daemon in f.sync)),
+            ["connection sync: backup on eth0 with 9, master on eth0 with 9 runs, both should on eth0 with 52; "],
+        ),
+        ("infra1", lambda f: replace(f, sync=f.sync[:1]), ["both should on eth0 with 52; openshift-lvs sync on the node"]),
+        (
+            "infra1",
+            lambda f: with_server(f, "192.168.0.6", RealServer("DR", 7, 0)),
+            ["infra1 has weight 7, should have 1; systemctl restart keepalived"],
+        ),
+        ("infra1", lambda f: replace(f, drains={"infra": -254}), ["FAILED  infra1    ownership: may not take infra, and is not drained", "undrain infra1"]),
+        (
+            "infra1",
+            lambda f: replace(f, drains={"infra": -100}),
+            ["FAILED  infra1    ownership: stands back from infra since a roll-out has not ended: pulumi up"],
+        ),
+        (
+            "infra1",
+            lambda f: replace(f, views={"infra": -100}),
+            ["FAILED  infra1    view: stands back from infra by 100 as if servers were lost, and none is; openshift-lvs recount on the node"],
+        ),
+        (
+            "infra1",
+            lambda f: replace(f, witnesses=dict.fromkeys(f.witnesses, False)),
+            ["FAILED  infra1    witnesses: 192.168.0.2:8443 silent; so it counts as cut off", "pools.infra.witnesses"],
+        ),
+        ("infra1", lambda f: with_server(f, "192.168.0.6", RealServer("NAT", 1, 0)), ["infra1 by NAT, rendered DR"]),
+        (
+            "infra1",
+            lambda f: with_server(f, "192.168.0.6", RealServer("DR", 1, 0), at="192.168.0.9"),
+            ["1 of 2 servers live; infra1 is out of rotation: its check fails here; 192.168.0.9 is no"],
+        ),
+        (
+            "infra1",
+            lambda f: replace(f, table={mark: replace(virtual, scheduler="wlc", flags=(), persistence=50) for mark, virtual in f.table.items()}),
+            ["is wlc persistent 50, rendered mh (mh-fallback,mh-port)", "ipvsadm -D -f"],
+        ),
+        (
+            "infra1",
+            lambda f: replace(f, table={7 << 32 | mark: virtual for mark, virtual in f.table.items()}),
+            ["no virtual server with mark 54526032; systemctl restart keepalived"],
+        ),
+        ("infra1", lambda f: replace(f, strangers="vips.infra.virtual_router_id: 52 is used by 10.0.0.9 on eth0 too"), ["52 is used by 10.0.0.9"]),
+        (
+            "infra1",
+            lambda f: replace(f, files={path: digest for path, digest in f.files.items() if path != "host.json"}),
+            ["host.json changed on the node since delivery"],
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_node_that_is_otherwise_is_named_with_what_is_seen_and_the_remedy(
-    said: Said, cluster: Cluster, host: str, what: str, to: str, words: list[str]
+    said: Said, cluster: Cluster, host: str, change: Callable[[Facts], Facts], words: list[str]
 ) -> None:
-    assert what in said.facts[host]
-    said.facts[host] = said.facts[host].replace(what, to)
+    healthy = said.facts[host]
+    said.facts[host] = change(healthy)
+    assert said.facts[host] != healthy
     found = failed(said, cluster)
     assert found and all(line.split()[1] == host for line in found)
     for word in words:
         assert word in found[0]
 
 
+def test_rules_that_are_not_loaded_are_told_by_what_nft_says(said: Said, cluster: Cluster) -> None:
+    lines = ["--- rendered", "+++ loaded", "@@ -1,9 +1,2 @@", "-table ip openshift_lvs {", "-}", "+Error: No such file or directory"]
+    said.facts["infra1"] = replace(said.facts["infra1"], rules="\n".join(lines))
+    assert "is otherwise (- table ip openshift_lvs {, + Error: No such file or directory)" in failed(said, cluster)[0]
+
+
 def test_another_version_in_force_is_named_with_the_one_that_is_rendered(said: Said, cluster: Cluster) -> None:
     version = keepalived.version(keepalived.render(cluster, "master2"))
-    said.facts["master2"] = said.facts["master2"].replace(f"\n{version}\n{version}\n", "\n0123456789ab\n0123456789ab\n")
+    said.facts["master2"] = replace(said.facts["master2"], version="0123456789ab", proven="0123456789ab")
     assert failed(said, cluster) == [
         f"FAILED  master2   version: 0123456789ab in force; {version} is rendered: pulumi up, or this checkout is not what was deployed"
     ]
 
 
 def test_a_node_on_which_an_activation_was_cut_short_is_found(said: Said, cluster: Cluster) -> None:
-    version = keepalived.version(keepalived.render(cluster, "master2"))
-    said.facts["master2"] = said.facts["master2"].replace(f"\n{version}\n{version}\n", f"\n{version}\nnone\n")
+    said.facts["master2"] = replace(said.facts["master2"], proven="none")
     assert "and none was healthy last: an activation was cut short" in failed(said, cluster)[0]
 
 
@@ -148,7 +234,7 @@ def test_a_node_that_is_not_reached_is_a_fault_and_does_not_stop_the_rest(said: 
 
 
 def test_two_holders_are_named(said: Said, cluster: Cluster) -> None:
-    said.facts["infra1"] = said.facts["infra1"].replace("== held\n", "== held\n192.168.0.251\n")
+    said.facts["infra1"] = replace(said.facts["infra1"], held=said.facts["infra1"].held | {"192.168.0.251"})
     assert "infra0, infra1 all hold 192.168.0.251: they do not hear each other's adverts" in failed(said, cluster)[0]
 
 
@@ -187,8 +273,7 @@ def test_a_pool_alone_is_said_not_to_be_seen_from_outside(article: dict[str, dic
 
 def drained(said: Said, server: str, *hosts: str) -> None:
     for host in hosts:
-        text = said.facts[host].replace("== drained\n", f"== drained\n{server}\n")
-        said.facts[host] = text.replace(f"{server}:0      Route   1", f"{server}:0      Route   0")
+        said.facts[host] = replace(with_server(said.facts[host], server, RealServer("DR", 0, 0)), drained=frozenset({server}))
 
 
 def test_a_drained_server_is_told_and_is_no_fault(said: Said, cluster: Cluster) -> None:
@@ -205,8 +290,8 @@ def test_a_director_that_was_not_told_of_a_drain_is_a_fault(said: Said, cluster:
 
 
 def test_a_drained_server_with_a_weight_is_a_fault(said: Said, cluster: Cluster) -> None:
-    said.facts["infra0"] = said.facts["infra0"].replace("== drained\n", "== drained\n192.168.0.6\n")
-    said.facts["infra1"] = said.facts["infra1"].replace("== drained\n", "== drained\n192.168.0.6\n")
+    said.facts["infra0"] = replace(said.facts["infra0"], drained=frozenset({"192.168.0.6"}))
+    said.facts["infra1"] = replace(said.facts["infra1"], drained=frozenset({"192.168.0.6"}))
     assert "infra1 has weight 1, should have 0" in failed(said, cluster)[0]
 
 
@@ -214,19 +299,50 @@ def test_the_fingerprint_of_a_password_is_no_other_version(article: dict[str, di
     secret = Cluster.parse(with_password(article))
     said = Said(secret)
     for host in MASTERS:
-        version = keepalived.version(keepalived.render(secret, host))
-        said.facts[host] = said.facts[host].replace(f"\n{version}\n{version}\n", f"\n{version}-0badc0de\n{version}-0badc0de\n")
+        version = f"{said.facts[host].version}-0badc0de"
+        said.facts[host] = replace(said.facts[host], version=version, proven=version)
     assert failed(said, secret) == []
 
 
-def test_a_host_on_which_nothing_is_in_force_says_so() -> None:
-    bare = facts.read("== keepalived\ninactive\n== versions\nnone\nnone\n== drained\n")
-    assert (bare.keepalived, bare.version, bare.table) == ("inactive", "none", {})
+def test_a_host_on_which_nothing_is_in_force_says_so(said: Said, cluster: Cluster) -> None:
+    said.facts["infra1"] = Facts(keepalived="inactive")
+    version = keepalived.version(keepalived.render(cluster, "infra1"))
+    version_none, inactive = (line for line in failed(said, cluster) if " infra1 " in line)
+    assert version_none.startswith(f"FAILED  infra1    version: none in force; {version} is rendered: pulumi up; ")
+    assert inactive == "FAILED  infra1    keepalived: inactive; systemctl status keepalived on the node says why"
+
+
+def test_every_fact_comes_as_it_went(cluster: Cluster) -> None:
+    seen = replace(healthy(cluster, "infra0"), owns_nothing=True, drained=frozenset({"192.168.0.6"}), rules=RULES, strangers="one\ntwo")
+    assert Facts.from_json(seen.to_json()) == seen
+
+
+@pytest.mark.parametrize(
+    ("output", "reason"),
+    [
+        ("", "Expecting value: line 1 column 1 (char 0)"),
+        ("host        infra1, pool infra, director and real server", "Expecting value: line 1 column 1 (char 0)"),
+        ("null", "'NoneType' object"),
+        ("[]", "list indices must be integers"),
+        ("{}", "'drained'"),
+        ('{"drained": [], "held": [], "lo": [], "sysctl": [], "sync": [], "table": {}, "weather": "fine"}', "unexpected keyword argument 'weather'"),
+        ('{"drained": [], "held": [], "lo": [], "sysctl": [], "sync": [], "table": []}', "'list' object has no attribute 'items'"),
+    ],
+)
+def test_facts_in_another_format_are_a_fault_of_that_host_with_a_remedy(said: Said, cluster: Cluster, output: str, reason: str) -> None:
+    said.instead["infra1"] = output
+    found = failed(said, cluster)
+    assert len(found) == 1
+    assert found[0].startswith("FAILED  infra1    reachable: status --json: not in this checkout's format (")
+    assert reason in found[0]
+    assert found[0].endswith("): pulumi up, or use the checkout that was deployed")
+    table, complete = status(said, cluster, keepalived.ROOT)
+    assert not complete
+    assert "infra1: status --json: not in this checkout's format (" in table
 
 
 def test_the_kernels_table_is_read_with_flags_persistence_and_without_others_services() -> None:
-    text = """== table
-IP Virtual Server version 1.2.1 (size=4096)
+    shown = """IP Virtual Server version 1.2.1 (size=4096)
 Prot LocalAddress:Port Scheduler Flags
   -> RemoteAddress:Port           Forward Weight ActiveConn InActConn
 FWM  7 wlc persistent 50 mask 255.255.255.0
@@ -235,15 +351,15 @@ FWM  8 rr ops
 TCP  10.0.0.1:443 rr
   -> 10.0.0.2:443                 Masq    1      0          0
 """
-    table = facts.read(text).table
+    table = parse(shown)
     assert set(table) == {7, 8}
-    assert (table[7].scheduler, table[7].persistence, table[8].flags) == ("wlc", 50, frozenset({"ops"}))
-    assert table[7].servers == {"192.168.0.5": facts.RealServer("TUN", 3, 12)}
+    assert (table[7].scheduler, table[7].persistence, table[8].flags) == ("wlc", 50, ("ops",))
+    assert table[7].servers == {"192.168.0.5": RealServer("TUN", 3, 12)}
     assert table[8].servers == {}
 
 
 def cut_off(said: Said) -> None:
-    said.facts["infra0"] = said.facts["infra0"].replace("reached", "silent")
+    said.facts["infra0"] = replace(said.facts["infra0"], witnesses=dict.fromkeys(said.facts["infra0"].witnesses, False))
 
 
 @pytest.mark.parametrize(
