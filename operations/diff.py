@@ -14,8 +14,8 @@ from operations import report
 
 RENDER_SECONDS = 120
 WRITTEN = ("base", "head", "hosts.diff", "comment.md")
-NODE_FILES = ("templates/usr", "templates/etc/systemd")
-"""What every host has alike: scripts and units."""
+NODE_FILES = {"node": "node", "templates/usr": "usr", "templates/etc/systemd": "etc/systemd"}
+"""What every host receives unchanged, and its folder below nodes/: the program, or the scripts and units of the releases before it."""
 
 
 class BaseError(Exception):
@@ -44,9 +44,9 @@ def diff(root: Path, base: str, output: Path) -> bool:
 def _render(tree: Path, output: Path) -> bool:
     """Render every stack of a tree. False when one is refused; what it said is then in refused/STACK."""
     output.mkdir(parents=True)
-    for part in NODE_FILES:
+    for part, name in NODE_FILES.items():
         if (tree / part).is_dir():
-            shutil.copytree(tree / part, output / "nodes" / part.removeprefix("templates/"))
+            shutil.copytree(tree / part, output / "nodes" / name, ignore=shutil.ignore_patterns("__pycache__"))
     accepted = True
     for path in sorted(tree.glob("Pulumi.*.yaml")):
         stack = path.name.removeprefix("Pulumi.").removesuffix(".yaml")

@@ -24,6 +24,12 @@ _INSTANCE = re.compile(r"^vrrp_instance (\S+) \{\n(.*?)^\}", re.MULTILINE | re.D
 _PRIORITY = re.compile(r"^ +priority (\d+)$", re.MULTILINE)
 _ADDRESS = re.compile(r"virtual_ipaddress \{\s+([0-9.]+)")
 
+_PROGRAM = re.compile(r'^  "program": "(.*)",$', re.MULTILINE)
+"""The line of a host's host.json that names the program by a digest of its content."""
+_PROGRAM_FILES = "node/"
+_INSTALL = "node/install"
+"""Not part of the digest: it only puts the program beside the one in force."""
+
 Files = Mapping[str, str]
 """The files of one host: text by path."""
 
@@ -58,7 +64,7 @@ class Address:
 
 def report(folder: Path, limit: int | None = None) -> str:
     """The whole report, or as much of it as fits in `limit` bytes and a pointer to the rest."""
-    return _fit([f"{MARK}\n## What this change does to each host\n", *_stacks(folder), *_nodes(folder), *_previews(folder)], limit)
+    return _fit([f"{MARK}\n## What this change does to each host\n", *_every_host(folder), *_stacks(folder), *_previews(folder)], limit)
 
 
 def patch(folder: Path) -> str:
@@ -99,17 +105,44 @@ def _diffs(base: Mapping[str, Files], head: Mapping[str, Files]) -> Iterator[str
     """One fence per difference; hosts with the same one share it."""
     alike: dict[tuple[str, str], list[str]] = {}
     for host in _union(base, head):
-        for path, lines in _differences(base.get(host, {}), head.get(host, {})).items():
+        for path, lines in _shown_differences(base.get(host, {}), head.get(host, {})).items():
             alike.setdefault((path, lines), []).append(host)
     for (path, lines), hosts in alike.items():
         yield f"\n{_list(hosts)}: {_code(path)}\n{_fence(lines, 'diff')}"
 
 
-def _nodes(folder: Path) -> Iterator[str]:
-    """The scripts and units are the same on every host, and a pull request shows their text already."""
-    paths = _differences(_texts(folder / "base" / "nodes"), _texts(folder / "head" / "nodes"))
-    if paths:
-        yield f"\n### Every host\n\nScripts or units change and are installed anew (`install-HOST`), without a reload: {_list(paths)}\n"
+def _every_host(folder: Path) -> Iterator[str]:
+    """What every host receives unchanged. A pull request shows its text already."""
+    base, head = _texts(folder / "base" / "nodes"), _texts(folder / "head" / "nodes")
+    paths = [*_differences(base, head)]
+    program = [path for path in paths if path.startswith(_PROGRAM_FILES) and path != _INSTALL]
+    scripts = [path for path in paths if not path.startswith(_PROGRAM_FILES)]
+    new_version = any(before != after for before, after in _digests(folder))
+    lines = []
+    if new_version and scripts:
+        what = "The program (`node/`) replaces the scripts" if _INSTALL in head else "Scripts replace the program (`node/`)"
+        lines.append(f"{what}: every host gets a new version with a reload, canary first")
+    elif new_version:
+        named = f" ({_list(program)})" if program else ""
+        lines.append(f"The program changes{named}: every host gets a new version of it with a reload, canary first")
+    elif scripts and not program:
+        lines.append(f"Scripts or units change and are installed anew (`install-HOST`), without a reload: {_list(scripts)}")
+    if _INSTALL in base and _INSTALL in head and _INSTALL in paths:
+        lines.append(f"{_code(_INSTALL)} changes and runs again (`install-HOST`), without a reload")
+    if lines:
+        yield "\n### Every host\n\n" + "".join(f"- {line}\n" for line in lines)
+
+
+def _digests(folder: Path) -> Iterator[tuple[str | None, str | None]]:
+    """The program's digest before and after, of every host that both sides have."""
+    for stack in _known_stacks(folder):
+        base, head = Side.read(folder / "base", stack), Side.read(folder / "head", stack)
+        yield from ((_program(base.hosts[host]), _program(head.hosts[host])) for host in base.hosts.keys() & head.hosts.keys())
+
+
+def _program(files: Files) -> str | None:
+    found = _PROGRAM.search(files.get("host.json", ""))
+    return found[1] if found else None
 
 
 def _previews(folder: Path) -> Iterator[str]:
@@ -150,12 +183,21 @@ def _effect(before: Files | None, after: Files | None) -> str:
         return "removed from the stack"
     if before is None:
         return "new"
-    changed = _differences(before, after)
-    if not changed:
+    if before == after:
         return "no change"
+    changed = _shown_differences(before, after)
     ran, runs = "keepalived.conf" in before, "keepalived.conf" in after
     effect = {(True, True): "reload", (False, True): "keepalived starts", (True, False): "keepalived stops", (False, False): "settings applied"}[ran, runs]
+    if not changed:
+        return f"{effect}; only the program changes"
     return f"{effect}; {len(changed)} file{'s' if len(changed) > 1 else ''} ({_list(changed)})"
+
+
+def _shown_differences(before: Files, after: Files) -> dict[str, str]:
+    """The differences without the program's digest, where both sides have one: `Every host` says once that the program changes."""
+    if _program(before) and _program(after):
+        before, after = ({**files, "host.json": _PROGRAM.sub('  "program": "...",', files["host.json"])} for files in (before, after))
+    return _differences(before, after)
 
 
 def _differences(before: Files, after: Files) -> dict[str, str]:

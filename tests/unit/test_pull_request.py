@@ -37,7 +37,7 @@ def operations(repository: Path, *arguments: str) -> subprocess.CompletedProcess
 def repository(tmp_path: Path) -> Path:
     """This project's program in a repository of its own, on a branch from main."""
     path = tmp_path / "project"
-    for part in ("components", "operations", "templates"):
+    for part in ("components", "node", "operations", "templates"):
         shutil.copytree(PROJECT / part, path / part, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(GOLDEN / "Pulumi.example.yaml", path / "Pulumi.dev.yaml")
     (path / ".gitignore").write_text("__pycache__/\n/build/\n")
@@ -80,8 +80,8 @@ def test_a_branch_that_changes_nothing_shows_no_change_for_every_host(repository
 def test_a_checks_timing_reloads_the_hosts_of_its_pool_and_no_other(repository: Path, change: Change) -> None:
     change("Pulumi.dev.yaml", "path: /healthz}", "path: /healthz, delay_loop: 2}")
     text = shown(repository)
-    assert "- `infra0`: reload; 2 files (`keepalived.conf`, `node.conf`)" in text
-    assert "- `infra1`: reload; 2 files (`keepalived.conf`, `node.conf`)" in text
+    assert "- `infra0`: reload; 2 files (`host.json`, `keepalived.conf`)" in text
+    assert "- `infra1`: reload; 2 files (`host.json`, `keepalived.conf`)" in text
     assert text.count(": no change") == 3
     assert "\n-    delay_loop 0.5\n+    delay_loop 2\n" in text
     assert "`infra0`, `infra1`: `keepalived.conf`\n```diff\n" in text, "hosts with the same difference share it"
@@ -93,7 +93,7 @@ def test_the_whole_patch_names_every_stack_host_and_file_and_patch_takes_it(repo
     assert operations(repository, "diff", "--base", "main", "--output", str(output)).returncode == 0
     text = (output / "hosts.diff").read_text()
     assert [line for line in text.splitlines() if line.startswith("+++")] == [
-        f"+++ b/dev/{host}/{file}" for host in ("infra0", "infra1") for file in ("keepalived.conf", "node.conf")
+        f"+++ b/dev/{host}/{file}" for host in ("infra0", "infra1") for file in ("host.json", "keepalived.conf")
     ]
     subprocess.run(["git", "apply", "--directory=stacks", str(output / "hosts.diff")], cwd=output / "base", check=True)
     for side in ("base", "head"):
@@ -109,7 +109,7 @@ def test_a_templates_change_shows_on_every_host_that_has_the_file_as_base_is_ren
 
 def test_base_is_rendered_by_its_own_code(repository: Path, change: Change) -> None:
     change("components/cluster.py", "POOR_VIEW_WEIGHT = -100", "POOR_VIEW_WEIGHT = -90")
-    assert '-    quorum_down "/usr/local/lib/openshift-lvs/quorum infra infra-80 -100"\n+' in shown(repository)
+    assert '-    quorum_down "/etc/keepalived/current/program/openshift-lvs quorum infra infra-80 -100"\n+' in shown(repository)
 
 
 def test_another_owner_is_said_to_move_the_address(repository: Path, change: Change) -> None:
@@ -134,7 +134,7 @@ def test_a_new_and_a_removed_host_are_said(repository: Path, change: Change) -> 
     text = shown(repository)
     assert "- `infra1`: removed from the stack\n" in text
     assert "- `infra2`: new\n" in text
-    assert "- `infra0`: reload; 3 files (`keepalived.conf`, `node.conf`, `services`)\n" in text
+    assert "- `infra0`: reload; 2 files (`host.json`, `keepalived.conf`)\n" in text
 
 
 def test_a_host_that_directs_no_longer_stops_keepalived(repository: Path, change: Change) -> None:
@@ -179,10 +179,102 @@ def test_a_base_that_was_refused_does_not_hide_the_head_that_mends_it(repository
     assert "- `master0`: new\n" in text
 
 
-def test_scripts_and_units_that_every_host_gets_are_listed(repository: Path, change: Change) -> None:
-    change("templates/usr/local/lib/openshift-lvs/wait-for", "set -eu", "set -eu  # strict")
+NEW_PROGRAM = "every host gets a new version of it with a reload, canary first"
+
+
+def test_a_change_of_the_program_is_told_once_and_reloads_every_host(repository: Path, change: Change) -> None:
+    change("node/openshift_lvs/vrrp.py", "LEAVE_S = 10", "LEAVE_S = 11")
+    change("node/systemd/openshift-lvs.service", "[Unit]", "[Unit]\n# The VIPs.")
     text = shown(repository)
-    assert "Scripts or units change and are installed anew (`install-HOST`), without a reload: `usr/local/lib/openshift-lvs/wait-for`" in text
+    named = "`node/openshift_lvs/vrrp.py`, `node/systemd/openshift-lvs.service`"
+    assert f"### Every host\n\n- The program changes ({named}): {NEW_PROGRAM}\n" in text
+    assert text.count("canary") == 1
+    assert text.count("`: reload; only the program changes\n") == 5
+    assert "```" not in text, "the digest of every host's host.json is no difference to look at"
+
+
+def test_the_whole_patch_has_the_programs_digest(repository: Path, change: Change) -> None:
+    change("node/openshift_lvs/vrrp.py", "LEAVE_S = 10", "LEAVE_S = 11")
+    shown(repository)
+    patch = (repository / "build" / "hosts.diff").read_text()
+    assert patch.count('\n-  "program": "') == patch.count('\n+  "program": "') == 5
+
+
+def test_a_host_that_directs_nothing_gets_a_new_program_without_a_reload(repository: Path, change: Change) -> None:
+    git(repository, "checkout", "--quiet", "main")
+    change("Pulumi.dev.yaml", "hosts: {infra0", "directors: [infra0]\n        hosts: {infra0")
+    git(repository, "checkout", "--quiet", "-b", "another")
+    change("node/openshift_lvs/vrrp.py", "LEAVE_S = 10", "LEAVE_S = 11")
+    assert "- `infra1`: settings applied; only the program changes\n" in shown(repository)
+
+
+def test_a_configuration_that_changes_with_the_program_is_shown_without_the_programs_digest(repository: Path, change: Change) -> None:
+    change("node/openshift_lvs/vrrp.py", "LEAVE_S = 10", "LEAVE_S = 11")
+    change("Pulumi.dev.yaml", "path: /healthz}", "path: /healthz, delay_loop: 2}")
+    text = shown(repository)
+    assert text.count(NEW_PROGRAM) == 1
+    assert "- `infra0`: reload; 2 files (`host.json`, `keepalived.conf`)\n" in text
+    assert "- `master0`: reload; only the program changes\n" in text
+    assert '-  "check_seconds": 2,\n+  "check_seconds": 4,\n' in text
+    assert not re.search(r'^[-+]  "program"', text, re.MULTILINE)
+
+
+def test_a_change_of_the_installation_runs_it_again_and_reloads_nothing(repository: Path, change: Change) -> None:
+    change("node/install", "set -eu", "set -eu  # strict")
+    text = shown(repository)
+    assert "### Every host\n\n- `node/install` changes and runs again (`install-HOST`), without a reload\n" in text
+    assert text.count(": no change") == 5
+
+
+def test_python_that_was_compiled_is_no_change(repository: Path) -> None:
+    (repository / "node/openshift_lvs/__pycache__").mkdir()
+    (repository / "node/openshift_lvs/__pycache__/vrrp.pyc").write_text("")
+    assert "Every host" not in shown(repository)
+
+
+OLD_RELEASE = """
+import sys
+from pathlib import Path
+target = Path(sys.argv[sys.argv.index("--output") + 1])
+for host in ("infra0", "infra1", "master0", "master1", "master2"):
+    (target / host).mkdir(parents=True)
+    for name in ("keepalived.conf", "node.conf", "services"):
+        (target / host / name).write_text(f"{name} of the release with scripts\\n")
+"""
+
+
+def with_scripts(repository: Path) -> None:
+    """The release that had shell scripts in place of the program, or what a comparison sees of it."""
+    shutil.rmtree(repository / "node")
+    (repository / "operations/__main__.py").write_text(OLD_RELEASE)
+    commit(repository, {"templates/usr/local/lib/openshift-lvs/apply": "#!/bin/sh", "templates/etc/systemd/system/openshift-lvs.service": "[Unit]"})
+
+
+def test_the_program_in_place_of_the_scripts_of_the_release_before_is_told(repository: Path) -> None:
+    git(repository, "checkout", "--quiet", "main")
+    with_scripts(repository)
+    git(repository, "checkout", "--quiet", "-b", "program")
+    git(repository, "revert", "--no-edit", "HEAD")
+    text = shown(repository)
+    assert "### Every host\n\n- The program (`node/`) replaces the scripts: every host gets a new version with a reload, canary first\n" in text
+    assert "- `infra0`: reload; 8 files (`host.json`, `keepalived.conf`, `lvs.nft`, " in text
+    assert "-services of the release with scripts\n" in text
+
+
+def test_scripts_in_place_of_the_program_are_told_where_the_head_is_older(repository: Path) -> None:
+    with_scripts(repository)
+    text = shown(repository)
+    assert "### Every host\n\n- Scripts replace the program (`node/`): every host gets a new version with a reload, canary first\n" in text
+    assert "- `infra0`: reload; 8 files (`host.json`, `keepalived.conf`, `lvs.nft`, " in text
+
+
+def test_scripts_and_units_that_every_host_gets_are_listed(repository: Path) -> None:
+    git(repository, "checkout", "--quiet", "main")
+    with_scripts(repository)
+    git(repository, "checkout", "--quiet", "-b", "scripts")
+    commit(repository, {"templates/usr/local/lib/openshift-lvs/apply": "set -eu"})
+    text = shown(repository)
+    assert "Scripts or units change and are installed anew (`install-HOST`), without a reload: `usr/local/lib/openshift-lvs/apply`" in text
     assert text.count(": no change") == 5
 
 
@@ -280,7 +372,7 @@ def test_a_check_script_that_goes_with_its_stack_is_configuration(repository: Pa
     assert scope(repository, "main") == "program=false\n"
 
 
-@pytest.mark.parametrize("script", ["components/cluster.py", "templates/usr/local/lib/openshift-lvs/wait-for", ".github/scripts/scope", "Makefile"])
+@pytest.mark.parametrize("script", ["components/cluster.py", "node/witness", ".github/scripts/scope", "Makefile"])
 def test_a_file_of_the_program_stays_one_when_a_stack_names_it_as_a_check(repository: Path, script: str) -> None:
     commit(repository, {"Pulumi.prod.yaml": named_check(script), script: "# more"})
     assert scope(repository, "main") == "program=true\n"
@@ -288,7 +380,7 @@ def test_a_file_of_the_program_stays_one_when_a_stack_names_it_as_a_check(reposi
 
 def test_a_file_of_the_program_that_becomes_a_check_script_is_missed(repository: Path) -> None:
     (repository / "checks").mkdir()
-    git(repository, "mv", "templates/usr/local/lib/openshift-lvs/wait-for", "checks/api")
+    git(repository, "mv", "node/witness", "checks/api")
     commit(repository, {"Pulumi.prod.yaml": named_check("checks/api")})
     assert scope(repository, "main") == "program=true\n"
 
