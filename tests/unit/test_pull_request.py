@@ -226,10 +226,12 @@ def test_a_change_of_the_installation_runs_it_again_and_reloads_nothing(reposito
     assert text.count(": no change") == 5
 
 
-def test_python_that_was_compiled_is_no_change(repository: Path) -> None:
+def test_python_that_was_compiled_is_no_part_of_the_program(repository: Path, change: Change) -> None:
     (repository / "node/openshift_lvs/__pycache__").mkdir()
     (repository / "node/openshift_lvs/__pycache__/vrrp.pyc").write_text("")
     assert "Every host" not in shown(repository)
+    change("node/openshift_lvs/vrrp.py", "LEAVE_S = 10", "LEAVE_S = 11")
+    assert "The program changes (`node/openshift_lvs/vrrp.py`): " in shown(repository)
 
 
 OLD_RELEASE = """
