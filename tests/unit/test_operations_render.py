@@ -95,5 +95,5 @@ def test_no_other_test_reads_a_stack_of_the_user() -> None:
 
 def test_the_local_stack_renders_too() -> None:
     hosts = render.files(PROJECT / "lab", "local")
-    assert all(any(file.path == "node.conf" for file in files) for files in hosts.values())
+    assert all(any(file.path == "host.json" for file in files) for files in hosts.values())
     assert {keepalived.version(files) for files in hosts.values()}.__len__() == len(hosts)
