@@ -1,8 +1,9 @@
-"""docs/configuration.md says of every key what the model says."""
+"""docs/configuration.md says of every key what the model says, and every page names commands and files that exist."""
 
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,10 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from components import cluster
+from components import cluster, keepalived
+from node.openshift_lvs import commands, observe
+from node.openshift_lvs.ipvs import RealServer
+from tests.unit.test_operations_verify import healthy
 
 PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"
 
@@ -129,3 +133,32 @@ def test_every_decision_is_in_the_list() -> None:
     folder = PROJECT / "docs" / "decisions"
     listed = re.findall(r"\((\d{4}-[a-z-]+\.md)\)", (folder / "README.md").read_text())
     assert listed == sorted(path.name for path in folder.glob("[0-9]*.md"))
+
+
+# Messages too: their remedies name commands.
+NAMING_COMMANDS = [*PAGES, *sorted((PROJECT / "operations").glob("*.py"))]
+
+
+@pytest.mark.parametrize("page", NAMING_COMMANDS, ids=lambda page: str(page.relative_to(PROJECT)))
+def test_every_command_of_the_nodes_program_that_a_page_or_a_message_names_is_there(page: Path) -> None:
+    named = re.findall(r"(?<![\w-])openshift-lvs ([a-z][a-z-]*)", page.read_text())
+    assert set(named) <= {*commands.COMMANDS, "help"}
+    assert not re.findall(r"/usr/local/lib/openshift-lvs/[a-z][a-z-]*", page.read_text()), "a script of the release before"
+
+
+def test_the_page_shows_what_status_prints_on_a_node(article: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("node.openshift_lvs.journal.since", lambda path: "2026-03-01 14:02:11 UTC")
+    example = cluster.Cluster.parse(article)
+    seen = healthy(example, "infra1")
+    table = {mark: {address: RealServer("DR", 1, 3) for address in virtual.servers} for mark, virtual in seen.table.items()}
+    table[54526395]["192.168.0.5"] = RealServer("DR", 0, 0)
+    seen = replace(
+        seen,
+        version="c87e7cfce47f",
+        proven="c87e7cfce47f",
+        since="2026-03-01 13:58:40 UTC",
+        views={"infra": -100},
+        table={mark: replace(virtual, servers=table[mark]) for mark, virtual in seen.table.items()},
+    )
+    printed = observe.report(seen, keepalived.describe(example, "infra1"))
+    assert "".join(f"    {line}\n" for line in printed.splitlines()) in (PROJECT / "docs" / "operations.md").read_text()
