@@ -1,18 +1,14 @@
-"""Draining: what the node's verbs keep, over everything that may happen to a node, and what the operator's `drain` makes of it."""
+"""Draining on a node: what its commands keep, over everything that may happen to a node. And routers that use our virtual_router_id."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from types import SimpleNamespace
 
 import pytest
 
 from components.cluster import Cluster
 from components.keepalived import bundle, render, version
-from operations import drain
-from operations.drain import Draining, Refused
-from operations.nodes import Answer, Nodes
 from tests.unit.node_root import Node, node
 from tests.unit.test_node_scripts import MARK, STACK, activated, cluster, hold, kernel_calls, states, table, without_master2
 
@@ -31,21 +27,14 @@ def included(serving: Node, directory: str = "/etc/keepalived/current") -> dict[
     return dict(line.split(":", 1) for line in serving.sh(f"cd {directory}/drained && grep -H . * || true").splitlines())
 
 
-# The node's verbs
-
-
-@pytest.mark.parametrize("awk", ["mawk", "gawk"])
-def test_a_server_out_of_rotation_has_weight_0_by_a_reload_and_the_quorum_asks_no_more_than_is_left(awk: str) -> None:
-    with node(awk=awk) as serving:
-        serving.roll_out(cluster(), "master0")
-        serving.calls()
-        serving.succeeds("rotation", "out", MASTER1)
-        assert table(serving) == {"192.168.0.2": 1, MASTER1: 0, "192.168.0.4": 1}
-        assert kernel_calls(serving) == ["systemctl reload keepalived.service"]
-        # The majority of the two that are left is both, as it was of three.
-        assert included(serving) == {f"{MASTER1}.conf": "weight 0"}
-        serving.succeeds("rotation", "out", "192.168.0.4")
-        assert included(serving) == {f"{MASTER1}.conf": "weight 0", "192.168.0.4.conf": "weight 0", "master-8443.conf": "quorum 1"}
+def test_a_server_out_of_rotation_has_weight_0_by_a_reload_and_the_quorum_asks_no_more_than_is_left(serving: Node) -> None:
+    serving.succeeds("rotation", "out", MASTER1)
+    assert table(serving) == {"192.168.0.2": 1, MASTER1: 0, "192.168.0.4": 1}
+    assert kernel_calls(serving) == ["systemctl reload keepalived.service"]
+    # The majority of the two that are left is both, as it was of three.
+    assert included(serving) == {f"{MASTER1}.conf": "weight 0"}
+    serving.succeeds("rotation", "out", "192.168.0.4")
+    assert included(serving) == {f"{MASTER1}.conf": "weight 0", "192.168.0.4.conf": "weight 0", "master-8443.conf": "quorum 1"}
 
 
 def test_putting_it_back_leaves_no_trace_and_doing_either_twice_is_safe(serving: Node) -> None:
@@ -119,8 +108,8 @@ def test_a_node_without_ownership_hands_over_and_owns_nothing_after_a_reboot(ser
     assert serving.read("/run/openshift-lvs/drain-master") == "-254\n"
     serving.roll_out(cluster(scheduler="rr"), "master0")
     assert serving.read("/run/openshift-lvs/drain-master") == "-254\n"
-    serving.succeeds("stand-by", "master")
-    assert serving.read("/run/openshift-lvs/drain-master") == "-254\n", "a hand-over that ends meanwhile"
+    serving.succeeds("go-home", "master")
+    assert serving.read("/run/openshift-lvs/drain-master") == "-254\n", "a roll-out that ends meanwhile"
     serving.succeeds("ownership", "on")
     assert serving.read("/run/openshift-lvs/drain-master") == "0\n"
 
@@ -160,7 +149,7 @@ def test_a_sorry_server_at_work_keeps_its_weight() -> None:
     with node() as serving:
         serving.roll_out(cluster(sorry_server="192.168.0.9"), "master0")
         serving.write("/stub/table", f"{51 << 20 | 8443} 192.168.0.9 DR 1 0\n")
-        serving.succeeds("reweigh")
+        serving.succeeds("start")
         assert table(serving) == {"192.168.0.9": 1}
 
 
@@ -183,17 +172,25 @@ wire.send(bytes.fromhex("01005e00001200005e0001{vrid:02x}0800") + header + vrrp)
 """
 
 
+def send_again_and_again(fresh: Node, program: str) -> None:
+    """Run such a program every 0.2 s as long as the node lives; /stub/adverts has a line for each time."""
+    fresh.write("/stub/advert", program)
+    loop = "while python3 /stub/advert; do echo sent >>/stub/adverts; /usr/bin/sleep 0.2; done"
+    fresh.sh(f"({loop}) </dev/null >/dev/null 2>&1 &")
+
+
 @pytest.mark.parametrize("vrrp_version", [2, 3])
 def test_a_router_with_our_virtual_router_id_is_named_and_another_or_our_own_is_not(serving: Node, vrrp_version: int) -> None:
     serving.sh("python3 -", stdin=advert(MASTER1, 51, vrrp_version))
     serving.sh("python3 -", stdin=advert("192.168.0.77", 52, vrrp_version))
-    assert serving.succeeds("strangers", "/etc/keepalived/current") == ""
+    assert serving.succeeds("alone", "0") == ""
     serving.sh("python3 -", stdin=advert("192.168.0.77", 51, vrrp_version))
-    done = serving.verb("strangers", "/etc/keepalived/current")
+    done = serving.verb("alone", "0")
     assert done.returncode == 1
     assert done.stderr == (
+        "waited 0 s for former directors to fall silent; last seen: "
         "vips.master.virtual_router_id: 51 is used by 192.168.0.77 on eth0 too; "
-        "choose another, or stop that router (one of ours that is being removed: put it back, drain it, and remove it then)\n"
+        "choose another, or stop that router (a director of this program that is being removed: put it back, drain it, and remove it then)\n"
     )
 
 
@@ -214,9 +211,7 @@ def test_a_router_that_authenticates_is_heard_by_those_that_do(serving: Node) ->
 @pytest.mark.parametrize("behind", [b"", AUTHENTICATED])
 def test_a_delivery_stops_at_a_stranger_before_anything_is_in_force(behind: bytes) -> None:
     with node() as fresh:
-        fresh.write("/stub/advert", advert("192.168.0.77", 51, behind=behind))
-        # Between two looks, the stranger sends.
-        fresh.write("/usr/local/sbin/sleep", "#!/bin/sh\nexec python3 /stub/advert\n", 0o755)
+        send_again_and_again(fresh, advert("192.168.0.77", 51, behind=behind))
         files = render(cluster(), "master0")
         done = fresh.verb("deliver", version(files), stdin=bundle(files))
         assert done.returncode == 1
@@ -234,7 +229,7 @@ ETH1 = "ip link add eth1 type veth peer name office; ip link set eth1 up; ip lin
 def test_a_router_on_another_network_may_have_our_virtual_router_id(serving: Node, behind: bytes) -> None:
     serving.sh(ETH1)
     serving.sh("python3 -", stdin=advert("172.16.0.77", 51, behind=behind, interface="office"))
-    assert serving.succeeds("strangers", "/etc/keepalived/current") == ""
+    assert serving.succeeds("alone", "0") == ""
     assert "172.16.0.77" not in serving.sh("nft list set ip openshift_lvs adverts_51")
 
 
@@ -242,10 +237,7 @@ def test_a_router_on_another_network_may_have_our_virtual_router_id(serving: Nod
 def test_a_first_delivery_does_not_stop_at_a_router_on_another_network(behind: bytes) -> None:
     with node() as fresh:
         fresh.sh(ETH1)
-        fresh.write("/stub/advert", advert("172.16.0.77", 51, behind=behind, interface="office"))
-        fresh.sh("mv /usr/local/sbin/sleep /stub/sleep")
-        # Between two looks, the router sends.
-        fresh.write("/usr/local/sbin/sleep", '#!/bin/sh\npython3 /stub/advert\necho sent >>/stub/adverts\nexec /stub/sleep "$@"\n', 0o755)
+        send_again_and_again(fresh, advert("172.16.0.77", 51, behind=behind, interface="office"))
         fresh.deliver(render(cluster(), "master0"))
         assert fresh.read("/stub/adverts").startswith("sent\nsent\n")
 
