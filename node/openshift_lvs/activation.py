@@ -173,7 +173,7 @@ class _Activation:
         """Whether the servers stay the same and keepalived.conf has other virtual servers, so other checks."""
         assert self.current
         new, current = versions.folder(self.version), state.CURRENT
-        return servers.named(self.new) == servers.named(self.current) and _virtual_servers(new) != _virtual_servers(current)
+        return _real_servers(self.new) == _real_servers(self.current) and _virtual_servers(new) != _virtual_servers(current)
 
     def _refuse_unless_taken(self) -> None:
         assert self.current
@@ -337,6 +337,11 @@ def _vips(folder: str) -> tuple[Vip, ...]:
     return Description.read(folder).vips if os.path.exists(f"{folder}/{NAME}") else ()
 
 
+def _real_servers(description: Description) -> list[object]:
+    return [(service.mark, service.forwarding_method, service.sorry_server, service.real_servers) for service in description.services]
+
+
 def _virtual_servers(folder: str) -> str:
+    """The last part of keepalived.conf: virtual servers with their health checks."""
     text = state.read(f"{folder}/keepalived.conf")
     return text[text.find("\nvirtual_server ") :]

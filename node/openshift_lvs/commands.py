@@ -13,6 +13,7 @@ from .errors import Refused
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from typing import TextIO
 
 PROGRAM = "openshift-lvs"
 USAGE = 2
@@ -60,10 +61,10 @@ def alone(seconds: str) -> None:
     clock.wait_for(float(seconds), "former directors to fall silent", lambda: vrrp.strangers(description, description))
 
 
-def answers(seconds: str, requests: str, *targets: str) -> str:
+def answers(seconds: str, requests: str, *targets: str) -> None:
     from . import probes
 
-    return "\n".join(probes.answers(float(seconds), int(requests), probes.targets(list(targets))))
+    probes.answers(float(seconds), int(requests), probes.targets(list(targets)))
 
 
 def remove() -> str:
@@ -144,6 +145,12 @@ def hand_over(*vips: str) -> str:
     return vrrp.hand_over(description, vips or description.instances)
 
 
+def validate(version: str) -> None:
+    from . import versions
+
+    versions.validate(versions.folder(version))
+
+
 def recount() -> None:
     from . import versions, vrrp
 
@@ -193,6 +200,7 @@ COMMANDS: dict[str, tuple[Callable[..., str | None], str, str, str]] = {
     "ownership": (ownership, "off|on", "operator", "take no VIP, over restarts and reboots; or end that"),
     "rotation": (rotation, "out|in ADDRESS", "operator", "give a real server no new connection; or end that"),
     "hand-over": (hand_over, "[VIP...]", "operator", "give the VIPs held here to another director"),
+    "validate": (validate, "VERSION", "operator", "have keepalived and nft test a delivered version"),
     "recount": (recount, "", "operator", "correct the view from the kernel's table"),
     "sync": (sync, "", "operator", "run both sides of connection sync as the version in force says"),
     "connections": (connections, "from|through|to ADDRESS", "operator", "list connections of the kernel's table"),
@@ -247,9 +255,9 @@ def _one_of(word: str, *known: str) -> str:
     return word
 
 
-def _say(text: str, stream: object) -> None:
-    """Write to a reader that may be gone: by now the work is done, and its exit status counts."""
+def _say(text: str, stream: TextIO) -> None:
+    """Write to a reader that may be gone: the work is done, and the exit status stays what it is."""
     try:
-        print(text, file=stream, flush=True)  # type: ignore[call-overload]
+        print(text, file=stream, flush=True)
     except OSError:
-        os._exit(0)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -67,9 +67,8 @@ def load_modules(folder: str) -> None:
 
 def _loaded(module: str) -> bool:
     """Whether a module is loaded, or built into the kernel so that there is nothing to load."""
-    with open("/proc/modules", encoding="ascii") as file:
-        if any(line.startswith(f"{module} ") for line in file):
-            return True
+    if any(line.startswith(f"{module} ") for line in state.read("/proc/modules").splitlines()):
+        return True
     return f"/{module}.ko" in state.read(f"/lib/modules/{os.uname().release}/modules.builtin")
 
 

@@ -75,9 +75,8 @@ def targets(words: list[str]) -> list[Target]:
     return found
 
 
-def answers(seconds: float, requests: int, asked: list[Target]) -> list[str]:
-    """Wait until each target gives so many answers in a row; a line for each. Raises TimedOut, which names the last fault."""
-    said = []
+def answers(seconds: float, requests: int, asked: list[Target]) -> None:
+    """Wait until each target gives so many answers in a row, and print a line for it. Raises TimedOut, which names the last fault."""
     deadline = clock.now() + seconds
     for target in asked:
         answered = 0
@@ -90,8 +89,7 @@ def answers(seconds: float, requests: int, asked: list[Target]) -> list[str]:
             else:
                 answered = 0
                 clock.pause()
-        said.append(f"{target.at}{target.path} answered {answered} of {answered}")
-    return said
+        print(f"{target.at}{target.path} answered {answered} of {answered}", flush=True)
 
 
 def connect(count: int, at: list[str]) -> None:

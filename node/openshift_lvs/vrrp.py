@@ -186,7 +186,8 @@ def tidy(description: Description) -> None:
         journal.note(f"{address}: no longer drained, since the version in force does not name it")
     for name in state.names(state.RUN):
         kind, _, instance = name.partition("-")
-        if kind in ("drain", "view") and instance not in description.instances:
+        gone = kind in ("drain", "view") and instance not in description.instances
+        if gone or (name.endswith(".lock") and name[: -len(".lock")] not in description.instances):
             os.unlink(f"{state.RUN}/{name}")
     for instance in state.names(state.QUORUM):
         if instance not in description.instances:
