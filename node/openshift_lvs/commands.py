@@ -82,10 +82,11 @@ def apply() -> None:
 
 
 def start() -> None:
-    from . import ipvs, journal, servers, versions, vrrp
+    from . import ipvs, journal, servers, state, versions, vrrp
 
     description = versions.in_force()
     vrrp.start(description)
+    servers.write_drained_files(os.path.realpath(state.CURRENT), description)
     servers.correct_weights(description)
     try:
         ipvs.keep_sync(description)
