@@ -47,17 +47,19 @@ def activate(version: str, canary: str = "") -> str:
 
 
 def go_home(vip: str) -> str:
-    from . import versions, vrrp
+    from . import vrrp
+    from .description import in_force
     from .lock import Changes
 
     with Changes(f"go-home {vip}"):
-        return vrrp.go_home(versions.in_force(), vip)
+        return vrrp.go_home(in_force(), vip)
 
 
 def alone(seconds: str) -> None:
-    from . import clock, versions, vrrp
+    from . import clock, vrrp
+    from .description import in_force
 
-    description = versions.in_force()
+    description = in_force()
     clock.wait_for(float(seconds), "former directors to fall silent", lambda: vrrp.strangers(description, description))
 
 
@@ -76,15 +78,17 @@ def remove() -> str:
 
 
 def apply() -> None:
-    from . import activation, versions
+    from . import activation
+    from .description import in_force
 
-    activation.apply(versions.in_force())
+    activation.apply(in_force())
 
 
 def start() -> None:
-    from . import ipvs, journal, servers, state, versions, vrrp
+    from . import ipvs, journal, servers, state, vrrp
+    from .description import in_force
 
-    description = versions.in_force()
+    description = in_force()
     vrrp.start(description)
     servers.write_drained_files(os.path.realpath(state.CURRENT), description)
     servers.correct_weights(description)
@@ -96,15 +100,17 @@ def start() -> None:
 
 
 def started() -> None:
-    from . import servers, versions
+    from . import servers
+    from .description import in_force
 
-    servers.keep_place_of_drained(versions.in_force())
+    servers.keep_place_of_drained(in_force())
 
 
 def drain() -> None:
-    from . import versions, vrrp
+    from . import vrrp
+    from .description import in_force
 
-    description = versions.in_force()
+    description = in_force()
     vrrp.drain(description, description.instances)
 
 
@@ -121,28 +127,32 @@ def quorum(vip: str, service: str, weight: str) -> None:
 
 
 def status(form: str = "") -> str:
-    from . import observe, versions
+    from . import observe
+    from .description import current
 
     seen = observe.facts()
-    return seen.to_json() if form == "--json" else observe.report(seen, versions.current())
+    return seen.to_json() if form == "--json" else observe.report(seen, current())
 
 
 def ownership(how: str) -> None:
-    from . import versions, vrrp
+    from . import vrrp
+    from .description import in_force
 
-    vrrp.ownership(_one_of(how, "off", "on") == "off", versions.in_force())
+    vrrp.ownership(_one_of(how, "off", "on") == "off", in_force())
 
 
 def rotation(how: str, address: str) -> None:
-    from . import servers, versions
+    from . import servers
+    from .description import in_force
 
-    servers.rotation(_one_of(how, "out", "in") == "out", address, versions.in_force())
+    servers.rotation(_one_of(how, "out", "in") == "out", address, in_force())
 
 
 def hand_over(*vips: str) -> str:
-    from . import versions, vrrp
+    from . import vrrp
+    from .description import in_force
 
-    description = versions.in_force()
+    description = in_force()
     return vrrp.hand_over(description, vips or description.instances)
 
 
@@ -153,15 +163,17 @@ def validate(version: str) -> None:
 
 
 def recount() -> None:
-    from . import versions, vrrp
+    from . import vrrp
+    from .description import in_force
 
-    vrrp.recount(versions.in_force())
+    vrrp.recount(in_force())
 
 
 def sync() -> None:
-    from . import ipvs, versions
+    from . import ipvs
+    from .description import in_force
 
-    ipvs.keep_sync(versions.in_force())
+    ipvs.keep_sync(in_force())
 
 
 def connections(which: str, address: str) -> str:
@@ -177,9 +189,10 @@ def connect(count: str, *targets: str) -> None:
 
 
 def who_answers(*addresses: str) -> str:
-    from . import probes, versions
+    from . import probes
+    from .description import in_force
 
-    return "\n".join(probes.who_answers(versions.in_force(), list(addresses)))
+    return "\n".join(probes.who_answers(in_force(), list(addresses)))
 
 
 COMMANDS: dict[str, tuple[Callable[..., str | None], str, str, str]] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import re
 import selectors
 import socket
@@ -15,6 +16,9 @@ from .errors import TimedOut
 
 ANSWER_S = 3.0
 """Seconds for one connection or one answer."""
+WITNESS_S = 1.0
+"""Seconds for all witnesses together to take or refuse a connection."""
+_ANSWERED = (0, errno.ECONNREFUSED)
 ARP_S = 2
 _ARP_TABLE = "openshift_lvs_answers"
 _DISCARD_PORT = 9
@@ -110,6 +114,33 @@ def connect(count: int, at: list[str]) -> None:
             for key, _ in selector.select(left):
                 selector.unregister(key.fileobj)
                 key.fileobj.close()  # type: ignore[union-attr]
+
+
+def reached(witnesses: tuple[str, ...]) -> dict[str, bool]:
+    """Whether each `ADDRESS:PORT` takes or refuses a connection: a host that refuses is there as well."""
+    found = dict.fromkeys(witnesses, False)
+    selector = selectors.DefaultSelector()
+    for witness in witnesses:
+        address, _, port = witness.rpartition(":")
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        connection = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        status = connection.connect_ex((address.strip("[]"), int(port)))
+        if status == errno.EINPROGRESS:
+            selector.register(connection, selectors.EVENT_WRITE, witness)
+        else:
+            found[witness] = status in _ANSWERED
+            connection.close()
+    deadline = clock.now() + WITNESS_S
+    while selector.get_map() and (left := deadline - clock.now()) > 0:
+        for key, _ in selector.select(left):
+            connection = key.fileobj  # type: ignore[assignment]
+            found[key.data] = connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) in _ANSWERED
+            selector.unregister(connection)
+            connection.close()
+    for key in list(selector.get_map().values()):
+        key.fileobj.close()  # type: ignore[union-attr]
+    selector.close()
+    return found
 
 
 def who_answers(description: Description, addresses: list[str]) -> list[str]:
