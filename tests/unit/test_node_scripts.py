@@ -204,7 +204,7 @@ def test_a_delivery_cut_short_is_finished_by_the_next(fresh: Node) -> None:
     fresh.deliver(files)
     assert not fresh.path(half).exists()
     assert sorted(fresh.sh(f"ls /etc/keepalived/versions/{version(files)}").split()) == sorted(
-        ["drained", "node.conf", "program", "services", *(file.path for file in files)]
+        ["drained", "lvs.nft.listed", "node.conf", "program", "services", *(file.path for file in files)]
     )
 
 

@@ -75,22 +75,22 @@ def _interrupted(scene: Scene) -> None:
 
 
 def _up(name: str) -> Step:
-    return Step(name, "change", lambda scene: scene.deploy(lambda described: None), bounds.nothing_lost, evidence=Scene.not_in_force)
+    return Step(name, "release", lambda scene: scene.deploy(lambda described: None), bounds.nothing_lost, evidence=Scene.not_in_force)
 
 
 RELEASES = [
     Experiment(
         MASTER,
         (
-            Step("pulumi up: back to the release with scripts", "change", _to_scripts, bounds.nothing_lost, evidence=_scripts_in_force),
-            Step("pulumi up: the program installed beside the scripts", "change", _install, bounds.nothing_lost, evidence=_scripts_in_force),
+            Step("pulumi up: back to the release with scripts", "release", _to_scripts, bounds.nothing_lost, evidence=_scripts_in_force),
+            Step("pulumi up: the program installed beside the scripts", "release", _install, bounds.nothing_lost, evidence=_scripts_in_force),
             Step("a server's process gone, the program installed beside the scripts", "server", on_backup("systemctl stop lab-workload"),
                  bounds.server_lost, backup_out),
             Step("that process back, the program installed beside the scripts", "server back", on_backup("systemctl start lab-workload"),
                  bounds.server_back),
             _up("pulumi up: the program in place of the scripts"),
-            Step("pulumi up: back to the scripts once more", "change", _to_scripts, bounds.nothing_lost, evidence=_scripts_in_force),
-            Step("the engine killed while it installs the program", "wrong update", _interrupted, bounds.nothing_lost, evidence=_scripts_in_force),
+            Step("pulumi up: back to the scripts once more", "release", _to_scripts, bounds.nothing_lost, evidence=_scripts_in_force),
+            Step("the engine killed while it installs the program", "release", _interrupted, bounds.nothing_lost, evidence=_scripts_in_force),
             _up("the next pulumi up after an interrupted installation"),
         ),
     ),
