@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from lab.nodes import machine
-from lab.stack import CLUSTER, Stack
+from lab.stack import CLUSTER, PROJECT, Stack
 
 VRRP_WORDS = "openshift-lvs:auth_pass"
 """The VRRP passwords by address."""
@@ -35,8 +35,11 @@ def describe(port: int, host_key: Callable[[str], str]) -> dict[str, Any]:
     return described
 
 
-def up(described: Mapping[str, Any] | None = None, auth_pass: Mapping[str, str] | None = None) -> float:
-    """`pulumi up` of that cluster, the example when none is given; its seconds. Raises DeploymentError."""
+def up(described: Mapping[str, Any] | None = None, auth_pass: Mapping[str, str] | None = None, only: str = "", program: Path = PROJECT) -> float:
+    """`pulumi up` of that cluster, the example when none is given; its seconds. Raises DeploymentError.
+
+    `only`: a pattern of the resources to bring up to date. `program`: the folder of another release's program.
+    """
     stack = _prepare(described or cluster())
     if not auth_pass and VRRP_WORDS in yaml.safe_load(stack.configuration.read_text())["config"]:
         # One that no address uses is refused.
@@ -44,7 +47,7 @@ def up(described: Mapping[str, Any] | None = None, auth_pass: Mapping[str, str] 
     for vip, password in (auth_pass or {}).items():
         stack.run("config", "set", "--secret", "--path", f"{VRRP_WORDS}.{vip}", stdin=password)
     began = time.monotonic()
-    stack.run("up", "--yes", "--skip-preview")
+    stack.run("up", "--yes", "--skip-preview", *(["--target", only] if only else []), folder=program)
     return round(time.monotonic() - began, 1)
 
 

@@ -10,7 +10,7 @@ import os
 from dataclasses import asdict, dataclass, field
 
 from . import clock, host, ipvs, journal, legacy, programs, servers, state, versions, vrrp
-from .description import NAME, Description, Vip
+from .description import NAME, Description, Vip, current
 from .errors import Refused, TimedOut
 from .ipvs import Key
 
@@ -68,7 +68,7 @@ class _Activation:
     def __init__(self, version: str, old: str) -> None:
         self.version, self.old = version, old
         self.new = Description.read(versions.folder(version))
-        self.current = versions.current()
+        self.current = current()
         self.progress = Progress.read()
         self.told_anew_s = 0.0
         self.reloaded_at = clock.now()
@@ -173,7 +173,7 @@ class _Activation:
         """Whether the servers stay the same and keepalived.conf has other virtual servers, so other checks."""
         assert self.current
         new, current = versions.folder(self.version), state.CURRENT
-        return servers.named(self.new) == servers.named(self.current) and _virtual_servers(new) != _virtual_servers(current)
+        return _real_servers(self.new) == _real_servers(self.current) and _virtual_servers(new) != _virtual_servers(current)
 
     def _refuse_unless_taken(self) -> None:
         assert self.current
@@ -209,7 +209,7 @@ class _Activation:
     def _switch_to(self, version: str, description: Description) -> None:
         """Bring what the link points to, what the kernel has and what keepalived runs to a version. Raises Refused when that fails."""
         folder = versions.folder(version)
-        before = Description.read(versions.folder(self.old)) if self.old else versions.current()
+        before = Description.read(versions.folder(self.old)) if self.old else current()
         if running() and (not description.director or self._begins_anew(description)):
             programs.run("systemctl", "stop", "keepalived.service")
         if not running():
@@ -337,6 +337,11 @@ def _vips(folder: str) -> tuple[Vip, ...]:
     return Description.read(folder).vips if os.path.exists(f"{folder}/{NAME}") else ()
 
 
+def _real_servers(description: Description) -> list[object]:
+    return [(service.mark, service.forwarding_method, service.sorry_server, service.real_servers) for service in description.services]
+
+
 def _virtual_servers(folder: str) -> str:
+    """The last part of keepalived.conf: virtual servers with their health checks."""
     text = state.read(f"{folder}/keepalived.conf")
     return text[text.find("\nvirtual_server ") :]

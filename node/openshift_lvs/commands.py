@@ -13,6 +13,7 @@ from .errors import Refused
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from typing import TextIO
 
 PROGRAM = "openshift-lvs"
 USAGE = 2
@@ -46,24 +47,26 @@ def activate(version: str, canary: str = "") -> str:
 
 
 def go_home(vip: str) -> str:
-    from . import versions, vrrp
+    from . import vrrp
+    from .description import in_force
     from .lock import Changes
 
     with Changes(f"go-home {vip}"):
-        return vrrp.go_home(versions.in_force(), vip)
+        return vrrp.go_home(in_force(), vip)
 
 
 def alone(seconds: str) -> None:
-    from . import clock, versions, vrrp
+    from . import clock, vrrp
+    from .description import in_force
 
-    description = versions.in_force()
+    description = in_force()
     clock.wait_for(float(seconds), "former directors to fall silent", lambda: vrrp.strangers(description, description))
 
 
-def answers(seconds: str, requests: str, *targets: str) -> str:
+def answers(seconds: str, requests: str, *targets: str) -> None:
     from . import probes
 
-    return "\n".join(probes.answers(float(seconds), int(requests), probes.targets(list(targets))))
+    probes.answers(float(seconds), int(requests), probes.targets(list(targets)))
 
 
 def remove() -> str:
@@ -75,16 +78,19 @@ def remove() -> str:
 
 
 def apply() -> None:
-    from . import activation, versions
+    from . import activation
+    from .description import in_force
 
-    activation.apply(versions.in_force())
+    activation.apply(in_force())
 
 
 def start() -> None:
-    from . import ipvs, journal, servers, versions, vrrp
+    from . import ipvs, journal, servers, state, vrrp
+    from .description import in_force
 
-    description = versions.in_force()
+    description = in_force()
     vrrp.start(description)
+    servers.write_drained_files(os.path.realpath(state.CURRENT), description)
     servers.correct_weights(description)
     try:
         ipvs.keep_sync(description)
@@ -94,15 +100,17 @@ def start() -> None:
 
 
 def started() -> None:
-    from . import servers, versions
+    from . import servers
+    from .description import in_force
 
-    servers.keep_place_of_drained(versions.in_force())
+    servers.keep_place_of_drained(in_force())
 
 
 def drain() -> None:
-    from . import versions, vrrp
+    from . import vrrp
+    from .description import in_force
 
-    description = versions.in_force()
+    description = in_force()
     vrrp.drain(description, description.instances)
 
 
@@ -119,41 +127,53 @@ def quorum(vip: str, service: str, weight: str) -> None:
 
 
 def status(form: str = "") -> str:
-    from . import observe, versions
+    from . import observe
+    from .description import current
 
     seen = observe.facts()
-    return seen.to_json() if form == "--json" else observe.report(seen, versions.current())
+    return seen.to_json() if form == "--json" else observe.report(seen, current())
 
 
 def ownership(how: str) -> None:
-    from . import versions, vrrp
+    from . import vrrp
+    from .description import in_force
 
-    vrrp.ownership(_one_of(how, "off", "on") == "off", versions.in_force())
+    vrrp.ownership(_one_of(how, "off", "on") == "off", in_force())
 
 
 def rotation(how: str, address: str) -> None:
-    from . import servers, versions
+    from . import servers
+    from .description import in_force
 
-    servers.rotation(_one_of(how, "out", "in") == "out", address, versions.in_force())
+    servers.rotation(_one_of(how, "out", "in") == "out", address, in_force())
 
 
 def hand_over(*vips: str) -> str:
-    from . import versions, vrrp
+    from . import vrrp
+    from .description import in_force
 
-    description = versions.in_force()
+    description = in_force()
     return vrrp.hand_over(description, vips or description.instances)
 
 
-def recount() -> None:
-    from . import versions, vrrp
+def validate(version: str) -> None:
+    from . import versions
 
-    vrrp.recount(versions.in_force())
+    versions.validate(versions.folder(version))
+
+
+def recount() -> None:
+    from . import vrrp
+    from .description import in_force
+
+    vrrp.recount(in_force())
 
 
 def sync() -> None:
-    from . import ipvs, versions
+    from . import ipvs
+    from .description import in_force
 
-    ipvs.keep_sync(versions.in_force())
+    ipvs.keep_sync(in_force())
 
 
 def connections(which: str, address: str) -> str:
@@ -169,9 +189,10 @@ def connect(count: str, *targets: str) -> None:
 
 
 def who_answers(*addresses: str) -> str:
-    from . import probes, versions
+    from . import probes
+    from .description import in_force
 
-    return "\n".join(probes.who_answers(versions.in_force(), list(addresses)))
+    return "\n".join(probes.who_answers(in_force(), list(addresses)))
 
 
 COMMANDS: dict[str, tuple[Callable[..., str | None], str, str, str]] = {
@@ -193,6 +214,7 @@ COMMANDS: dict[str, tuple[Callable[..., str | None], str, str, str]] = {
     "ownership": (ownership, "off|on", "operator", "take no VIP, over restarts and reboots; or end that"),
     "rotation": (rotation, "out|in ADDRESS", "operator", "give a real server no new connection; or end that"),
     "hand-over": (hand_over, "[VIP...]", "operator", "give the VIPs held here to another director"),
+    "validate": (validate, "VERSION", "operator", "have keepalived and nft test a delivered version"),
     "recount": (recount, "", "operator", "correct the view from the kernel's table"),
     "sync": (sync, "", "operator", "run both sides of connection sync as the version in force says"),
     "connections": (connections, "from|through|to ADDRESS", "operator", "list connections of the kernel's table"),
@@ -247,9 +269,9 @@ def _one_of(word: str, *known: str) -> str:
     return word
 
 
-def _say(text: str, stream: object) -> None:
-    """Write to a reader that may be gone: by now the work is done, and its exit status counts."""
+def _say(text: str, stream: TextIO) -> None:
+    """Write to a reader that may be gone: the work is done, and the exit status stays what it is."""
     try:
-        print(text, file=stream, flush=True)  # type: ignore[call-overload]
+        print(text, file=stream, flush=True)
     except OSError:
-        os._exit(0)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -6,10 +6,12 @@ Both sides use these classes. Addresses are `ipaddress` objects of either family
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any, Union
 
+from . import state
 from .errors import Refused
 
 Address = Union[IPv4Address, IPv6Address]
@@ -141,6 +143,19 @@ class Description:
         """The description in a version's folder."""
         with open(f"{folder}/{NAME}", encoding="utf-8") as file:
             return cls.from_json(file.read())
+
+
+def current() -> Description | None:
+    """The description in force; None when no version is in force."""
+    return Description.read(state.CURRENT) if os.path.exists(f"{state.CURRENT}/{NAME}") else None
+
+
+def in_force() -> Description:
+    """The description in force. Raises Refused when no version is in force."""
+    description = current()
+    if description is None:
+        raise Refused("no version is in force on this node; pulumi up")
+    return description
 
 
 def _vip(data: dict[str, Any]) -> Vip:

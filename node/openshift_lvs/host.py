@@ -11,6 +11,8 @@ from .errors import Refused
 
 TABLE = "openshift_lvs"
 RULES = "lvs.nft"
+LISTED_RULES = "lvs.nft.listed"
+_LIST = ("nft", "--stateless", "--terse", "list", "table", "ip", TABLE)
 SYSCTLS = "sysctl.conf"
 MODULES = "modules.conf"
 _EARLY = ("net.ipv4.conf.all.arp_", "net.ipv4.conf.lo.arp_")
@@ -21,8 +23,21 @@ PROGRAM_UNITS = "systemd"
 
 def addresses(interface: str) -> set[str]:
     """The addresses of an interface, without their prefix lengths; none when it is missing."""
-    shown = programs.attempt("ip", "-oneline", "address", "show", "dev", interface)[1]
-    return {words[3].partition("/")[0] for line in shown.splitlines() if len(words := line.split()) > 3 and words[2] in ("inet", "inet6")}
+    return _parse_addresses(programs.attempt("ip", "-oneline", "address", "show", "dev", interface)[1]).get(interface, set())
+
+
+def all_addresses() -> dict[str, set[str]]:
+    """The addresses of every interface, without their prefix lengths."""
+    return _parse_addresses(programs.run("ip", "-oneline", "address", "show"))
+
+
+def _parse_addresses(shown: str) -> dict[str, set[str]]:
+    found: dict[str, set[str]] = {}
+    for line in shown.splitlines():
+        words = line.split()
+        if len(words) > 3 and words[2] in ("inet", "inet6"):
+            found.setdefault(words[1], set()).add(words[3].partition("/")[0])
+    return found
 
 
 def prepare(folder: str, description: Description) -> None:
@@ -67,9 +82,8 @@ def load_modules(folder: str) -> None:
 
 def _loaded(module: str) -> bool:
     """Whether a module is loaded, or built into the kernel so that there is nothing to load."""
-    with open("/proc/modules", encoding="ascii") as file:
-        if any(line.startswith(f"{module} ") for line in file):
-            return True
+    if any(line.startswith(f"{module} ") for line in state.read("/proc/modules").splitlines()):
+        return True
     return f"/{module}.ko" in state.read(f"/lib/modules/{os.uname().release}/modules.builtin")
 
 
@@ -102,6 +116,29 @@ def load_rules(folder: str) -> None:
         programs.run("nft", "--file", f"{folder}/{RULES}")
     elif rules_loaded():
         remove_rules()
+
+
+def listed(folder: str) -> str:
+    """What nft lists after it has loaded the rules of a version, asked in a network namespace of its own."""
+    script = 'nft --file "$0" && exec "$@"'
+    return programs.run("unshare", "--net", "sh", "-c", script, f"{folder}/{RULES}", *_LIST)
+
+
+def rules_that_differ() -> str:
+    """The first loaded rule that is not the version's, or the first that is missing; empty when there is none."""
+    loaded = programs.attempt(*_LIST)[1]
+    if loaded and loaded == state.text(f"{state.CURRENT}/{LISTED_RULES}"):
+        return ""
+    # Another nft may list the same rules in other words.
+    wanted = listed(state.CURRENT)
+    if loaded == wanted:
+        return ""
+    if not loaded:
+        return f"table ip {TABLE} is missing"
+    for ours, theirs in zip(wanted.splitlines(), loaded.splitlines()):
+        if ours != theirs:
+            return f"loaded: {theirs.strip()}; rendered: {ours.strip()}"
+    return "loaded: fewer or more rules than rendered"
 
 
 def rules_loaded() -> bool:

@@ -27,7 +27,7 @@ def adopt(folder: str, program: str) -> None:
     if not os.path.lexists(f"{folder}/program"):
         os.symlink(program, f"{folder}/program")
     description = Description.read(folder)
-    state.write(f"{folder}/release.batch", "".join(f"address delete {vip.prefix} dev {description.interface}\n" for vip in description.vips))
+    state.write(f"{folder}/release.batch", "".join(f"address flush dev {description.interface} to {vip.prefix}\n" for vip in description.vips))
 
 
 def _described(folder: str) -> Description:

@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import difflib
-import errno
 import hashlib
 import os
-import selectors
-import socket
 
-from . import clock, host, ipvs, journal, programs, state, versions, vrrp
-from .description import Description
+from . import host, ipvs, journal, programs, state, vrrp
+from .description import Description, current
 from .facts import Facts
-
-WITNESS_S = 1.0
-"""Seconds for all witnesses together to take or refuse a connection."""
-_ANSWERED = (0, errno.ECONNREFUSED)
 
 
 def facts() -> Facts:
     """The facts of this node."""
     keepalived = programs.attempt("systemctl", "is-active", "keepalived.service")[1].strip()
-    description = versions.current()
+    description = current()
     seen = Facts(
         keepalived=keepalived,
         version=state.target(state.CURRENT) or "none",
@@ -32,13 +24,14 @@ def facts() -> Facts:
     )
     if description is None:
         return seen
+    addresses = host.all_addresses()
     seen = _replace(
         seen,
         host=description.host,
         files=_files(),
         mac=state.read(f"/sys/class/net/{description.interface}/address"),
-        held=frozenset(host.addresses(description.interface)),
-        lo=frozenset(host.addresses("lo")),
+        held=frozenset(addresses.get(description.interface, ())),
+        lo=frozenset(addresses.get("lo", ())),
         sysctl=frozenset(host.sysctls_in_force(state.CURRENT)),
     )
     if not description.director:
@@ -49,10 +42,19 @@ def facts() -> Facts:
         sync=ipvs.sync_daemons(),
         views={name: int(state.read(state.view_file(name)) or 0) for name in description.instances},
         drains={name: int(state.read(state.drain_file(name)) or 0) for name in description.instances},
-        witnesses=reached(description.witnesses),
-        rules=_rules_that_differ(),
+        witnesses=_reached(description),
+        rules=host.rules_that_differ(),
         strangers=vrrp.strangers(description, description),
     )
+
+
+def _reached(description: Description) -> dict[str, bool]:
+    if not description.witnesses:
+        return {}
+    # Its imports take 0.05 s on a slow processor.
+    from . import probes
+
+    return probes.reached(description.witnesses)
 
 
 def _replace(seen: Facts, **changes: object) -> Facts:
@@ -69,42 +71,6 @@ def _files() -> dict[str, str]:
             if not name.startswith("auth-") and os.path.isfile(f"{at}/{name}"):
                 with open(f"{at}/{name}", "rb") as file:
                     found[os.path.relpath(f"{at}/{name}", folder)] = hashlib.sha256(file.read()).hexdigest()
-    return found
-
-
-def _rules_that_differ() -> str:
-    """The difference between what nft lists after loading the version's rules, asked in a network namespace of its own, and what is loaded."""
-    listing = ["nft", "--stateless", "--terse", "list", "table", "ip", host.TABLE]
-    script = 'nft --file "$0" && exec "$@"'
-    wanted = programs.run("unshare", "--net", "sh", "-c", script, f"{state.CURRENT}/{host.RULES}", *listing)
-    _, loaded, errors = programs.attempt(*listing)
-    return "\n".join(difflib.unified_diff(wanted.splitlines(), (loaded or errors).splitlines(), "rendered", "loaded", lineterm="", n=0))
-
-
-def reached(witnesses: tuple[str, ...]) -> dict[str, bool]:
-    """Whether each `ADDRESS:PORT` takes or refuses a connection: a host that refuses is there as well."""
-    found = dict.fromkeys(witnesses, False)
-    selector = selectors.DefaultSelector()
-    for witness in witnesses:
-        address, _, port = witness.rpartition(":")
-        family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        connection = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        status = connection.connect_ex((address.strip("[]"), int(port)))
-        if status == errno.EINPROGRESS:
-            selector.register(connection, selectors.EVENT_WRITE, witness)
-        else:
-            found[witness] = status in _ANSWERED
-            connection.close()
-    deadline = clock.now() + WITNESS_S
-    while selector.get_map() and (left := deadline - clock.now()) > 0:
-        for key, _ in selector.select(left):
-            connection = key.fileobj  # type: ignore[assignment]
-            found[key.data] = connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) in _ANSWERED
-            selector.unregister(connection)
-            connection.close()
-    for key in list(selector.get_map().values()):
-        key.fileobj.close()  # type: ignore[union-attr]
-    selector.close()
     return found
 
 

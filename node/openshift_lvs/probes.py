@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import re
 import selectors
 import socket
@@ -15,6 +16,9 @@ from .errors import TimedOut
 
 ANSWER_S = 3.0
 """Seconds for one connection or one answer."""
+WITNESS_S = 1.0
+"""Seconds for all witnesses together to take or refuse a connection."""
+_ANSWERED = (0, errno.ECONNREFUSED)
 ARP_S = 2
 _ARP_TABLE = "openshift_lvs_answers"
 _DISCARD_PORT = 9
@@ -75,9 +79,8 @@ def targets(words: list[str]) -> list[Target]:
     return found
 
 
-def answers(seconds: float, requests: int, asked: list[Target]) -> list[str]:
-    """Wait until each target gives so many answers in a row; a line for each. Raises TimedOut, which names the last fault."""
-    said = []
+def answers(seconds: float, requests: int, asked: list[Target]) -> None:
+    """Wait until each target gives so many answers in a row, and print a line for it. Raises TimedOut, which names the last fault."""
     deadline = clock.now() + seconds
     for target in asked:
         answered = 0
@@ -90,8 +93,7 @@ def answers(seconds: float, requests: int, asked: list[Target]) -> list[str]:
             else:
                 answered = 0
                 clock.pause()
-        said.append(f"{target.at}{target.path} answered {answered} of {answered}")
-    return said
+        print(f"{target.at}{target.path} answered {answered} of {answered}", flush=True)
 
 
 def connect(count: int, at: list[str]) -> None:
@@ -112,6 +114,33 @@ def connect(count: int, at: list[str]) -> None:
             for key, _ in selector.select(left):
                 selector.unregister(key.fileobj)
                 key.fileobj.close()  # type: ignore[union-attr]
+
+
+def reached(witnesses: tuple[str, ...]) -> dict[str, bool]:
+    """Whether each `ADDRESS:PORT` takes or refuses a connection: a host that refuses is there as well."""
+    found = dict.fromkeys(witnesses, False)
+    selector = selectors.DefaultSelector()
+    for witness in witnesses:
+        address, _, port = witness.rpartition(":")
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        connection = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        status = connection.connect_ex((address.strip("[]"), int(port)))
+        if status == errno.EINPROGRESS:
+            selector.register(connection, selectors.EVENT_WRITE, witness)
+        else:
+            found[witness] = status in _ANSWERED
+            connection.close()
+    deadline = clock.now() + WITNESS_S
+    while selector.get_map() and (left := deadline - clock.now()) > 0:
+        for key, _ in selector.select(left):
+            connection = key.fileobj  # type: ignore[assignment]
+            found[key.data] = connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) in _ANSWERED
+            selector.unregister(connection)
+            connection.close()
+    for key in list(selector.get_map().values()):
+        key.fileobj.close()  # type: ignore[union-attr]
+    selector.close()
+    return found
 
 
 def who_answers(description: Description, addresses: list[str]) -> list[str]:

@@ -7,21 +7,21 @@ import os
 import shutil
 
 from . import host, ipvs, programs, state, versions
-from .description import NAME, Description
+from .description import NAME, Description, current
 from .errors import Refused
 
 
 def remove() -> str:
     """Move the VIPs away, stop keepalived, remove the program's files. Safe to run twice."""
-    current, program = versions.current(), versions.program_of_this_process()
-    if current:
+    in_force, program = current(), versions.program_of_this_process()
+    if in_force:
         programs.attempt("systemctl", "-q", "disable", "--now", "keepalived.service")
-        host.release_vips(current)
-        if current.director:
+        host.release_vips(in_force)
+        if in_force.director:
             host.remove_rules()
             # The connections that are left end by themselves.
             with contextlib.suppress(Refused):
-                ipvs.forget([current])
+                ipvs.forget([in_force])
     folders = [versions.folder(name) for name in state.names(state.VERSIONS)]
     host.remove_vips(str(vip.address) for folder in folders if os.path.exists(f"{folder}/{NAME}") for vip in Description.read(folder).vips)
     programs.attempt("systemctl", "-q", "disable", "--now", "openshift-lvs.service")

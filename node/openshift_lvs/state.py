@@ -76,13 +76,18 @@ def view_file(vip: str) -> str:
     return f"{RUN}/view-{vip}"
 
 
-def read(path: str) -> str:
-    """The text of a file without blanks at its ends; empty when the file is missing."""
+def text(path: str) -> str:
+    """The text of a file; empty when the file is missing."""
     try:
         with open(path, encoding="utf-8") as file:
-            return file.read().strip()
+            return file.read()
     except FileNotFoundError:
         return ""
+
+
+def read(path: str) -> str:
+    """The text of a file without blanks at its ends; empty when the file is missing."""
+    return text(path).strip()
 
 
 def write(path: str, text: str) -> None:

@@ -10,7 +10,7 @@ import tempfile
 import time
 
 from . import host, legacy, programs, servers, state, vrrp
-from .description import NAME, Description
+from .description import Description, current
 from .errors import Refused
 
 HEADER = "==> "
@@ -23,19 +23,6 @@ _VALIDATED = f"{state.BASE}/validate."
 def folder(version: str) -> str:
     """The folder of a version."""
     return f"{state.VERSIONS}/{version}"
-
-
-def current() -> Description | None:
-    """The description in force; None when no version is in force."""
-    return Description.read(state.CURRENT) if os.path.exists(f"{state.CURRENT}/{NAME}") else None
-
-
-def in_force() -> Description:
-    """The description in force. Raises Refused when no version is in force."""
-    description = current()
-    if description is None:
-        raise Refused("no version is in force on this node; pulumi up")
-    return description
 
 
 def unpack(bundle: str, into: str) -> None:
@@ -145,6 +132,9 @@ def validate(new: str) -> None:
     vrrp.track_files_exist(description)
     servers.write_drained_files(new, description)
     programs.run("nft", "--check", "--file", f"{new}/{host.RULES}")
+    listed = host.listed(new)
+    if listed != state.text(f"{new}/{host.LISTED_RULES}"):
+        state.write(f"{new}/{host.LISTED_RULES}", listed)
     _validate_checks(new, description)
     # An interrupted test left its copy behind.
     for left in glob.glob(f"{_VALIDATED}*"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 from collections.abc import Iterable
 
 from . import clock, host, ipvs, journal, programs, quorum, servers, state
@@ -186,27 +185,30 @@ def tidy(description: Description) -> None:
         journal.note(f"{address}: no longer drained, since the version in force does not name it")
     for name in state.names(state.RUN):
         kind, _, instance = name.partition("-")
-        if kind in ("drain", "view") and instance not in description.instances:
+        gone = kind in ("drain", "view") and instance not in description.instances
+        if gone or (name.endswith(".lock") and name[: -len(".lock")] not in description.instances):
             os.unlink(f"{state.RUN}/{name}")
     for instance in state.names(state.QUORUM):
         if instance not in description.instances:
-            shutil.rmtree(f"{state.QUORUM}/{instance}")
+            for name in state.names(f"{state.QUORUM}/{instance}"):
+                os.unlink(f"{state.QUORUM}/{instance}/{name}")
+            os.rmdir(f"{state.QUORUM}/{instance}")
 
 
 # Adverts
 
 
-def heard(router_id: int, table: str = host.TABLE) -> set[str]:
-    """The routers whose adverts with that virtual_router_id entered through the pool's interface in the last 10 s."""
-    shown = programs.attempt("nft", "list", "set", "ip", table, f"adverts_{router_id}")[1]
-    return set(re.findall(r"\b(?:\d+\.){3}\d+\b", shown))
+def heard(router_id: int, table: str = host.TABLE) -> set[str] | None:
+    """The routers whose adverts with that virtual_router_id entered through the pool's interface in the last 10 s; None when none are recorded."""
+    status, shown, _ = programs.attempt("nft", "list", "set", "ip", table, f"adverts_{router_id}")
+    return set(re.findall(r"\b(?:\d+\.){3}\d+\b", shown)) if status == 0 else None
 
 
 def taken(description: Description) -> str:
     """Empty when another director sent adverts lately for every VIP that this one could hold; else what is missing."""
     others = {str(address) for address in description.directors}
     for vip in description.vips:
-        routers = heard(vip.virtual_router_id)
+        routers = heard(vip.virtual_router_id) or set()
         if not routers & others:
             return f"{vip.name}: adverts from '{' '.join(sorted(routers))}'"
     return ""
@@ -218,18 +220,21 @@ def strangers(description: Description, current: Description | None) -> str:
     Where the rules in force do not listen for an id yet, listens for LISTEN_S.
     """
     known = {str(address) for each in (description, current) if each for address in (each.address, *each.directors)}
-    listening = all(programs.succeeds("nft", "list", "set", "ip", host.TABLE, f"adverts_{vip.virtual_router_id}") for vip in description.vips)
 
-    def found(table: str) -> str:
+    def found(table: str) -> str | None:
+        by_vip = [(vip, heard(vip.virtual_router_id, table)) for vip in description.vips]
+        if any(routers is None for _, routers in by_vip):
+            return None
         return "\n".join(
             f"vips.{vip.name}.virtual_router_id: {vip.virtual_router_id} is used by {router} on {description.interface} too; choose another, or stop "
             "that router (a director of this program that is being removed: put it back, drain it, and remove it then)"
-            for vip in description.vips
-            for router in sorted(heard(vip.virtual_router_id, table) - known)
+            for vip, routers in by_vip
+            for router in sorted((routers or set()) - known)
         )
 
-    if listening:
-        return found(host.TABLE)
+    in_force = found(host.TABLE)
+    if in_force is not None:
+        return in_force
     # An interrupted command left its own table.
     programs.attempt("nft", "delete", "table", "ip", _LISTEN_TABLE)
     # Without keepalived no program has joined VRRP's group on the interface.
@@ -239,7 +244,7 @@ def strangers(description: Description, current: Description | None) -> str:
         deadline = clock.now() + LISTEN_S
         while not (routers := found(_LISTEN_TABLE)) and clock.now() < deadline:
             clock.pause()
-        return routers
+        return routers or ""
     finally:
         programs.attempt("nft", "delete", "table", "ip", _LISTEN_TABLE)
         programs.attempt("ip", "maddress", "delete", _VRRP_GROUP, "dev", description.interface)

@@ -13,6 +13,8 @@ from typing import Any
 from lab import cloud, proof
 from lab.phases import wait_for
 from lab.stack import PROJECT, DeploymentError
+from node.openshift_lvs.description import Description
+from node.openshift_lvs.facts import Facts
 from tests.cloud.conftest import Cluster
 
 MASTERS, INFRA = ["master0", "master1", "master2"], ["infra0", "infra1"]
@@ -91,15 +93,17 @@ def test_every_node_has_the_address_on_lo_and_answers_arp_for_its_interface_only
 def test_the_kernels_table_is_what_was_rendered(cluster: Cluster) -> None:
     for vip, hosts in SERVERS_OF.items():
         for host in hosts:
-            rendered = {tuple(line.split()) for line in cluster.on(host, "grep", "-v", "^#", "/etc/keepalived/current/services").splitlines()}
-            live = {tuple(line.split()) for line in cluster.on(host, "/usr/local/lib/openshift-lvs/live").splitlines()}
-            assert live == {(mark, server, method) for mark, _, server, _, method in rendered}, f"{host} serves {vip}"
+            described = Description.from_json(cluster.on(host, "cat", "/etc/keepalived/current/host.json"))
+            table = Facts.from_json(cluster.on(host, "/usr/local/sbin/openshift-lvs", "status", "--json")).table
+            live = {(mark, address, server.method) for mark, virtual in table.items() for address, server in virtual.servers.items() if server.weight}
+            rendered = {(each.mark, str(server.address), each.forwarding_method) for each in described.services for server in each.real_servers}
+            assert live == rendered, f"{host} serves {vip}"
             assert " mh (mh-fallback,mh-port)" in cluster.on(host, "ipvsadm", "--list", "--numeric")
 
 
 def test_keepalived_drains_before_it_stops_and_comes_back_when_it_dies(cluster: Cluster) -> None:
     unit = cluster.on("master0", "systemctl", "show", "keepalived", "--property", "Restart,ExecStop,ExecStopPost,ActiveState")
-    assert "Restart=always" in unit and "/drain" in unit and "/release-addresses" in unit and "ActiveState=active" in unit
+    assert "Restart=always" in unit and " drain" in unit and "/release.batch" in unit and "ActiveState=active" in unit
 
 
 def test_no_connection_tracking_stands_between_a_client_and_a_director(cluster: Cluster) -> None:

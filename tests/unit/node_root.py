@@ -1,9 +1,9 @@
-"""A node for the scripts: the lab's Debian under an overlay, in namespaces of its own, with stubs for what needs a kernel with IPVS.
+"""A node for the program: the lab's Debian under an overlay, in namespaces of its own, with stubs for what needs a kernel with IPVS.
 
-Real are keepalived -t, ip, nft, sysctl (but for net.ipv4.vs), the shell and awk. Stubs stand in front of systemctl, ipvsadm, modprobe and
-journalctl; they write what they are asked to /stub/calls. `systemctl` runs what the unit files on the node say, but for keepalived itself:
-starting or reloading it fills the stub's table of virtual servers from the version in force, as keepalived does. /proc/uptime is a
-file that moves on by a second whenever a script sleeps, which takes no time.
+Real are the program, keepalived -t, ip, nft and sysctl (except net.ipv4.vs). Stubs stand in front of systemctl, ipvsadm, modprobe and journalctl;
+they write what they are asked to /stub/calls. `systemctl` runs what the unit files on the node say, except keepalived itself: starting or reloading
+it fills the stub's table of virtual servers from the version in force, as keepalived does. Time is /proc/uptime, a file that moves on by a second
+whenever the program pauses, which takes no time.
 """
 
 from __future__ import annotations
@@ -19,8 +19,16 @@ from components import keepalived
 from components.cluster import Cluster
 from components.keepalived import File
 from lab.cloud import layers
+from node.openshift_lvs.facts import Facts
 
 LIB = "/usr/local/lib/openshift-lvs"
+PROGRAM = f"{LIB}/{keepalived.program_digest()}"
+OPENSHIFT_LVS = f"{PROGRAM}/openshift-lvs"
+CLOCK = {
+    "    return time.monotonic()\n": '    with open("/proc/uptime", encoding="ascii") as file:\n        return float(file.read().split()[0])\n',
+    "    time.sleep(LOOK_S)\n": '    import subprocess\n\n    subprocess.run(["sleep", "1"], check=True)\n    time.sleep(0.01)\n',
+}
+"""What the program's clock does on a node under test, by what it does elsewhere."""
 STUBS = Path(__file__).parent / "stubs"
 PASSWORD = "pa55word"  # noqa: S105 (a test's)
 
@@ -52,11 +60,24 @@ class Node:
         return subprocess.run([*enter, *command], input=stdin, env=clean, capture_output=True, text=True, timeout=60)
 
     def verb(self, verb: str, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-        """Run one of the scripts."""
-        return self.run(f"{LIB}/{verb}", *arguments, stdin=stdin)
+        """Run one of the program's commands."""
+        return self.run(OPENSHIFT_LVS, verb, *arguments, stdin=stdin)
+
+    def python(self, script: str) -> str:
+        """Run statements in the program, its modules imported, with `here` as the description in force; what they print."""
+        modules = "activation, clock, description, host, ipvs, legacy, lock, servers, state, versions, vrrp"
+        begin = f"import sys; sys.path.insert(0, {PROGRAM!r})\nfrom openshift_lvs import {modules}\nhere = description.current()\n"
+        done = self.run("python3", "-IS", "-c", begin + script)
+        assert done.returncode == 0, f"{script}: exit {done.returncode}\n{done.stdout}{done.stderr}"
+        return done.stdout.strip()
+
+    @property
+    def facts(self) -> Facts:
+        """What the node says of itself."""
+        return Facts.from_json(self.succeeds("status", "--json"))
 
     def succeeds(self, verb: str, *arguments: str, stdin: str = "") -> str:
-        """Run one of the scripts and return what it says."""
+        """Run one of the program's commands and return what it says."""
         done = self.verb(verb, *arguments, stdin=stdin)
         assert done.returncode == 0, f"{verb}: exit {done.returncode}\n{done.stdout}{done.stderr}"
         return done.stdout
@@ -85,13 +106,12 @@ class Node:
         return int(self.read("/proc/uptime").partition(".")[0])
 
     def accepts(self, cluster: Cluster, host: str, root: Path = keepalived.ROOT) -> None:
-        """Deliver as the program does, secrets too: `validate` on the node has keepalived and nft read it and wants not a word."""
+        """Deliver as the program does, secrets too: `validate` on the node has keepalived and nft test it."""
         version = self.deliver(keepalived.render(cluster, host, root))
         secrets = keepalived.authentication(cluster, host, dict.fromkeys(cluster.vips, PASSWORD))
         if secrets:
             self.succeeds("deliver-secret", version, stdin=keepalived.bundle(tuple(File(path, 0o600, text) for path, text in secrets.items())))
-        said = self.run(f"{LIB}/validate", f"/etc/keepalived/versions/{version}")
-        assert (said.returncode, said.stdout, said.stderr) == (0, "", "")
+        assert self.succeeds("validate", version) == ""
 
     def calls(self) -> list[str]:
         """What the stubs were asked since the last look, questions left out."""
@@ -113,8 +133,8 @@ class Node:
 
 
 @contextlib.contextmanager
-def node(awk: str = "mawk", tools: bool = True, root: Path | None = None) -> Iterator[Node]:
-    """A node that lives as long as the context: an interface eth0, the stubs, and the tools in place unless told otherwise.
+def node(installed: bool = True, root: Path | None = None) -> Iterator[Node]:
+    """A node that lives as long as the context: an interface eth0, the stubs, and the program in place unless told otherwise.
 
     `root`: the file system whose programs it runs, never changed; the lab's Debian when none is given.
     """
@@ -124,7 +144,6 @@ def node(awk: str = "mawk", tools: bool = True, root: Path | None = None) -> Ite
         cd "$2/root"
         mount -t proc proc proc; mount -t sysfs sys sys; mount -t tmpfs run run; [ -e dev/null ] || : >dev/null; mount --bind /dev/null dev/null
         ip link set lo up; ip link add eth0 type veth peer name wire; ip address add 192.168.0.2/24 dev eth0; ip link set wire up; ip link set eth0 up
-        ln -sf "/usr/bin/$4" etc/alternatives/awk
         mkdir -p stub usr/local/sbin; : >stub/calls; : >stub/table; : >stub/daemons
         cp -p "$3"/* usr/local/sbin/
         echo 1000000.00 0.00 >stub/uptime; mount --bind stub/uptime proc/uptime
@@ -134,7 +153,7 @@ def node(awk: str = "mawk", tools: bool = True, root: Path | None = None) -> Ite
     with (
         tempfile.TemporaryDirectory(prefix="node-") as folder,
         subprocess.Popen(
-            [*unshare, root or layers.root(), folder, STUBS, awk], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            [*unshare, root or layers.root(), folder, STUBS], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         ) as process,
     ):
         assert process.stdin and process.stdout and process.stderr
@@ -142,10 +161,20 @@ def node(awk: str = "mawk", tools: bool = True, root: Path | None = None) -> Ite
             if process.stdout.readline() != "ready\n":
                 raise AssertionError(f"the node did not come up: {process.stderr.read()}")
             made = Node(int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()))
-            if tools:
-                for file in keepalived.tools():
-                    made.write(file.path, file.text, file.mode)
+            if installed:
+                for file in keepalived.program():
+                    made.write(f"{PROGRAM}/{file.path}", file.text, file.mode)
+                replace_clock(made)
             yield made
         finally:
             process.stdin.close()
             process.wait(10)
+
+
+def replace_clock(made: Node) -> None:
+    """Give the installed program the node's own clock."""
+    text = made.read(f"{PROGRAM}/openshift_lvs/clock.py")
+    for real, fake in CLOCK.items():
+        assert real in text, "the program's clock has changed"
+        text = text.replace(real, fake)
+    made.write(f"{PROGRAM}/openshift_lvs/clock.py", text)

@@ -69,10 +69,15 @@ def changed(old: Deployment, new: Deployment) -> dict[str, set[str]]:
     return {name: keys for name, keys in differing.items() if keys}
 
 
+PROGRAM = f"/usr/local/lib/openshift-lvs/{keepalived.program_digest()}/openshift-lvs"
+
+
 def verb(command: Registered) -> list[str]:
-    """The words of the command that runs on the node."""
+    """The command of the deployed program that runs on the node, and its arguments."""
     shell = shlex.split(command.inputs["create"])
-    return shlex.split(shell[-1], comments=True)
+    program, *words = shlex.split(shell[-1], comments=True)
+    assert program == PROGRAM
+    return words
 
 
 def with_two_addresses(article: dict[str, Any]) -> dict[str, Any]:
@@ -145,9 +150,9 @@ def test_what_is_delivered_is_what_is_rendered_and_what_is_activated_is_what_was
     for node in Cluster.parse(article).nodes():
         files = keepalived.render(Cluster.parse(article), node.name)
         assert commands(done)[f"deliver-{node.name}"].inputs["stdin"] == keepalived.bundle(files)
-        assert verb(commands(done)[f"deliver-{node.name}"]) == ["/usr/local/lib/openshift-lvs/deliver", keepalived.version(files)]
+        assert verb(commands(done)[f"deliver-{node.name}"]) == ["deliver", keepalived.version(files)]
         canary = ["canary"] if node.name in ("master1", "infra1") else []
-        assert verb(commands(done)[f"activate-{node.name}"]) == ["/usr/local/lib/openshift-lvs/activate", keepalived.version(files), *canary]
+        assert verb(commands(done)[f"activate-{node.name}"]) == ["activate", keepalived.version(files), *canary]
         # What was in force when it was delivered: an activation that the engine has forgotten is made again.
         assert commands(done)[f"activate-{node.name}"].inputs["stdin"].startswith(f"said by deliver-{node.name} to ")
 
@@ -307,7 +312,7 @@ def test_what_ran_on_a_host_that_stays_is_undone_once(deploy: Deploy, article: d
     done = run(deploy, article)
     undone = {name: command.inputs["delete"] for name, command in commands(done).items() if "delete" in command.inputs}
     assert undone.keys() == {f"install-{host}" for host in (*MASTERS, "infra0", "infra1")}
-    assert set(undone.values()) == {"sudo -n sh -c '[ ! -e /usr/local/lib/openshift-lvs/remove ] || sh /usr/local/lib/openshift-lvs/remove'"}
+    assert set(undone.values()) == {f"sudo -n sh -c '[ ! -e {PROGRAM} ] || {PROGRAM} remove'"}
     assert not [name for name in commands(done) if goes_with[name]]
 
 
@@ -326,4 +331,4 @@ def test_the_first_director_is_the_canary_not_a_server(deploy: Deploy, article: 
 
 
 def test_an_address_is_proven_once_its_directors_hear_none_of_the_past(deploy: Deploy, article: dict[str, Any]) -> None:
-    assert verb(commands(run(deploy, article))["alone-infra-infra1"])[1::2] == ["15", "/usr/local/lib/openshift-lvs/strangers"]
+    assert verb(commands(run(deploy, article))["alone-infra-infra1"]) == ["alone", "15"]

@@ -1,4 +1,4 @@
-"""The node's scripts, run for real: what they do to a node, what they refuse, and that whatever was cut short is finished by the next run."""
+"""The program on a node, run for real: what its commands do, what they refuse, and that an interrupted one is finished by the next."""
 
 from __future__ import annotations
 
@@ -16,12 +16,10 @@ import pytest
 from components import keepalived
 from components.cluster import Cluster
 from components.keepalived import File, bundle, render, version
-from components.load_balancer import _install_inline
+from components.load_balancer import _install
 from lab.phases import wait_for
-from operations import facts
-from tests.unit.node_root import LIB, Node, node
+from tests.unit.node_root import LIB, OPENSHIFT_LVS, PASSWORD, PROGRAM, Node, node
 
-SCRIPTS = sorted((keepalived.TEMPLATES / "usr/local/lib/openshift-lvs").iterdir())
 MARK = str(51 << 20 | 8443)
 HEARD = "nft add element ip openshift_lvs adverts_51 { 192.168.0.3 }"
 """What the rules do when another director holds the address."""
@@ -86,16 +84,9 @@ def states(fresh: Node) -> str:
     return fresh.sh("cd /etc/keepalived && ls -l --time-style=full-iso current && find . -type f -printf '%p %i %T@ %m\\n' | sort")
 
 
-@pytest.fixture(params=["mawk", "gawk"])
-def either(request: pytest.FixtureRequest) -> Iterator[Node]:
-    """A node with Debian's awk, and one with Red Hat's."""
-    with node(awk=request.param) as made:
-        yield made
-
-
 @pytest.fixture
 def fresh() -> Iterator[Node]:
-    """A node with the tools and nothing delivered."""
+    """A node with the program and nothing delivered."""
     with node() as made:
         yield made
 
@@ -118,36 +109,23 @@ def serving() -> Iterator[Node]:
 
 def test_shellcheck_has_nothing_to_say() -> None:
     stubs = sorted((Path(__file__).parent / "stubs").iterdir())
-    done = subprocess.run([Path(sys.executable).parent / "shellcheck", "--external-sources", *SCRIPTS, *stubs], capture_output=True, text=True, check=False)
+    shell = [keepalived.PROGRAM / "install", keepalived.PROGRAM / "witness"]
+    done = subprocess.run([Path(sys.executable).parent / "shellcheck", *shell, *stubs], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "")
-
-
-def test_every_script_that_sorts_does_so_alike_in_every_language() -> None:
-    for script in SCRIPTS:
-        if re.search(r"\b(sort|comm)\b", re.sub("^#.*", "", script.read_text(), flags=re.MULTILINE)):
-            assert "\nexport LC_ALL=C\n" in script.read_text(), script.name
-
-
-def test_every_script_is_executable_says_what_it_does_and_stops_at_a_fault() -> None:
-    for script in SCRIPTS:
-        text = script.read_text()
-        assert script.stat().st_mode & 0o111 == 0o111, script.name
-        assert text.splitlines()[1].startswith(f"# {script.name}"), script.name
-        assert "\nset -eu\n" in text, script.name
 
 
 # Delivery
 
 
-def test_first_delivery_stages_the_files_and_puts_the_address_on_lo_and_nothing_else(either: Node) -> None:
+def test_first_delivery_stages_the_files_and_puts_the_address_on_lo_and_nothing_else(fresh: Node) -> None:
     files = render(cluster(), "master0")
-    name = either.deliver(files)
+    name = fresh.deliver(files)
     for file in files:
-        path = either.path(f"/etc/keepalived/versions/{name}/{file.path}")
+        path = fresh.path(f"/etc/keepalived/versions/{name}/{file.path}")
         assert (path.read_text(), path.stat().st_mode & 0o777, path.stat().st_uid) == (file.text, file.mode, 0)
-    assert either.addresses_on("lo") == {"192.168.0.250/32"}
-    assert either.in_force is None
-    assert kernel_calls(either) == []
+    assert fresh.addresses_on("lo") == {"192.168.0.250/32"}
+    assert fresh.in_force is None
+    assert kernel_calls(fresh) == []
 
 
 def test_arp_settings_come_before_the_vip_and_the_other_sysctls_after_the_modules(fresh: Node) -> None:
@@ -156,10 +134,10 @@ def test_arp_settings_come_before_the_vip_and_the_other_sysctls_after_the_module
     fresh.write("/usr/local/sbin/ip", f"""#!/bin/sh\necho "ip $*" >>/stub/calls\n{look}\nexec /usr/sbin/ip "$@"\n""", 0o755)
     fresh.deliver(render(cluster(), "master0"))
     modprobe = ["modprobe ip_vs", "modprobe ip_vs_mh"]
-    at_last = [call for call in fresh.calls() if call.startswith(("ip address", "modprobe", "sysctl"))]
+    at_last = [call for call in fresh.calls() if call.startswith(("ip -batch", "modprobe", "sysctl"))]
     sysctl_conf = at_last.pop()
-    assert at_last == [*modprobe, "sysctl -q -p -", "ip address replace 192.168.0.250/32 dev lo", *modprobe]
-    assert sysctl_conf.startswith("sysctl -q -p /etc/keepalived/versions/")
+    assert at_last == [*modprobe, "sysctl -q -p -", "ip -batch -", *modprobe]
+    assert sysctl_conf == "sysctl -q -p -"
     assert set(fresh.read("/stub/arp_ignore").split()) == {"1"}
     assert fresh.sh("/usr/sbin/sysctl -n net.ipv4.conf.all.arp_ignore net.ipv4.conf.lo.arp_announce").split() == ["1", "2"]
     assert "net.ipv4.vs.sloppy_tcp = 1" in fresh.read("/stub/sysctl")
@@ -225,7 +203,9 @@ def test_a_delivery_cut_short_is_finished_by_the_next(fresh: Node) -> None:
     fresh.write(f"{half}/left-over", "")
     fresh.deliver(files)
     assert not fresh.path(half).exists()
-    assert fresh.sh(f"ls /etc/keepalived/versions/{version(files)}").split() == sorted(["drained", *(file.path for file in files)])
+    assert sorted(fresh.sh(f"ls /etc/keepalived/versions/{version(files)}").split()) == sorted(
+        ["drained", "lvs.nft.listed", "node.conf", "program", "services", *(file.path for file in files)]
+    )
 
 
 def test_a_bundle_that_was_cut_off_on_its_way_is_no_version(fresh: Node) -> None:
@@ -334,26 +314,35 @@ ODD = {
 }
 
 
-def test_a_bundle_comes_out_as_it_went_in_whatever_is_in_it(either: Node) -> None:
-    either.succeeds("unpack", "/tmp/a folder", stdin=bundle(tuple(File(path, 0o640, text) for path, text in ODD.items())))
+def unpack(fresh: Node, folder: str, text: str) -> str:
+    """Unpack a bundle on the node; what the program says against it."""
+    fresh.write("/stub/bundle", text)
+    return fresh.python(f"""
+try:
+    versions.unpack(open("/stub/bundle", newline="").read(), {folder!r})
+except (versions.Refused, OSError) as fault:
+    print(fault)
+""")
+
+
+def test_a_bundle_comes_out_as_it_went_in_whatever_is_in_it(fresh: Node) -> None:
+    unpack(fresh, "/tmp/a folder", bundle(tuple(File(path, 0o640, text) for path, text in ODD.items())))
     for path, text in ODD.items():
-        there = either.path(f"/tmp/a folder/{path}")
+        there = fresh.path(f"/tmp/a folder/{path}")
         assert there.read_bytes().decode() == text, path
         assert there.stat().st_mode & 0o777 == 0o640
-    assert not either.path("/evil").exists()
+    assert not fresh.path("/evil").exists()
 
 
-def test_a_bundle_without_a_last_line_feed_gets_one(either: Node) -> None:
-    either.succeeds("unpack", "/tmp/x", stdin=bundle((File("file", 0o644, "one\ntwo"),)))
-    assert either.read("/tmp/x/file") == "one\ntwo\n"
+def test_a_bundle_without_a_last_line_feed_gets_one(fresh: Node) -> None:
+    unpack(fresh, "/tmp/x", bundle((File("file", 0o644, "one\ntwo"),)))
+    assert fresh.read("/tmp/x/file") == "one\ntwo\n"
 
 
-def test_what_is_no_bundle_is_refused(either: Node) -> None:
-    done = either.verb("unpack", "/tmp/x", stdin="==> file 0644\nnot indented\n")
-    assert done.returncode != 0
-    assert "not a line of a bundle: not indented" in done.stderr
-    either.write("/tmp/occupied", "")
-    assert either.verb("unpack", "/tmp", stdin="==> occupied/file 0644\n  text\n").returncode != 0
+def test_what_is_no_bundle_is_refused(fresh: Node) -> None:
+    assert unpack(fresh, "/tmp/x", "==> file 0644\nnot indented\n") == "not a line of a bundle: not indented"
+    fresh.write("/tmp/occupied", "")
+    assert "occupied" in unpack(fresh, "/tmp", "==> occupied/file 0644\n  text\n")
 
 
 # Secrets
@@ -405,14 +394,14 @@ def test_a_version_whose_password_did_not_come_is_not_activated(fresh: Node) -> 
 # Activation
 
 
-def test_first_activation_starts_keepalived_and_its_unit_at_boot(either: Node) -> None:
-    name = either.deliver(render(cluster(), "master0"))
-    assert either.succeeds("activate", name) == f"{name} in force\n"
-    assert either.in_force == name
-    assert kernel_calls(either) == ["systemctl start openshift-lvs.service keepalived.service"]
-    assert f"meta mark set 0x{int(MARK):08x}" in either.sh("nft list table ip openshift_lvs")
-    assert either.read("/run/openshift-lvs/drain-master") == "0\n"
-    assert table(either) == {"192.168.0.2": 1, "192.168.0.3": 1, "192.168.0.4": 1}
+def test_first_activation_starts_keepalived_and_its_unit_at_boot(fresh: Node) -> None:
+    name = fresh.deliver(render(cluster(), "master0"))
+    assert fresh.succeeds("activate", name) == f"{name} in force\n"
+    assert fresh.in_force == name
+    assert kernel_calls(fresh) == ["systemctl start openshift-lvs.service keepalived.service"]
+    assert f"meta mark set 0x{int(MARK):08x}" in fresh.sh("nft list table ip openshift_lvs")
+    assert fresh.read("/run/openshift-lvs/drain-master") == "0\n"
+    assert table(fresh) == {"192.168.0.2": 1, "192.168.0.3": 1, "192.168.0.4": 1}
 
 
 def test_activating_what_is_in_force_touches_nothing(serving: Node) -> None:
@@ -474,11 +463,16 @@ def with_a_port(**vip: Any) -> Cluster:
     return Cluster.parse(data)
 
 
+def nobody_listens_on_443(fresh: Node) -> None:
+    """The servers of the service on port 443 leave the table at every reload."""
+    fresh.write("/stub/on-reload", f"#!/bin/sh\nsed -i 's/^{51 << 20 | 443} 192.*/{51 << 20 | 443} - - 0 0/' /stub/table\n", 0o755)
+
+
 def test_a_new_service_that_no_server_answers_brings_the_old_version_back(serving: Node) -> None:
     old = serving.in_force
     new = serving.deliver(render(with_a_port(), "master0"))
     # Nobody listens on the new port, everybody on the old one.
-    serving.write("/usr/local/lib/openshift-lvs/live", f"#!/bin/sh\nset -eu\nprintf '{MARK} 192.168.0.%s gatewaying\\n' 2 3 4\n", 0o755)
+    nobody_listens_on_443(serving)
     done = serving.verb("activate", new)
     assert done.returncode == 1
     assert "no server passes its check of the new service 192.168.0.250:443" in done.stderr
@@ -508,41 +502,41 @@ def replaced() -> Cluster:
     return Cluster.parse(data)
 
 
-def test_a_reload_that_replaces_servers_leaves_no_poor_view(either: Node) -> None:
-    either.roll_out(cluster(), "master0")
+def test_a_reload_that_replaces_servers_leaves_no_poor_view(fresh: Node) -> None:
+    fresh.roll_out(cluster(), "master0")
     # What keepalived says of such a reload: the old servers' quorum is lost.
-    either.write("/stub/on-reload", f"#!/bin/sh\n{LIB}/quorum master master-8443 -100\n", 0o755)
-    either.roll_out(replaced(), "master0")
-    assert either.read("/run/openshift-lvs/view-master") == "0\n"
+    fresh.write("/stub/on-reload", f"#!/bin/sh\n{OPENSHIFT_LVS} quorum master master-8443 -100\n", 0o755)
+    fresh.roll_out(replaced(), "master0")
+    assert fresh.read("/run/openshift-lvs/view-master") == "0\n"
 
 
 @pytest.mark.parametrize(
     ("drained", "dead", "weight"),
     [((), ("192.168.0.4",), 0), ((), ("192.168.0.3", "192.168.0.4"), -100), (("192.168.0.4",), (), 0), (("192.168.0.3", "192.168.0.4"), (), 0)],
 )
-def test_only_what_has_its_quorum_is_counted_again(either: Node, drained: tuple[str, ...], dead: tuple[str, ...], weight: int) -> None:
-    name = either.roll_out(cluster(), "master0")
+def test_only_what_has_its_quorum_is_counted_again(fresh: Node, drained: tuple[str, ...], dead: tuple[str, ...], weight: int) -> None:
+    name = fresh.roll_out(cluster(), "master0")
     for server in drained:
-        either.succeeds("rotation", "out", server)
-    either.write("/stub/dead", "".join(f"{name} {server}\n" for server in dead))
-    either.sh("systemctl reload keepalived.service")
-    either.succeeds("quorum", "master", "master-8443", "-100")
-    either.succeeds("recount")
-    assert either.read("/run/openshift-lvs/view-master") == f"{weight}\n"
+        fresh.succeeds("rotation", "out", server)
+    fresh.write("/stub/dead", "".join(f"{name} {server}\n" for server in dead))
+    fresh.sh("systemctl reload keepalived.service")
+    fresh.succeeds("quorum", "master", "master-8443", "-100")
+    fresh.succeeds("recount")
+    assert fresh.read("/run/openshift-lvs/view-master") == f"{weight}\n"
 
 
 def test_what_loses_its_quorum_while_it_is_counted_has_lost_it(serving: Node) -> None:
     serving.succeeds("quorum", "master", "master-8443", "-100")
-    # Its servers go when `quorum` is called.
-    serving.sh(f"mv {LIB}/quorum {LIB}/quorum.real")
-    serving.write(f"{LIB}/quorum", f'#!/bin/sh\n: >/stub/table\nexec {LIB}/quorum.real "$@"\n', 0o755)
+    # Its servers leave the table at the second look.
+    looks = 'echo >>/stub/looks; if [ "$(wc -l </stub/looks)" = 2 ]; then : >/stub/table; fi\n'
+    serving.write("/usr/local/sbin/ipvsadm", serving.read("/usr/local/sbin/ipvsadm").replace("set -eu\n", f"set -eu\n{looks}", 1), 0o755)
     serving.succeeds("recount")
     assert serving.read("/run/openshift-lvs/view-master") == "-100\n"
 
 
 def test_an_operator_may_drain_a_server_while_a_version_is_activated(serving: Node) -> None:
     new = serving.deliver(render(cluster(quorum=1), "master0"))
-    serving.write("/stub/on-reload", f"#!/bin/sh\n[ -e /etc/keepalived/drained/192.168.0.4 ] || {LIB}/rotation out 192.168.0.4\n", 0o755)
+    serving.write("/stub/on-reload", f"#!/bin/sh\n[ -e /etc/keepalived/drained/192.168.0.4 ] || {OPENSHIFT_LVS} rotation out 192.168.0.4\n", 0o755)
     assert serving.succeeds("activate", new).endswith("in force\n")
     assert table(serving) == {"192.168.0.2": 1, "192.168.0.3": 1, "192.168.0.4": 0}
 
@@ -551,36 +545,53 @@ def test_two_activations_do_not_meet(serving: Node) -> None:
     new = serving.deliver(render(cluster(quorum=1), "master0"))
     serving.write("/stub/on-reload", "#!/bin/sh\n: >/stub/reloading; until [ -e /stub/go-on ]; do /usr/bin/sleep 0.05; done\n", 0o755)
     said = serving.sh(f"""
-        {LIB}/activate {new} >/stub/first 2>&1 &
+        {OPENSHIFT_LVS} activate {new} >/stub/first 2>&1 &
         until [ -e /stub/reloading ]; do /usr/bin/sleep 0.05; done
-        {LIB}/activate {new} >/stub/second 2>&1 &
-        until grep -qxz -- --wait /proc/[0-9]*/cmdline 2>/dev/null; do /usr/bin/sleep 0.05; done
+        {OPENSHIFT_LVS} activate {new} >/stub/second 2>&1 &
+        before=$(cat /proc/uptime); until [ "$(cat /proc/uptime)" != "$before" ]; do /usr/bin/sleep 0.05; done
         [ ! -s /stub/second ]; touch /stub/go-on; wait; cat /stub/first /stub/second
     """)
     assert said.splitlines() == [f"{new} in force", f"{new} in force, nothing to do"]
 
 
-@pytest.mark.parametrize("verb", ["deliver", "deliver-secret", "go-home", "install", "remove"])
+@pytest.mark.parametrize("verb", ["deliver", "deliver-secret", "go-home", "remove"])
 def test_nothing_else_changes_a_node_while_an_activation_is_at_work(serving: Node, verb: str) -> None:
     other, authenticated = render(cluster(quorum=1), "master0"), render(with_password(), "master0")
     arguments, stdin = {
         "deliver": (version(other), bundle(other)),
-        "deliver-secret": (serving.deliver(authenticated), secret("pa55word")),
+        "deliver-secret": (serving.deliver(authenticated), secret(PASSWORD)),
         "go-home": ("master", ""),
-        "install": ("/stub/tools", ""),
         "remove": ("", ""),
     }[verb]
-    serving.write(f"/stub/tools{LIB}/wait-for", "#!/bin/sh\n# another one\n", 0o755)
     serving.write("/stub/stdin", stdin)
-    look = "ls -lR /etc/keepalived /usr/local/lib/openshift-lvs; cat /run/openshift-lvs/view-master"
+    look = f"ls -lR /etc/keepalived; ls {LIB}; cat /run/openshift-lvs/view-master"
     serving.sh(f"""
-        exec 9</run/openshift-lvs.lock; flock 9
-        ({look}) >/stub/before
-        {LIB}/{verb} {arguments} </stub/stdin >/stub/said 2>&1 9<&- & changing=$!
-        until grep -qxz -- --wait /proc/[0-9]*/cmdline 2>/dev/null; do kill -0 $changing; /usr/bin/sleep 0.05; done
+        exec 9<>/run/openshift-lvs/lock; flock 9
+        ({look}) >/stub/before; before=$(cat /proc/uptime)
+        {OPENSHIFT_LVS} {verb} {arguments} </stub/stdin >/stub/said 2>&1 9<&- & changing=$!
+        until [ "$(cat /proc/uptime)" != "$before" ]; do kill -0 $changing; /usr/bin/sleep 0.05; done
         ({look}) | cmp - /stub/before; [ ! -s /stub/said ]
         exec 9<&-; wait $changing
     """)
+
+
+def test_a_command_that_waits_too_long_names_the_one_that_holds_the_lock(serving: Node) -> None:
+    said = serving.python("""
+import os
+with lock.Lock(state.LOCK, 0, "activate 0123456789ab"):
+    try:
+        with lock.Lock(state.LOCK, 2, "deliver 1"):
+            pass
+    except lock.TimedOut as fault:
+        print(str(fault).replace(str(os.getpid()), "PID"))
+""")
+    assert said == "/run/openshift-lvs/lock: waited 2 s; it is held by activate 0123456789ab, process PID"
+
+
+def test_no_other_user_can_reach_a_lock_or_a_tracked_file(serving: Node) -> None:
+    for script in ("flock --nonblock /run/openshift-lvs/lock true", "ls /run/openshift-lvs", "cat /run/openshift-lvs/drain-master"):
+        done = serving.run("setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups", "sh", "-c", script)
+        assert done.returncode != 0 and "ermission denied" in done.stderr, script
 
 
 def test_a_firewall_that_flushes_every_table_takes_the_marks_away_for_a_moment_only(serving: Node) -> None:
@@ -632,7 +643,7 @@ def test_only_a_packet_that_enters_through_the_pools_interface_gets_a_mark(servi
 
 def test_a_new_service_may_wait_for_its_servers_where_no_answer_is_asked_for(serving: Node) -> None:
     new = serving.deliver(render(with_a_port(answers_within=0), "master0"))
-    serving.write("/usr/local/lib/openshift-lvs/live", f"#!/bin/sh\nset -eu\nprintf '{MARK} 192.168.0.%s gatewaying\\n' 2 3 4\n", 0o755)
+    nobody_listens_on_443(serving)
     assert serving.succeeds("activate", new) == f"{new} in force\n"
 
 
@@ -669,7 +680,7 @@ def test_a_rollback_that_did_not_reach_keepalived_is_finished_by_the_next_activa
 
 
 def test_a_version_before_that_knows_no_connection_sync_is_gone_back_to_all_the_same(serving: Node) -> None:
-    serving.sh("sed -i /^SYNC_ID=/d /etc/keepalived/current/node.conf")
+    serving.sh('sed -i \'s/"sync_id": 51/"sync_id": null/\' /etc/keepalived/current/host.json')
     new = serving.deliver(render(cluster(health_check={**QUICK, "retry": 1}), "master0"))
     serving.write("/stub/dead", f"{new} 192.168.0.3\n")
     assert f"rolled back to {serving.in_force}" in serving.verb("activate", new).stderr
@@ -706,7 +717,7 @@ def test_a_sorry_server_at_work_is_no_server_that_was_removed(serving: Node) -> 
 
 def test_a_first_activation_that_fails_leaves_no_version_in_force(fresh: Node) -> None:
     name = fresh.deliver(render(cluster(), "master0"))
-    fresh.write("/etc/systemd/system/keepalived.service.d/openshift-lvs.conf", "[Service]\nExecStartPre=false\n")
+    fresh.write("/stub/refuses-start", "")
     done = fresh.verb("activate", name)
     assert done.returncode == 1
     assert "keepalived is stopped: there is no version before to go back to" in done.stderr
@@ -716,7 +727,7 @@ def test_a_first_activation_that_fails_leaves_no_version_in_force(fresh: Node) -
 def test_a_version_in_force_stays_so_when_keepalived_has_a_bad_day(serving: Node) -> None:
     name = str(serving.in_force)
     serving.sh("rm /stub/active-keepalived.service")
-    serving.write("/etc/systemd/system/keepalived.service.d/openshift-lvs.conf", "[Service]\nExecStartPre=false\n")
+    serving.write("/stub/refuses-start", "")
     done = serving.verb("activate", name)
     assert done.returncode == 1
     assert f"{name} stays in force: no other version was healthy before" in done.stderr
@@ -787,7 +798,7 @@ def test_a_director_whose_address_no_other_takes_refuses_another_forwarding_meth
     serving.sh(heard)
     done = serving.verb("activate", new)
     assert done.returncode == 1
-    assert "of 192.168.0.3 none took its addresses" in done.stderr
+    assert "of 192.168.0.3 none took its VIPs" in done.stderr
     assert serving.in_force == old
     assert table(serving) == {"192.168.0.2": 1, "192.168.0.3": 1, "192.168.0.4": 1}, "the server that should have gone has its weight again"
     assert not [call for call in serving.calls() if re.match("systemctl (stop|start|reload)|ipvsadm --delete", call)]
@@ -826,15 +837,15 @@ def test_a_rollback_counts_the_quorum_again(serving: Node) -> None:
     new = serving.deliver(render(cluster(health_check={**QUICK, "retry": 1}), "master0"))
     serving.write("/stub/dead", f"{new} 192.168.0.3\n")
     # keepalived says so of servers that were replaced, and were replaced again.
-    serving.write("/stub/on-reload", f"#!/bin/sh\n{LIB}/quorum master master-8443 -100\n", 0o755)
+    serving.write("/stub/on-reload", f"#!/bin/sh\n{OPENSHIFT_LVS} quorum master master-8443 -100\n", 0o755)
     assert serving.verb("activate", new).returncode == 1
     assert serving.read("/run/openshift-lvs/view-master") == "0\n"
 
 
 def test_the_time_that_checks_have_begins_after_the_reload(serving: Node) -> None:
-    serving.write("/stub/on-reload", "#!/bin/sh\nsleep 1\ncut -d . -f 1 /proc/uptime >/stub/reloaded\n", 0o755)
+    serving.write("/stub/on-reload", "#!/bin/sh\nsleep 1; sleep 1; sleep 1; sleep 1; sleep 1\ncut -d . -f 1 /proc/uptime >/stub/reloaded\n", 0o755)
     serving.roll_out(cluster(health_check={**QUICK, "retry": 1}), "master0")
-    assert int(serving.read("/run/openshift-lvs/switched")) >= int(serving.read("/stub/reloaded"))
+    assert serving.uptime - int(serving.read("/stub/reloaded")) > keepalived.describe(cluster(), "master0").check_seconds
 
 
 def test_a_rollback_needs_nobody_who_listens(serving: Node) -> None:
@@ -842,7 +853,7 @@ def test_a_rollback_needs_nobody_who_listens(serving: Node) -> None:
     new = serving.deliver(render(cluster(health_check={**QUICK, "retry": 1}), "master0"))
     serving.write("/stub/dead", f"{new} 192.168.0.3\n")
     # The last reader of its words is gone before there are any.
-    serving.sh(f"{{ {LIB}/activate {new} || echo $? >/stub/status; }} 2>&1 | :; while [ ! -s /stub/status ]; do /usr/bin/sleep 0.1; done")
+    serving.sh(f"{{ {OPENSHIFT_LVS} activate {new} || echo $? >/stub/status; }} 2>&1 | :; while [ ! -s /stub/status ]; do /usr/bin/sleep 0.1; done")
     assert serving.in_force == old
     assert table(serving)["192.168.0.3"] == 1
 
@@ -856,35 +867,40 @@ def test_what_was_cut_short_is_measured_by_what_answered_before_it(serving: Node
     assert (done.returncode, serving.in_force) == (1, old)
 
 
-def test_what_a_removal_lowered_before_it_was_cut_short_is_raised_again(either: Node) -> None:
-    old = either.roll_out(cluster(), "master0")
-    new = either.deliver(render(without_master2(), "master0"))
-    either.succeeds("drain-removed", f"/etc/keepalived/versions/{new}")
-    assert table(either)["192.168.0.4"] == 0
-    assert either.succeeds("activate", old) == f"{old} in force, nothing to do\n"
-    assert table(either)["192.168.0.4"] == 1
-    either.succeeds("drain-removed", f"/etc/keepalived/versions/{new}")
-    either.succeeds("rotation", "out", "192.168.0.4")
-    either.succeeds("raise-lowered")
-    assert table(either)["192.168.0.4"] == 0  # the operator's word counts
-    either.succeeds("rotation", "in", "192.168.0.4")
-    either.succeeds("drain-removed", f"/etc/keepalived/versions/{new}")
-    either.sh(f"ln -sfn versions/{new} /etc/keepalived/current")  # cut short before the reload
-    either.succeeds("raise-lowered")
-    assert table(either)["192.168.0.4"] == 1
-    either.roll_out(without_master2(), "master0")
-    assert table(either) == {"192.168.0.2": 1, "192.168.0.3": 1}
-    either.roll_out(cluster(), "master0")
-    assert table(either)["192.168.0.4"] == 1
+def lower_removed(fresh: Node, version: str) -> None:
+    """What an activation of that version does before the switch, and no more: it is interrupted then."""
+    fresh.python(f"activation._Activation({version!r}, state.target(state.PROVEN))._lower_removed()")
 
 
-def test_another_virtual_router_id_takes_no_server_out_of_rotation(either: Node) -> None:
-    either.roll_out(cluster(), "master0")
+def test_what_a_removal_lowered_before_it_was_cut_short_is_raised_again(fresh: Node) -> None:
+    old = fresh.roll_out(cluster(), "master0")
+    new = fresh.deliver(render(without_master2(), "master0"))
+    lower_removed(fresh, new)
+    assert table(fresh)["192.168.0.4"] == 0
+    assert fresh.succeeds("activate", old) == f"{old} in force, nothing to do\n"
+    assert table(fresh)["192.168.0.4"] == 1
+    lower_removed(fresh, new)
+    fresh.succeeds("rotation", "out", "192.168.0.4")
+    fresh.succeeds("activate", old)
+    assert table(fresh)["192.168.0.4"] == 0  # the operator's word counts
+    fresh.succeeds("rotation", "in", "192.168.0.4")
+    lower_removed(fresh, new)
+    fresh.sh(f"ln -sfn versions/{new} /etc/keepalived/current")  # cut short before the reload
+    fresh.succeeds("activate", old)
+    assert table(fresh)["192.168.0.4"] == 1
+    fresh.roll_out(without_master2(), "master0")
+    assert table(fresh) == {"192.168.0.2": 1, "192.168.0.3": 1}
+    fresh.roll_out(cluster(), "master0")
+    assert table(fresh)["192.168.0.4"] == 1
+
+
+def test_another_virtual_router_id_takes_no_server_out_of_rotation(fresh: Node) -> None:
+    fresh.roll_out(cluster(), "master0")
     changed = copy.deepcopy(STACK)
     changed["vips"]["master"]["virtual_router_id"] = 77
-    new = either.deliver(render(Cluster.parse(changed), "master0"))
-    either.succeeds("drain-removed", f"/etc/keepalived/versions/{new}")
-    assert table(either) == {"192.168.0.2": 1, "192.168.0.3": 1, "192.168.0.4": 1}
+    new = fresh.deliver(render(Cluster.parse(changed), "master0"))
+    lower_removed(fresh, new)
+    assert table(fresh) == {"192.168.0.2": 1, "192.168.0.3": 1, "192.168.0.4": 1}
 
 
 def test_going_back_to_the_old_version_after_one_that_was_cut_short_reloads(serving: Node) -> None:
@@ -896,23 +912,23 @@ def test_going_back_to_the_old_version_after_one_that_was_cut_short_reloads(serv
     assert serving.in_force == old
 
 
-def test_a_removed_server_gets_no_new_connection_and_its_last_ones_time_to_end(either: Node) -> None:
-    either.roll_out(cluster(), "master0")
-    hold(either, leaves=False)
-    either.write("/stub/table", either.read("/stub/table").replace("192.168.0.4 DR 1 0", "192.168.0.4 DR 1 3"))
-    either.calls()
-    new = either.deliver(render(without_master2(), "master0"))
-    either.succeeds("activate", new)
+def test_a_removed_server_gets_no_new_connection_and_its_last_ones_time_to_end(fresh: Node) -> None:
+    fresh.roll_out(cluster(), "master0")
+    hold(fresh, leaves=False)
+    fresh.write("/stub/table", fresh.read("/stub/table").replace("192.168.0.4 DR 1 0", "192.168.0.4 DR 1 3"))
+    fresh.calls()
+    new = fresh.deliver(render(without_master2(), "master0"))
+    fresh.succeeds("activate", new)
     drained = f"ipvsadm --edit-server --fwmark-service {MARK} --real-server 192.168.0.4 --gatewaying --weight 0"
-    assert kernel_calls(either) == [drained, "systemctl reload keepalived.service"]
+    assert kernel_calls(fresh) == [drained, "systemctl reload keepalived.service"]
     # The stub ends one connection per look: three were left, so the reload came when none was.
-    assert table(either) == {"192.168.0.2": 1, "192.168.0.3": 1}
+    assert table(fresh) == {"192.168.0.2": 1, "192.168.0.3": 1}
 
 
 def test_a_director_that_holds_no_address_waits_for_no_connection_that_others_told_it_of(serving: Node) -> None:
     serving.write("/stub/table", serving.read("/stub/table").replace("192.168.0.4 DR 1 0", "192.168.0.4 DR 1 3"))
     new = serving.deliver(render(without_master2(), "master0"))
-    serving.succeeds("drain-removed", f"/etc/keepalived/versions/{new}")
+    lower_removed(serving, new)
     assert serving.read("/stub/table").splitlines()[-1].startswith(f"{MARK} 192.168.0.4 DR 0 ")
     assert int(serving.read("/stub/table").split()[-1]) > 0
 
@@ -922,7 +938,7 @@ def test_a_removed_server_waits_for_its_connections(serving: Node) -> None:
     serving.write("/stub/table", serving.read("/stub/table").replace("192.168.0.4 DR 1 0", "192.168.0.4 DR 1 3"))
     new = serving.deliver(render(without_master2(), "master0"))
     serving.path("/stub/calls").write_text("")
-    serving.succeeds("drain-removed", f"/etc/keepalived/versions/{new}")
+    lower_removed(serving, new)
     assert serving.read("/stub/table").splitlines()[-1] == f"{MARK} 192.168.0.4 DR 0 0"
     looks = [call for call in serving.read("/stub/calls").splitlines() if call.startswith("ipvsadm --list --numeric")]
     assert len(looks) >= 3
@@ -967,7 +983,7 @@ def server_only() -> Cluster:
 
 
 def synced(fresh: Node) -> frozenset[str]:
-    return facts.read(fresh.succeeds("facts")).sync
+    return frozenset(f"{daemon.side} on {daemon.interface} with {daemon.sync_id}" for daemon in fresh.facts.sync)
 
 
 def test_a_director_tells_and_hears_of_connections_owner_or_not(serving: Node, backup: Node) -> None:
@@ -1093,7 +1109,7 @@ def test_an_owner_changes_in_place_unless_it_sees_a_server_fail(serving: Node) -
     serving.succeeds("activate", same_checks)
     assert "192.168.0.250/32" in serving.addresses_on("eth0"), "keepalived keeps what it knows of checks that are the same"
     serving.write("/etc/keepalived/drained/192.168.0.4", "")
-    assert serving.succeeds("failing") == "", "one that is drained does not fail"
+    assert serving.python("print(servers.failing(here, ipvs.table()))") == "set()", "one that is drained does not fail"
     serving.sh("rm /etc/keepalived/drained/192.168.0.4")
     new = serving.deliver(render(cluster(health_check={**QUICK, "retry": 2}), "master0"))
     serving.succeeds("activate", new)
@@ -1112,7 +1128,7 @@ def test_no_director_hands_over_to_those_that_are_dead(backup: Node) -> None:
     hold(backup, leaves=True)
     backup.write("/stub/dead", "".join(f"{backup.in_force} 192.168.0.{n}\n" for n in (2, 4)))
     backup.sh("systemctl reload keepalived.service")
-    assert backup.verb("others-able", "/etc/keepalived/current").returncode == 1
+    assert backup.python("print(vrrp.others_able(here, here))") == "False"
     backup.roll_out(cluster(health_check={**QUICK, "retry": 1}), "master1")
     assert "192.168.0.250/32" in backup.addresses_on("eth0")
 
@@ -1147,7 +1163,7 @@ def test_a_backup_that_holds_the_address_gives_it_away_before_it_changes(backup:
 def test_a_director_that_has_changed_comes_after_those_that_have_not_until_the_roll_out_ends(backup: Node) -> None:
     backup.roll_out(cluster(weights={"master2": 2}), "master1")
     assert backup.read("/run/openshift-lvs/drain-master") == "-50\n"
-    seen = facts.read(backup.succeeds("facts"))
+    seen = backup.facts
     assert (seen.behind, seen.aside) == (["master"], []), "it may own the address"
     backup.succeeds("go-home", "master")
     assert backup.read("/run/openshift-lvs/drain-master") == "0\n"
@@ -1185,9 +1201,9 @@ def test_going_home_that_fails_does_not_leave_the_node_unable_to_own(backup: Nod
 def test_an_instance_that_is_not_asked_about_may_keep_its_address(serving: Node) -> None:
     serving.roll_out(with_second_address(), "master0")
     serving.sh("ip address add 192.168.0.251/32 dev eth0")
-    assert serving.succeeds("holds-nothing", "master") == ""
-    assert serving.verb("holds-nothing", "other").stdout == "still here: 192.168.0.251\n"
-    assert serving.verb("holds-nothing").returncode == 1
+    assert serving.python("print(vrrp.held(here, ['master']))") == "[]"
+    assert serving.python("print(vrrp.held(here, ['other']))") == "['192.168.0.251']"
+    assert serving.python("print(vrrp.held(here, here.instances))") == "['192.168.0.251']"
 
 
 def test_a_stop_drains_and_leaves_no_address_behind(serving: Node) -> None:
@@ -1234,8 +1250,7 @@ def test_a_view_is_as_poor_as_the_part_of_its_services_without_a_quorum(serving:
 
 
 def test_a_quorum_that_is_lost_while_a_version_is_applied_counts(serving: Node) -> None:
-    serving.write("/usr/local/sbin/mv", f'#!/bin/sh\nif mkdir /stub/once 2>/dev/null; then {LIB}/apply; fi\nexec /usr/bin/mv "$@"\n', 0o755)
-    serving.succeeds("quorum", "master", "master-8443", "-100")
+    serving.sh(f"for turn in 1 2 3 4 5; do {OPENSHIFT_LVS} apply & done; {OPENSHIFT_LVS} quorum master master-8443 -100; wait")
     assert serving.read("/run/openshift-lvs/view-master") == "-100\n"
 
 
@@ -1243,9 +1258,9 @@ def test_two_services_that_lose_their_quorum_at_once_both_count(serving: Node) -
     serving.roll_out(with_a_port(), "master0")
     run = "/run/openshift-lvs"
     serving.sh(f"""
-        exec 9<{run}/quorum/master; flock 9
-        {LIB}/quorum master master-8443 -100 9<&- &
-        {LIB}/wait-for 10 "the first to count" grep -qx -- -100 {run}/quorum/master/master-8443
+        exec 9<>{run}/master.lock; flock 9; before=$(cat /proc/uptime)
+        {OPENSHIFT_LVS} quorum master master-8443 -100 9<&- &
+        until [ "$(cat /proc/uptime)" != "$before" ]; do /usr/bin/sleep 0.01; done
         echo -100 >{run}/quorum/master/master-443
         exec 9<&-; wait""")
     assert serving.read(f"{run}/view-master") == "-100\n"
@@ -1260,19 +1275,19 @@ def test_a_director_that_starts_unchecked_starts_with_a_poor_view(fresh: Node) -
 
 def test_the_witness_that_answered_last_is_asked_and_after_a_failure_the_next_one(serving: Node) -> None:
     nowhere, refused = "192.0.2.1:22", "127.0.0.1:1"
-    done = serving.verb("reached", nowhere, refused)
+    done = serving.run(f"{PROGRAM}/witness", nowhere, refused)
     assert done.returncode == 1
     assert "Network is unreachable" in done.stdout
-    assert "refused" in serving.succeeds("reached", nowhere, refused)
-    assert "refused" in serving.succeeds("reached", nowhere, refused)
-    assert serving.verb("reached", nowhere).returncode == 1
+    assert "refused" in serving.run(f"{PROGRAM}/witness", nowhere, refused).stdout
+    assert "refused" in serving.run(f"{PROGRAM}/witness", nowhere, refused).stdout
+    assert serving.run(f"{PROGRAM}/witness", nowhere).returncode == 1
 
 
 def test_facts_tell_which_witnesses_are_reached_a_refusal_counts(serving: Node) -> None:
     data = copy.deepcopy(STACK)
     data["pools"]["master"]["witnesses"] = ["192.0.2.1:22", "127.0.0.1:1"]
     serving.roll_out(Cluster.parse(data), "master0")
-    assert facts.read(serving.succeeds("facts")).witnesses == {"192.0.2.1:22": False, "127.0.0.1:1": True}
+    assert serving.facts.witnesses == {"192.0.2.1:22": False, "127.0.0.1:1": True}
 
 
 # Answers
@@ -1358,66 +1373,7 @@ def test_answers_asks_every_target_and_stops_at_the_one_that_does_not_answer(web
     assert (done.returncode, done.stdout) == (1, "127.0.0.1:3306 answered 5 of 5\n")
 
 
-def test_a_wait_says_what_it_waited_for_and_saw_last(fresh: Node) -> None:
-    assert fresh.verb("wait-for", "0", "the rain to stop", "echo", "x").returncode == 0
-    done = fresh.verb("wait-for", "0", "the rain to stop", "sh", "-c", "echo it pours; exit 1")
-    assert (done.returncode, done.stderr) == (1, "waited 0 s for the rain to stop; last seen: it pours\n")
-
-
-# Time
-
-JUMPING_DATE = """#!/bin/sh
-[ "$1" = +%s ] || exec /usr/bin/date "$@"
-read -r now </stub/wall 2>/dev/null || now=1000000000
-echo "$((now + 3600))" | tee /stub/wall
-"""
-"""A wall clock that is an hour later at every look, as when a node sets it after a long pause."""
-
-
-@pytest.fixture
-def jumping(serving: Node) -> Node:
-    """The owner with a first version in force, on which the wall clock jumps."""
-    serving.write("/usr/local/sbin/date", JUMPING_DATE, 0o755)
-    serving.sh("cp -p /usr/local/sbin/sleep /stub/sleep; : >/stub/wall")
-    return serving
-
-
-def test_a_wait_does_not_give_up_when_the_wall_clock_jumps(jumping: Node) -> None:
-    jumping.succeeds("wait-for", "30", "the fourth look", "sh", "-c", "echo >>/stub/looks; [ $(wc -l </stub/looks) = 4 ]")
-
-
-def test_a_wait_ends_after_its_seconds_all_the_same(jumping: Node) -> None:
-    began = jumping.uptime
-    assert jumping.verb("wait-for", "30", "nothing", "false").returncode == 1
-    assert jumping.uptime - began == 30
-
-
-def test_checks_have_not_run_because_the_wall_clock_jumped(jumping: Node) -> None:
-    jumping.roll_out(cluster(health_check={**QUICK, "retry": 1}), "master0")
-    assert jumping.succeeds("checked", "1") == ""  # the activation waited for them
-    jumping.sh("sleep 1")
-    since = jumping.uptime - int(jumping.read("/run/openshift-lvs/switched"))
-    done = jumping.verb("checked", "31")
-    assert (done.returncode, done.stdout) == (1, f"{since} s since the switch\n")
-
-
-def test_a_removed_server_keeps_its_time_when_the_wall_clock_jumps(jumping: Node) -> None:
-    hold(jumping, leaves=False)
-    jumping.write("/stub/table", jumping.read("/stub/table").replace("192.168.0.4 DR 1 0", "192.168.0.4 DR 1 9"))
-    new = jumping.deliver(render(without_master2(), "master0"))
-    done = jumping.verb("drain-removed", f"/etc/keepalived/versions/{new}")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert jumping.read("/stub/table").splitlines()[-1] == f"{MARK} 192.168.0.4 DR 0 0"
-
-
-def test_answers_waits_for_its_seconds_when_the_wall_clock_jumps(jumping: Node) -> None:
-    serve = "[ -e /stub/served ] || { touch /stub/served; cd /tmp; python3 -m http.server --bind 127.0.0.1 8080 >/dev/null 2>&1 & }"
-    jumping.write("/usr/local/sbin/sleep", f"#!/bin/sh\n{serve}\n/usr/bin/sleep 0.1\nexec /stub/sleep\n", 0o755)
-    assert jumping.succeeds("answers", "300", "2", "127.0.0.1:8080") == "127.0.0.1:8080 answered 2 of 2\n"
-
-
-def test_a_delivery_listens_for_its_seconds_when_the_wall_clock_jumps(fresh: Node) -> None:
-    fresh.write("/usr/local/sbin/date", JUMPING_DATE, 0o755)
+def test_a_delivery_listens_for_adverts_before_anything_is_in_force(fresh: Node) -> None:
     began = fresh.uptime
     fresh.deliver(render(cluster(), "master0"))
     assert fresh.uptime - began == 4
@@ -1429,39 +1385,77 @@ PACKAGE_MANAGER = '#!/bin/sh\necho "{name} $*" >>/stub/calls\n'
 
 
 def install(fresh: Node, cut_off_after: int | None = None) -> subprocess.CompletedProcess[str]:
-    """As the program does: the bundle by stdin, unpacked by a script that comes with the command."""
-    tools = bundle(keepalived.tools())
-    return fresh.run("sh", "-c", _install_inline(tools), stdin=tools[:cut_off_after])
+    """As the program does: the bundle by stdin, the script as text."""
+    return fresh.run("sh", "-c", _install(), stdin=bundle(keepalived.program())[:cut_off_after])
 
 
-def test_tools_that_were_cut_off_on_their_way_are_not_installed() -> None:
-    with node(tools=False) as bare:
-        done = install(bare, len(bundle(keepalived.tools())) // 2)
-        assert (done.returncode, done.stderr) == (1, "the tools did not arrive whole; pulumi up again\n")
+def test_a_program_that_was_cut_off_on_its_way_is_not_installed() -> None:
+    with node(installed=False) as bare:
+        done = install(bare, len(bundle(keepalived.program())) // 2)
+        assert (done.returncode, done.stderr) == (1, "the program did not arrive whole; pulumi up again\n")
         assert not bare.path(LIB).exists()
         assert not bare.sh("ls /tmp")
 
 
-def test_installing_puts_every_tool_in_place_and_touches_none_the_second_time() -> None:
-    with node(tools=False) as bare:
+def test_installing_adds_the_program_compiled_and_touches_nothing_the_second_time() -> None:
+    with node(installed=False) as bare:
         bare.write("/usr/bin/apt-get", PACKAGE_MANAGER.format(name="apt-get"), 0o755)
         done = install(bare)
         assert done.returncode == 0, done.stderr
         assert not [call for call in bare.calls() if call.startswith("apt-get")]
         assert done.stdout.startswith("Keepalived v2.")
-        for file in keepalived.tools():
-            path = bare.path(file.path)
+        for file in keepalived.program():
+            path = bare.path(f"{PROGRAM}/{file.path}")
             assert (path.read_text(), path.stat().st_mode & 0o777) == (file.text, file.mode)
-        inodes = {file.path: bare.path(file.path).stat().st_ino for file in keepalived.tools()}
+        everything = f"find {LIB} -printf '%p %i %T@ %m\\n' | sort"
+        before = bare.sh(everything)
+        assert "/openshift_lvs/__pycache__/commands.cpython-" in before
         assert install(bare).returncode == 0
-        assert inodes == {file.path: bare.path(file.path).stat().st_ino for file in keepalived.tools()}
+        assert bare.sh(everything) == before
         assert not bare.sh("ls /tmp")
-        assert bare.calls()[-1] == "systemctl -q enable openshift-lvs.service keepalived.service"
+
+
+def test_an_interrupted_installation_is_finished_by_the_next() -> None:
+    with node(installed=False) as bare:
+        bare.write(f"{PROGRAM}.part/openshift_lvs/commands.py", "half a pro")
+        assert install(bare).returncode == 0
+        assert bare.read(f"{PROGRAM}/openshift_lvs/commands.py") == (keepalived.PROGRAM / "openshift_lvs/commands.py").read_text()
+        assert not bare.path(f"{PROGRAM}.part").exists()
+
+
+def test_installing_changes_nothing_that_runs(serving: Node) -> None:
+    serving.sh(f"mv {PROGRAM} {LIB}/another")
+    serving.sh("ln -sfn /usr/local/lib/openshift-lvs/another /etc/keepalived/current/program")
+    before = states(serving), serving.sh("ls -lR /etc/systemd /run/openshift-lvs")
+    assert install(serving).returncode == 0
+    assert (states(serving), serving.sh("ls -lR /etc/systemd /run/openshift-lvs")) == before
+    assert kernel_calls(serving) == []
+
+
+def test_an_ostree_system_is_refused_by_name() -> None:
+    with node(installed=False) as bare:
+        bare.write("/run/ostree-booted", "")
+        bare.sh("rm -f /etc/os-release")
+        bare.write("/etc/os-release", 'NAME="Red Hat Enterprise Linux CoreOS"\nPRETTY_NAME="Red Hat Enterprise Linux CoreOS 417"\n')
+        done = install(bare)
+        assert done.returncode == 1
+        assert done.stderr.startswith("Red Hat Enterprise Linux CoreOS 417 is an ostree system: it has no package manager at run time")
+        assert not bare.path(LIB).exists()
+
+
+def test_an_old_python_is_refused_by_its_version() -> None:
+    with node(installed=False) as bare:
+        old = '#!/bin/sh\nif [ "$1" = --version ]; then echo "Python 3.6.8"; else exit 1; fi\n'
+        bare.write("/usr/local/bin/python3", old, 0o755)
+        done = install(bare)
+        assert done.returncode == 1
+        assert done.stderr.startswith("python3: Python 3.6.8 is too old; this program needs Python 3.9 or newer")
+        assert not bare.path(LIB).exists()
 
 
 @pytest.mark.parametrize("manager", ["apt-get", "dnf"])
 def test_only_the_packages_that_are_missing_are_installed(manager: str) -> None:
-    with node(tools=False) as bare:
+    with node(installed=False) as bare:
         bare.write("/stub/manager", PACKAGE_MANAGER.format(name=manager), 0o755)
         bare.sh(f"rm /usr/bin/apt-get /usr/sbin/nft /usr/sbin/ipvsadm /usr/local/sbin/ipvsadm; mv /stub/manager /usr/bin/{manager}")
         assert install(bare).returncode == 0
@@ -1471,14 +1465,14 @@ def test_only_the_packages_that_are_missing_are_installed(manager: str) -> None:
 
 
 def test_where_selinux_enforces_keepalived_may_run_the_scripts_and_check_any_port() -> None:
-    with node(tools=False) as bare:
+    with node(installed=False) as bare:
         bare.write("/usr/bin/selinuxenabled", "#!/bin/sh\n", 0o755)
         for tool in ("semanage", "restorecon", "setsebool"):
             fails = "[ $2 != --add ]" if tool == "semanage" else ""
             bare.write(f"/usr/bin/{tool}", f'#!/bin/sh\necho "{tool} $*" >>/stub/calls\n{fails}\n', 0o755)
         assert install(bare).returncode == 0
         labels = "--type keepalived_unconfined_script_exec_t /usr/local/lib/openshift-lvs(/.*)?"
-        assert bare.calls()[-5:-1] == [
+        assert bare.calls()[-4:] == [
             f"semanage fcontext --add {labels}",
             f"semanage fcontext --modify {labels}",
             "restorecon -R /usr/local/lib/openshift-lvs",
@@ -1487,7 +1481,7 @@ def test_where_selinux_enforces_keepalived_may_run_the_scripts_and_check_any_por
 
 
 def test_without_a_package_manager_the_packages_are_named() -> None:
-    with node(tools=False) as bare:
+    with node(installed=False) as bare:
         bare.sh("rm /usr/bin/apt-get /usr/sbin/nft")
         done = install(bare)
         assert done.returncode == 1

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 from lab.nodes import probe, stack
 from lab.nodes.experiments import bounds
-from lab.nodes.experiments.scene import LIB, Bound, Change, Description, Experiment, Scene, Step, backup_out, on_backup, service, two_directors
+from lab.nodes.experiments.scene import LVS, Bound, Change, Description, Experiment, Scene, Step, backup_out, on_backup, service, two_directors
 from lab.nodes.probe import MASTER
 from lab.stack import PROJECT
 
@@ -67,7 +67,7 @@ def _and_moved(name: str, what: Change) -> Step:
 
     def act(scene: Scene) -> None:
         scene.deploy(what)
-        scene.on(probe.holder(scene.target), f"{LIB}/hand-over {scene.target.vip}")
+        scene.on(probe.holder(scene.target), f"{LVS} hand-over {scene.target.vip}")
 
     return Step(f"pulumi up: {name}, then a move", "change", act, bounds.nothing_lost, evidence=Scene.not_in_force)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from lab.nodes import probe, stack
 from lab.nodes.experiments import bounds
-from lab.nodes.experiments.scene import LIB, Bound, Change, Description, Experiment, Scene, Step, backup_out, on_backup, on_owner, service
+from lab.nodes.experiments.scene import LVS, Bound, Change, Description, Experiment, Scene, Step, backup_out, on_backup, on_owner, service
 from lab.nodes.probe import INFRA, MASTER, Target
 
 PACKAGE = "DEBIAN_FRONTEND=noninteractive dpkg --install /usr/local/share/lab/keepalived_*.deb"
@@ -29,7 +29,7 @@ def _server_reboots(scene: Scene) -> Bound:
 def _back_and_moved(scene: Scene) -> None:
     scene.on(scene.backup, "systemctl start lab-workload")
     probe.wait_until_whole(scene.live(), scene.target)
-    scene.on(scene.owner, f"{LIB}/hand-over {scene.target.vip}")
+    scene.on(scene.owner, f"{LVS} hand-over {scene.target.vip}")
 
 
 def _operated(verb: str, *arguments: str) -> Callable[[Scene], None]:
@@ -50,9 +50,9 @@ def _owner_drained(scene: Scene) -> dict[str, int]:
 PLANNED = [
     _planned(
         MASTER,
-        ("owner drained", on_owner(f"{LIB}/drain")),
-        ("drained node returned", on_owner(f"{LIB}/start")),
-        ("address brought back by a planned move", lambda scene: scene.on(probe.holder(scene.target), f"{LIB}/go-home master")),
+        ("owner drained", on_owner(f"{LVS} drain")),
+        ("drained node returned", on_owner(f"{LVS} start")),
+        ("address brought back by a planned move", lambda scene: scene.on(probe.holder(scene.target), f"{LVS} go-home master")),
     ),
     _planned(MASTER, ("keepalived restarted on the owner", on_owner("systemctl restart keepalived"))),
     _planned(

@@ -14,7 +14,8 @@ from components.cluster import Cluster
 from lab.nodes import machine, probe, stack
 from lab.nodes.probe import Target
 
-LIB = "/usr/local/lib/openshift-lvs"
+LVS = "/usr/local/sbin/openshift-lvs"
+"""The program on a node."""
 NOW = "date +%s.%N >&3"
 """Tells the moment of an event (`probe.at`)."""
 RUNS = 3

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from lab.nodes import machine, probe, stack
 from lab.nodes.experiments import bounds
 from lab.nodes.experiments.changes import as_it_was
-from lab.nodes.experiments.scene import LIB, Bound, Change, Description, Experiment, Scene, Step, in_force, service
+from lab.nodes.experiments.scene import LVS, Bound, Change, Description, Experiment, Scene, Step, in_force, service
 from lab.nodes.probe import MASTER
 from lab.phases import wait_for
 from lab.stack import DeploymentError
@@ -113,7 +113,7 @@ def _verify_names_it(scene: Scene) -> Iterable[str]:
 
 def _forgotten(scene: Scene) -> Iterable[str]:
     def heard() -> tuple[bool, str]:
-        done = machine.run("lab", "exec", scene.backup, f"{LIB}/strangers", "/etc/keepalived/current", check=False)
+        done = machine.run("lab", "exec", scene.backup, LVS, "alone", "0", check=False)
         return not done.returncode, done.stderr.strip()
 
     wait_for("the nodes to hear no stranger", heard, FORGOTTEN_S)
