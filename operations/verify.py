@@ -130,16 +130,9 @@ def _settings(host: str, files: Mapping[str, str], seen: Facts, addresses: set[s
     faults = [f"{line} is rendered" for line in files["sysctl.conf"].splitlines() if line.startswith("net.") and line not in seen.sysctl]
     faults += [f"{address} is not on lo" for address in sorted(addresses - seen.lo)]
     if is_director and seen.rules:
-        faults.append(f"nft table ip openshift_lvs is otherwise ({_first_difference(seen.rules)})")
+        faults.append(f"nft table ip openshift_lvs differs: {seen.rules}")
     remedy = "; openshift-lvs apply on the node"
     return Finding(host, "kernel", not faults, "; ".join(faults) + remedy if faults else "sysctls, addresses on lo and rules as rendered")
-
-
-def _first_difference(difference: str) -> str:
-    """The first line that is missing (-) and the first that is added (+) in a unified diff, each without its indentation."""
-    lines = [line for line in difference.splitlines() if line[:1] in ("-", "+") and line[:4] not in ("--- ", "+++ ")]
-    first = [next((line for line in lines if line[0] == sign), None) for sign in "-+"]
-    return ", ".join(f"{line[0]} {' '.join(line[1:].split())}" for line in first if line)
 
 
 def _sync(host: str, interface: str, sync_id: int | None, seen: Facts) -> Finding:

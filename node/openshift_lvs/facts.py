@@ -8,6 +8,7 @@ from typing import Any
 
 from .ipvs import RealServer, SyncDaemon, Table, VirtualServer
 
+FORMAT = 1
 ASIDE = -254
 """keepalived's FAULT state: the director may not take the VIP."""
 
@@ -67,12 +68,14 @@ class Facts:
 
     def to_json(self) -> str:
         """One JSON object."""
-        return json.dumps(asdict(self), default=sorted, indent=1)
+        return json.dumps({"format": FORMAT, **asdict(self)}, default=sorted, indent=1)
 
     @classmethod
     def from_json(cls, text: str) -> Facts:
-        """The facts in that text."""
+        """The facts in that text. Raises ValueError for another format."""
         data: dict[str, Any] = json.loads(text)
+        if data.pop("format", None) != FORMAT:
+            raise ValueError("written by another release of the program")
         for name in ("drained", "held", "lo", "sysctl"):
             data[name] = frozenset(data[name])
         data["sync"] = tuple(SyncDaemon(**each) for each in data["sync"])

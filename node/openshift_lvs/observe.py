@@ -88,7 +88,7 @@ def report(seen: Facts, description: Description | None) -> str:
         lines.append(f"drained     takes no VIP since {journal.since(state.OWNERSHIP)}; operations undrain {description.host}")
     for vip in description.vips:
         drain, view = seen.drains.get(vip.name, 0), seen.views.get(vip.name, 0)
-        holds = "held here" if str(vip.address) in seen.held else "held by another director"
+        holds = "held here" if str(vip.address) in seen.held else "not held here"
         why = [f"drain {drain} since {journal.since(state.drain_file(vip.name))}"] if drain else []
         why += [f"view {view} since {journal.since(state.view_file(vip.name))}"] if view else []
         owner = "this host" if vip.owner == description.address else names.get(str(vip.owner), str(vip.owner))
@@ -99,8 +99,9 @@ def report(seen: Facts, description: Description | None) -> str:
             for server in service.real_servers if virtual else ():
                 there = virtual.servers.get(str(server.address)) if virtual else None
                 drained = f", drained since {journal.since(f'{state.DRAINED}/{server.address}')}" if str(server.address) in seen.drained else ""
-                weight = f"weight {there.weight}, {there.connections} connections" if there else "fails its health check"
-                lines.append(f"    {server.name} {server.address}: {weight}{drained}")
+                fails = server.weight and not drained and not (there and there.weight)
+                weight = "fails its health check" if fails else f"weight {there.weight if there else 0}"
+                lines.append(f"    {server.name} {server.address}: {weight}, {there.connections if there else 0} connections{drained}")
     lines += [f"witness     {witness}: {'answers' if answers else 'silent'}" for witness, answers in seen.witnesses.items()]
     lines += [f"sync        {daemon.side} on {daemon.interface} with {daemon.sync_id}" for daemon in seen.sync]
     lines += [f"FAULT       {text}" for text in (seen.strangers, seen.rules and "nftables rules differ from the version's; openshift-lvs apply") if text]
