@@ -20,7 +20,8 @@ from lab.stack import PROJECT, DeploymentError
 SCRIPTS_COMMIT = "748c92e85d4c118df2938b070da59d0d5719713a"
 """The last commit with scripts on the nodes."""
 INSTALLATION_S = 120
-PROGRAM = f"/usr/local/lib/openshift-lvs/{keepalived.program_digest()}"
+SCRIPTS = "/usr/local/lib/openshift-lvs"
+PROGRAM = f"{SCRIPTS}/{keepalived.program_digest()}"
 
 
 def scripts_release() -> Path:
@@ -50,8 +51,9 @@ def _to_scripts(scene: Scene) -> None:
 
 def _scripts_in_force(scene: Scene) -> Iterable[str]:
     for node in scene.cluster.nodes():
-        if machine.run("lab", "exec", node.name, "test", "-e", "/etc/keepalived/current/program", check=False).returncode == 0:
-            yield f"{node.name} has the program in force, not the scripts"
+        called = machine.run("lab", "exec", node.name, "grep", "quorum_up", "/etc/keepalived/current/keepalived.conf").stdout
+        if f"{SCRIPTS}/quorum " not in called:
+            yield f"{node.name} has the program in force, not the scripts: {called.strip()}"
 
 
 def _install(scene: Scene) -> None:
