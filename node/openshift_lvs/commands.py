@@ -213,14 +213,14 @@ def main(words: Sequence[str]) -> int:
     """Run one command; its exit status: 0, 1 refused or failed, 2 usage error."""
     name, arguments = (words[0], words[1:]) if words else ("", ())
     if name in ("--help", "-h", "help"):
-        print(help_text())
+        _say(help_text(), sys.stdout)
         return 0
     if name not in COMMANDS:
-        print(f"{PROGRAM}: {name or 'no command'}: not a command\n{help_text()}", file=sys.stderr)
+        _say(f"{PROGRAM}: {name or 'no command'}: not a command\n{help_text()}", sys.stderr)
         return USAGE
     function, usage = COMMANDS[name][0], COMMANDS[name][1]
     if not _fits(usage, len(arguments)):
-        print(f"usage: {PROGRAM} {name} {usage}", file=sys.stderr)
+        _say(f"usage: {PROGRAM} {name} {usage}", sys.stderr)
         return USAGE
     os.umask(0o022)
     try:

@@ -112,7 +112,11 @@ class System:
 
     def shown(self) -> str:
         """The table as ipvsadm shows it."""
-        lines = ["IP Virtual Server version 1.2.1 (size=4096)", "Prot LocalAddress:Port Scheduler Flags", "  -> RemoteAddress:Port Forward Weight ActiveConn InActConn"]
+        lines = [
+            "IP Virtual Server version 1.2.1 (size=4096)",
+            "Prot LocalAddress:Port Scheduler Flags",
+            "  -> RemoteAddress:Port Forward Weight ActiveConn InActConn",
+        ]
         for mark, servers in self.table.items():
             lines.append(f"FWM  {mark} mh (mh-fallback,mh-port)")
             lines += [f"  -> {address}:0    {_METHODS[method]}   {weight}  {connections}  0" for address, (method, weight, connections) in servers.items()]
