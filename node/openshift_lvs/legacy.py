@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 from ipaddress import ip_address
 
 from . import state
@@ -23,16 +22,16 @@ def adopt(folder: str, program: str) -> None:
     """Let this program work with a version of the scripts: describe it, and link it to the program. Does nothing for other versions."""
     if not os.path.exists(f"{folder}/node.conf") or os.path.exists(f"{folder}/{NAME}"):
         return
-    state.write(f"{folder}/{NAME}", _described(folder).to_json())
-    if not os.path.lexists(f"{folder}/program"):
-        os.symlink(program, f"{folder}/program")
-    description = Description.read(folder)
+    description = _described(folder)
+    state.link(f"{folder}/program", program)
     state.write(f"{folder}/release.batch", "".join(f"address flush dev {description.interface} to {vip.prefix}\n" for vip in description.vips))
+    # Last: a version that has it counts as adopted.
+    state.write(f"{folder}/{NAME}", description.to_json())
 
 
 def _described(folder: str) -> Description:
-    conf = dict(re.findall(r"^(\w+)=(.*)$", state.read(f"{folder}/node.conf"), re.MULTILINE))
-    words = {key: " ".join(shlex.split(value)).split() for key, value in conf.items()}
+    conf = {key: value.strip('"') for key, value in re.findall(r"^(\w+)=(.*)$", state.read(f"{folder}/node.conf"), re.MULTILINE)}
+    words = {key: value.split() for key, value in conf.items()}
     directors = [ip_address(each) for each in words.get("DIRECTORS", [])]
     poor = int(conf.get("POOR_VIEW_WEIGHT", -100))
     owners = dict(each.split("=") for each in words.get("OWNERS", []))
@@ -117,7 +116,8 @@ def write_for_shell(folder: str, description: Description) -> None:
         "CHECK_SECONDS": str(description.check_seconds),
         "ANSWERED": " ".join(str(service.mark) for vip in vips if description.director and vip.answers_expected for service in vip.services),
     }
-    state.write(f"{folder}/node.conf", "".join(f"{key}={shlex.quote(value) if value else chr(34) * 2}\n" for key, value in values.items()))
+    # In double quotes, which their `strangers` looks for.
+    state.write(f"{folder}/node.conf", "".join(f'{key}="{value}"\n' for key, value in values.items()))
     if not description.director:
         return
     lines = []
