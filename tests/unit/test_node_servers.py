@@ -168,7 +168,12 @@ def test_a_drained_server_has_weight_0_and_its_service_a_lower_quorum(tmp_path: 
     said = description(vip(services=(service(quorum=3, hysteresis=1),)))
     drain(ADDRESSES[1])
     servers.write_drained_files(str(tmp_path), said)
-    assert included(tmp_path) == {"192.168.0.2.conf": "", "192.168.0.3.conf": "weight 0\n", "192.168.0.4.conf": "", "master-8443.conf": "quorum 2\nhysteresis 0\n"}
+    assert included(tmp_path) == {
+        "192.168.0.2.conf": "",
+        "192.168.0.3.conf": "weight 0\n",
+        "192.168.0.4.conf": "",
+        "master-8443.conf": "quorum 2\nhysteresis 0\n",
+    }
 
 
 def test_included_files_are_empty_while_no_server_is_drained(tmp_path: Path, system: System) -> None:
