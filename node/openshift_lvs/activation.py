@@ -10,7 +10,7 @@ import os
 from dataclasses import asdict, dataclass, field
 
 from . import clock, host, ipvs, journal, legacy, programs, servers, state, versions, vrrp
-from .description import NAME, Description, Vip
+from .description import Description
 from .errors import Refused, TimedOut
 from .ipvs import Key
 
@@ -329,12 +329,8 @@ def apply(description: Description) -> None:
         vrrp.start(description, missing_only=True)
         servers.write_drained_files(os.path.realpath(folder), description)
     ours = {str(vip.address) for vip in description.vips}
-    others = {str(vip.address) for name in state.names(state.VERSIONS) for vip in _vips(versions.folder(name))}
+    others = {str(vip.address) for name in versions.delivered() for vip in Description.read(versions.folder(name)).vips}
     host.remove_vips(others - ours)
-
-
-def _vips(folder: str) -> tuple[Vip, ...]:
-    return Description.read(folder).vips if os.path.exists(f"{folder}/{NAME}") else ()
 
 
 def _real_servers(description: Description) -> list[object]:

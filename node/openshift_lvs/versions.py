@@ -38,6 +38,11 @@ def in_force() -> Description:
     return description
 
 
+def delivered() -> list[str]:
+    """The names of the versions on this host, without one whose delivery was interrupted."""
+    return [name for name in state.names(state.VERSIONS) if os.path.exists(f"{folder(name)}/{NAME}") and not name.endswith(".part")]
+
+
 def unpack(bundle: str, into: str) -> None:
     """Write the files of a bundle into a folder. Raises Refused for text that is no bundle."""
     path, mode = "", 0

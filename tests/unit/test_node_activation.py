@@ -228,6 +228,26 @@ def test_a_new_service_must_have_a_live_server_where_answers_are_expected(system
     assert made._unanswered() == "", "a service of the version before may be without a server"
 
 
+# What is in force
+
+
+def test_a_boot_after_an_interrupted_delivery_brings_the_version_in_force(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
+    removed: list[str] = []
+    monkeypatch.setattr(host, "prepare", lambda *_: None)
+    monkeypatch.setattr(host, "load_rules", lambda _: None)
+    monkeypatch.setattr(host, "remove_vips", removed.extend)
+    in_force("v1", description())
+    deliver("v2", description(vip(address="192.168.0.251")))
+    # The power went off while host.json was written.
+    half = Path(versions.folder("v3.part"))
+    half.mkdir()
+    (half / "host.json").touch()
+    activation.apply(description())
+    assert removed == ["192.168.0.251"]
+    assert Path(state.CURRENT, "drained", "master-8443.conf").exists()
+    assert state.read(state.drain_file("master")) == "0"
+
+
 # A whole activation
 
 
