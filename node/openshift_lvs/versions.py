@@ -40,7 +40,7 @@ def in_force() -> Description:
 
 def delivered() -> list[str]:
     """The names of the versions on this host, without one whose delivery was interrupted."""
-    return [name for name in state.names(state.VERSIONS) if os.path.exists(f"{folder(name)}/{NAME}") and not name.endswith(".part")]
+    return [name for name in state.names(state.VERSIONS) if os.path.exists(f"{folder(name)}/{NAME}")]
 
 
 def unpack(bundle: str, into: str) -> None:
@@ -188,7 +188,7 @@ def tidy(keep: set[str]) -> None:
 
     The version before stays, since an operator may want to compare.
     """
-    for name in state.names(state.VERSIONS):
+    for name in os.listdir(state.VERSIONS):
         if name not in keep:
             shutil.rmtree(folder(name))
     used = {os.path.realpath(f"{folder(name)}/{PROGRAM}") for name in state.names(state.VERSIONS)} | {os.path.realpath(program_of_this_process())}

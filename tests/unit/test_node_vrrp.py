@@ -234,6 +234,18 @@ def test_what_the_version_in_force_does_not_name_is_forgotten(system: System) ->
     assert (state.drained(), state.owns_nothing()) == ({ADDRESSES[1]}, True)
 
 
+def test_what_another_command_is_writing_is_left_alone(system: System) -> None:
+    # keepalived may report a quorum, and an operator drain a server, while an activation ends.
+    vrrp.start(description())
+    written = [Path(state.RUN, "view-master.4711.part"), Path(state.QUORUM, "master", "master-8443.4711.part"), Path(state.DRAINED, "192.168.0.8.4712.part")]
+    for path in written:
+        path.touch()
+    vrrp.tidy(description())
+    vrrp.start(description())
+    assert all(path.exists() for path in written)
+    assert state.drained() == set()
+
+
 # Adverts
 
 
