@@ -86,7 +86,7 @@ class _Activation:
         try:
             self._switch_to(self.version, self.new)
             self._stays_healthy(changes)
-        except Refused as fault:
+        except (Refused, OSError) as fault:
             raise Refused(self._roll_back(str(fault))) from fault
         state.link(state.PROVEN, f"versions/{self.version}")
         programs.sync(state.BASE)
@@ -227,7 +227,13 @@ class _Activation:
         state.link(state.EXECUTABLE, f"{state.CURRENT}/{versions.PROGRAM}/openshift-lvs")
         host.install_units(program)
         apply(description)
-        ipvs.keep_sync(description)
+        try:
+            ipvs.keep_sync(description)
+        except (Refused, OSError) as fault:
+            if version == self.version:
+                raise
+            # The version before must come back all the same.
+            journal.note(f"connection sync did not start: {fault}")
         if description.director:
             if running():
                 programs.run("systemctl", "reload", "keepalived.service")
@@ -303,7 +309,7 @@ class _Activation:
                 self._switch_to(self.old, before)
                 clock.wait_for(HEALTHY_S, "a healthy keepalived under the version before", lambda: self._unhealthy(before, None))
                 outcome = f"rolled back to {self.old}"
-            except Refused as again:
+            except (Refused, OSError) as again:
                 fault = f"{fault}\n{again}"
                 outcome = f"the version before, {self.old}, is in force again and not healthy either"
             else:

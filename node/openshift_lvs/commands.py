@@ -89,7 +89,7 @@ def start() -> None:
     servers.correct_weights(description)
     try:
         ipvs.keep_sync(description)
-    except Refused as fault:
+    except (Refused, OSError) as fault:
         # Connections are balanced all the same, except the few that hashing alone sends elsewhere after a move.
         journal.note(f"connection sync did not start: {fault}")
 

@@ -315,3 +315,28 @@ def test_a_version_that_is_no_director_stops_keepalived(system: System, host_cha
     made = prepared(system, description(director=False, directors=()))
     assert made.run(canary=False) == "new in force"
     assert not system.running
+
+
+def test_a_fault_of_the_file_system_is_rolled_back(system: System, host_changes: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    made = prepared(system, description())
+
+    def full(program: str) -> None:
+        if state.target(state.CURRENT) == "new":
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(host, "install_units", full)
+    with pytest.raises(Refused, match=r"No space left on device(.|\n)*rolled back to old$"):
+        made.run(canary=False)
+    assert state.target(state.CURRENT) == "old"
+
+
+def test_a_roll_back_goes_on_without_connection_sync(system: System, host_changes: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    made = prepared(system, description())
+
+    def fails(_: Description) -> None:
+        raise Refused("ipvsadm --start-daemon: Device or resource busy")
+
+    monkeypatch.setattr(ipvs, "keep_sync", fails)
+    with pytest.raises(Refused, match=r"Device or resource busy(.|\n)*rolled back to old$"):
+        made.run(canary=False)
+    assert "systemctl reload keepalived.service" in system.asked
