@@ -105,7 +105,10 @@ class _Activation:
         if before is not None:
             self.progress.answered_before = before
         self.progress.unread |= unread
-        self.progress.lowered += lowered
+        self.progress.lowered += [each for each in lowered if each not in self.progress.lowered]
+        if before is not None:
+            self.progress.write()
+        legacy.forget_interrupted()
         self._raise_lowered()
         if self.current:
             vrrp.stand_by(self.current.instances)
@@ -340,7 +343,10 @@ def apply(description: Description) -> None:
 
 
 def _real_servers(description: Description) -> list[object]:
-    return [(service.mark, service.forwarding_method, service.sorry_server, service.real_servers) for service in description.services]
+    return [
+        (service.mark, service.forwarding_method, service.sorry_server, [(server.address, server.weight) for server in service.real_servers])
+        for service in description.services
+    ]
 
 
 def _virtual_servers(folder: str) -> str:

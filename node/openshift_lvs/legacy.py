@@ -130,7 +130,7 @@ def write_for_shell(folder: str, description: Description) -> None:
 
 
 def interrupted() -> tuple[list[tuple[int, str]] | None, bool, list[tuple[int, str, str, int]]]:
-    """What an interrupted activation of the scripts left, as activation.Progress has it; the scripts' own files go."""
+    """What an interrupted activation of the scripts left, as activation.Progress has it."""
     lowered = []
     for line in state.read(f"{state.RUN}/lowered").splitlines():
         mark, address, method, weight = line.split()
@@ -138,11 +138,14 @@ def interrupted() -> tuple[list[tuple[int, str]] | None, bool, list[tuple[int, s
     before = None
     if os.path.exists(f"{state.RUN}/before"):
         before = [(int(mark), address) for mark, address, *_ in (line.split() for line in state.read(f"{state.RUN}/before").splitlines())]
-    unread = os.path.exists(f"{state.RUN}/unread")
+    return before, os.path.exists(f"{state.RUN}/unread"), lowered
+
+
+def forget_interrupted() -> None:
+    """Remove what the scripts kept of an activation."""
     for name in _LEFT:
         if os.path.exists(f"{state.RUN}/{name}"):
             os.unlink(f"{state.RUN}/{name}")
-    return before, unread, lowered
 
 
 def remove_scripts(versions: list[str]) -> None:

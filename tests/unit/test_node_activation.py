@@ -79,6 +79,14 @@ def test_a_director_gives_its_vip_away_when_checks_change_while_a_server_fails(s
     assert gives_away(system, made)
 
 
+def test_another_name_of_a_server_does_not_hide_that_checks_change_while_one_fails(system: System) -> None:
+    # A version of the release before this program names no servers.
+    before = Description.from_json(description().to_json().replace("host-", ""))
+    made = prepared(system, description(), before, checks=(1, 2))
+    system.fails(ADDRESSES[1])
+    assert gives_away(system, made)
+
+
 def test_changed_checks_alone_do_not_move_a_vip(system: System) -> None:
     assert not gives_away(system, prepared(system, description(), checks=(1, 2)))
 
@@ -185,6 +193,25 @@ def test_what_answered_before_an_interrupted_activation_is_remembered(system: Sy
     made = activation._Activation("new", "old")
     made._take_up_what_was_interrupted()
     assert made.progress.answered_before == [(MARK, HERE)]
+
+
+def test_what_the_scripts_left_of_an_activation_is_kept_until_it_is_written_down(system: System) -> None:
+    prepared(system, description())
+    system.table[MARK][HERE] = ("DR", 0, 0)
+    run = Path(state.RUN)
+    (run / "before").write_text(f"{MARK} {ADDRESSES[1]} gatewaying\n")
+    (run / "lowered").write_text(f"{MARK} {HERE} gatewaying 1\n")
+    (run / "unread").touch()
+    system.answers["ipvsadm --edit-server"] = (1, "", "killed here")
+    with pytest.raises(Refused, match="killed here"):
+        activation._Activation("new", "old")._take_up_what_was_interrupted()
+    assert Progress.read() == Progress([(MARK, ADDRESSES[1])], True, [(MARK, HERE, "DR", 1)])
+    del system.answers["ipvsadm --edit-server"]
+    made = activation._Activation("new", "old")
+    made._take_up_what_was_interrupted()
+    assert system.weights()[HERE] == 1
+    assert (made.progress.answered_before, made.progress.unread) == ([(MARK, ADDRESSES[1])], True)
+    assert not [name for name in ("before", "lowered", "unread") if (run / name).exists()]
 
 
 # Health
