@@ -133,9 +133,12 @@ def ownership(how: str) -> None:
 
 
 def rotation(how: str, address: str) -> None:
+    from ipaddress import ip_address
+
     from . import servers, versions
 
-    servers.rotation(_one_of(how, "out", "in") == "out", address, versions.in_force())
+    # Not the name of another file in that folder.
+    servers.rotation(_one_of(how, "out", "in") == "out", str(ip_address(address)), versions.in_force())
 
 
 def hand_over(*vips: str) -> str:
@@ -147,8 +150,10 @@ def hand_over(*vips: str) -> str:
 
 def validate(version: str) -> None:
     from . import versions
+    from .lock import Changes
 
-    versions.validate(versions.folder(version))
+    with Changes(f"validate {version}"):
+        versions.validate(versions.folder(version))
 
 
 def recount() -> None:

@@ -137,6 +137,12 @@ def test_a_command_that_is_started_twice_waits_for_the_first(system: System, cap
     assert main(["go-home", "master"]) == 0
 
 
+def test_a_test_of_a_version_waits_for_an_activation_whose_test_it_would_disturb(system: System, capsys: pytest.CaptureFixture[str]) -> None:
+    with Changes("activate 0123456789ab"):
+        assert main(["validate", "0123456789ab"]) == 1
+    assert "it is held by activate 0123456789ab" in capsys.readouterr().err
+
+
 def test_connection_sync_that_does_not_start_stops_no_keepalived(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
     in_force("v1", description())
 

@@ -279,3 +279,11 @@ def test_rotation_knows_only_out_and_in(system: System, capsys: pytest.CaptureFi
     in_force("v1", description())
     assert commands.main(["rotation", "off", ADDRESSES[1]]) == 1
     assert capsys.readouterr().err == "off: not one of out, in\n"
+
+
+@pytest.mark.parametrize("word", ["ownership", "../current", "master1", ""])
+def test_only_an_address_is_taken_out_of_rotation(system: System, word: str) -> None:
+    # /etc/keepalived/drained/ownership would drain this director.
+    in_force("v1", description())
+    assert commands.main(["rotation", "out", word]) == 1
+    assert state.names(state.DRAINED) == []
