@@ -186,14 +186,15 @@ def _validate_checks(new: str, description: Description) -> None:
 def tidy(keep: set[str]) -> None:
     """Remove every version but these, programs that no version links to, and the shell scripts of an earlier release when no version names them.
 
-    The version before stays, since an operator may want to compare.
+    The version before stays, since an operator may want to compare. A program that was installed after the version in force waits for its own version.
     """
     for name in os.listdir(state.VERSIONS):
         if name not in keep:
             shutil.rmtree(folder(name))
     used = {os.path.realpath(f"{folder(name)}/{PROGRAM}") for name in state.names(state.VERSIONS)} | {os.path.realpath(program_of_this_process())}
+    delivered_at = os.path.getmtime(state.CURRENT)
     for name in state.names(state.LIB):
         path = f"{state.LIB}/{name}"
-        if os.path.isdir(path) and path not in used:
+        if os.path.isdir(path) and path not in used and os.path.getmtime(path) < delivered_at:
             shutil.rmtree(path)
     legacy.remove_scripts([folder(name) for name in state.names(state.VERSIONS)])

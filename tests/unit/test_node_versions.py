@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -23,6 +24,7 @@ def installed(name: str) -> str:
     folder = Path(state.LIB, name)
     folder.mkdir()
     (folder / "openshift-lvs").touch()
+    os.utime(folder, (1000, 1000))
     return str(folder)
 
 
@@ -37,6 +39,7 @@ def test_the_version_in_force_and_the_one_before_stay_with_their_programs(system
     for version in ("first", "before", "current"):
         deliver(version, description(), program=installed(f"program-{version}"))
     installed("program-of-none")
+    state.link(state.CURRENT, "versions/current")
     versions.tidy({"current", "before"})
     assert left(state.VERSIONS) == ["before", "current"]
     assert left(state.LIB) == ["program-before", "program-current"]
@@ -45,14 +48,24 @@ def test_the_version_in_force_and_the_one_before_stay_with_their_programs(system
 def test_the_program_that_runs_stays_although_no_version_links_to_it(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
     running = installed("running")
     monkeypatch.setattr(versions, "program_of_this_process", lambda: running)
-    deliver("current", description(), program=installed("other"))
+    in_force("current", description())
+    installed("former")
     versions.tidy({"current"})
-    assert left(state.LIB) == ["other", "running"]
+    assert left(state.LIB) == ["running"]
+
+
+def test_a_program_that_was_installed_during_an_activation_waits_for_its_version(system: System) -> None:
+    # The engine was interrupted and started again: it installs the next program while the activation goes on.
+    in_force("current", description())
+    os.utime(installed("next"))
+    Path(state.LIB, "another.part").mkdir()
+    versions.tidy({"current"})
+    assert left(state.LIB) == ["another.part", "next"]
 
 
 def test_a_half_delivered_version_is_removed(system: System) -> None:
     Path(state.VERSIONS, "new.part").mkdir()
-    deliver("current", description())
+    in_force("current", description())
     versions.tidy({"current", ""})
     assert left(state.VERSIONS) == ["current"]
 
@@ -61,7 +74,7 @@ def test_the_former_scripts_stay_while_a_version_calls_them(system: System) -> N
     for name in ("quorum", "lock", "activate"):
         Path(state.LIB, name).touch()
     deliver("before", description(), configuration=f'quorum_up "{state.LIB}/quorum master master-8443 0"\n')
-    deliver("current", description())
+    in_force("current", description())
     versions.tidy({"current", "before"})
     assert left(state.LIB) == ["activate", "lock", "quorum"]
     versions.tidy({"current"})
