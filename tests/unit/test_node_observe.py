@@ -53,9 +53,8 @@ def test_facts_are_the_same_after_they_were_sent_as_json(facts: Facts) -> None:
 
 
 def test_facts_in_json_are_byte_stable() -> None:
-    other_order = replace(EVERYTHING, held=frozenset(sorted(EVERYTHING.held, reverse=True)))
-    assert other_order.to_json() == EVERYTHING.to_json()
-    assert json.loads(EVERYTHING.to_json())["drained"] == [ADDRESSES[1], ADDRESSES[2]]
+    many = [f"192.168.0.{number}" for number in range(10, 60)]
+    assert json.loads(replace(EVERYTHING, held=frozenset(many)).to_json())["held"] == many
 
 
 def test_a_vip_that_is_drained_differs_from_one_of_a_roll_out() -> None:

@@ -48,10 +48,11 @@ def test_the_version_in_force_and_the_one_before_stay_with_their_programs(system
 def test_the_program_that_runs_stays_although_no_version_links_to_it(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
     running = installed("running")
     monkeypatch.setattr(versions, "program_of_this_process", lambda: running)
-    in_force("current", description())
+    deliver("current", description(), program=installed("other"))
+    state.link(state.CURRENT, "versions/current")
     installed("former")
     versions.tidy({"current"})
-    assert left(state.LIB) == ["running"]
+    assert left(state.LIB) == ["other", "running"]
 
 
 def test_a_program_that_was_installed_during_an_activation_waits_for_its_version(system: System) -> None:
