@@ -5,6 +5,7 @@ An activation may be killed at any moment and asked for again. What the next one
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from dataclasses import asdict, dataclass, field
@@ -317,8 +318,10 @@ class _Activation:
                 outcome = f"the version before, {self.old}, is in force again and not healthy either"
             else:
                 self._raise_lowered()
-                self._wait_until_checked(before, 0)
-                vrrp.recount(before)
+                # The report is worth more than the view, which keepalived corrects at the next change.
+                with contextlib.suppress(Refused):
+                    self._wait_until_checked(before, 0)
+                    vrrp.recount(before)
         self._raise_lowered()
         journal.note(f"version {self.version} is not healthy ({fault}); {outcome}")
         return "\n".join([fault, f"version {self.version} is not healthy; keepalived's last words:", words, outcome])

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from node.openshift_lvs import activation, host, ipvs, state, versions
+from node.openshift_lvs import activation, host, ipvs, programs, state, versions, vrrp
 from node.openshift_lvs.activation import Progress
 from node.openshift_lvs.description import Description
-from node.openshift_lvs.errors import Refused
+from node.openshift_lvs.errors import Refused, TimedOut
 from tests.unit.node_functions import ADDRESSES, HERE, MARK, System, deliver, description, drain, in_force, service, vip
 
 CHECKS = "virtual_server_group none {{\n}}\n\nvirtual_server fwmark 1 {{\n    connect_timeout {}\n}}\n"
@@ -322,7 +322,7 @@ def test_a_version_whose_servers_fail_their_checks_is_rolled_back(system: System
         return answer(*command, stdin=stdin)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("node.openshift_lvs.programs.attempt", unlucky)
+        patch.setattr(programs, "attempt", unlucky)
         with pytest.raises(Refused, match=rf"fail their checks now: {MARK} {ADDRESSES[1]}(.|\n)*rolled back to old$"):
             made.run(canary=False)
     assert host_changes == ["new", "old"]
@@ -367,3 +367,21 @@ def test_a_roll_back_goes_on_without_connection_sync(system: System, host_change
     with pytest.raises(Refused, match=r"Device or resource busy(.|\n)*rolled back to old$"):
         made.run(canary=False)
     assert "systemctl reload keepalived.service" in system.asked
+
+
+def test_a_roll_back_reports_the_fault_although_the_view_could_not_be_counted(system: System, host_changes: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    made = prepared(system, description())
+    answer = system.attempt
+
+    def fails(*command: str, stdin: str = "") -> tuple[int, str, str]:
+        if command[:2] == ("systemctl", "reload") and state.target(state.CURRENT) == "new":
+            return 1, "", "Job failed"
+        return answer(*command, stdin=stdin)
+
+    def busy(_: Description) -> None:
+        raise TimedOut("master.lock: waited 5 s")
+
+    monkeypatch.setattr(programs, "attempt", fails)
+    monkeypatch.setattr(vrrp, "recount", busy)
+    with pytest.raises(Refused, match=r"Job failed(.|\n)*rolled back to old$"):
+        made.run(canary=False)
