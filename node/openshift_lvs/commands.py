@@ -145,7 +145,7 @@ def hand_over(*vips: str) -> str:
     from . import versions, vrrp
 
     description = versions.in_force()
-    return vrrp.hand_over(description, vips or description.instances)
+    return vrrp.hand_over(description, [_one_of(vip, *description.instances) for vip in vips] or description.instances)
 
 
 def validate(version: str) -> None:

@@ -129,6 +129,12 @@ def test_hand_over_without_a_name_gives_every_vip(system: System) -> None:
     assert system.left == ["192.168.0.250"]
 
 
+def test_a_vip_that_is_not_known_is_not_handed_over_in_silence(system: System, capsys: pytest.CaptureFixture[str]) -> None:
+    in_force("v1", description())
+    assert main(["hand-over", "mastr"]) == 1
+    assert capsys.readouterr().err == "mastr: not one of master\n"
+
+
 def test_a_command_that_is_started_twice_waits_for_the_first(system: System, capsys: pytest.CaptureFixture[str]) -> None:
     in_force("v1", description())
     with Changes("activate 0123456789ab"):
