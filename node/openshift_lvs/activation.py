@@ -5,12 +5,13 @@ An activation may be killed at any moment and asked for again. What the next one
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from dataclasses import asdict, dataclass, field
 
 from . import clock, host, ipvs, journal, legacy, programs, servers, state, versions, vrrp
-from .description import NAME, Description, Vip, current
+from .description import Description, current
 from .errors import Refused, TimedOut
 from .ipvs import Key
 
@@ -86,7 +87,7 @@ class _Activation:
         try:
             self._switch_to(self.version, self.new)
             self._stays_healthy(changes)
-        except Refused as fault:
+        except (Refused, OSError) as fault:
             raise Refused(self._roll_back(str(fault))) from fault
         state.link(state.PROVEN, f"versions/{self.version}")
         programs.sync(state.BASE)
@@ -105,7 +106,10 @@ class _Activation:
         if before is not None:
             self.progress.answered_before = before
         self.progress.unread |= unread
-        self.progress.lowered += lowered
+        self.progress.lowered += [each for each in lowered if each not in self.progress.lowered]
+        if before is not None:
+            self.progress.write()
+        legacy.forget_interrupted()
         self._raise_lowered()
         if self.current:
             vrrp.stand_by(self.current.instances)
@@ -227,7 +231,13 @@ class _Activation:
         state.link(state.EXECUTABLE, f"{state.CURRENT}/{versions.PROGRAM}/openshift-lvs")
         host.install_units(program)
         apply(description)
-        ipvs.keep_sync(description)
+        try:
+            ipvs.keep_sync(description)
+        except (Refused, OSError) as fault:
+            if version == self.version:
+                raise
+            # The version before must come back all the same.
+            journal.note(f"connection sync did not start: {fault}")
         if description.director:
             if running():
                 programs.run("systemctl", "reload", "keepalived.service")
@@ -303,13 +313,15 @@ class _Activation:
                 self._switch_to(self.old, before)
                 clock.wait_for(HEALTHY_S, "a healthy keepalived under the version before", lambda: self._unhealthy(before, None))
                 outcome = f"rolled back to {self.old}"
-            except Refused as again:
+            except (Refused, OSError) as again:
                 fault = f"{fault}\n{again}"
                 outcome = f"the version before, {self.old}, is in force again and not healthy either"
             else:
                 self._raise_lowered()
-                self._wait_until_checked(before, 0)
-                vrrp.recount(before)
+                # The report is worth more than the view, which keepalived corrects at the next change.
+                with contextlib.suppress(Refused):
+                    self._wait_until_checked(before, 0)
+                    vrrp.recount(before)
         self._raise_lowered()
         journal.note(f"version {self.version} is not healthy ({fault}); {outcome}")
         return "\n".join([fault, f"version {self.version} is not healthy; keepalived's last words:", words, outcome])
@@ -329,16 +341,15 @@ def apply(description: Description) -> None:
         vrrp.start(description, missing_only=True)
         servers.write_drained_files(os.path.realpath(folder), description)
     ours = {str(vip.address) for vip in description.vips}
-    others = {str(vip.address) for name in state.names(state.VERSIONS) for vip in _vips(versions.folder(name))}
+    others = {str(vip.address) for name in versions.delivered() for vip in Description.read(versions.folder(name)).vips}
     host.remove_vips(others - ours)
 
 
-def _vips(folder: str) -> tuple[Vip, ...]:
-    return Description.read(folder).vips if os.path.exists(f"{folder}/{NAME}") else ()
-
-
 def _real_servers(description: Description) -> list[object]:
-    return [(service.mark, service.forwarding_method, service.sorry_server, service.real_servers) for service in description.services]
+    return [
+        (service.mark, service.forwarding_method, service.sorry_server, [(server.address, server.weight) for server in service.real_servers])
+        for service in description.services
+    ]
 
 
 def _virtual_servers(folder: str) -> str:

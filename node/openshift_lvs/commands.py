@@ -94,7 +94,7 @@ def start() -> None:
     servers.correct_weights(description)
     try:
         ipvs.keep_sync(description)
-    except Refused as fault:
+    except (Refused, OSError) as fault:
         # Connections are balanced all the same, except the few that hashing alone sends elsewhere after a move.
         journal.note(f"connection sync did not start: {fault}")
 
@@ -142,10 +142,13 @@ def ownership(how: str) -> None:
 
 
 def rotation(how: str, address: str) -> None:
+    from ipaddress import ip_address
+
     from . import servers
     from .description import in_force
 
-    servers.rotation(_one_of(how, "out", "in") == "out", address, in_force())
+    # Not the name of another file in that folder.
+    servers.rotation(_one_of(how, "out", "in") == "out", str(ip_address(address)), in_force())
 
 
 def hand_over(*vips: str) -> str:
@@ -153,13 +156,15 @@ def hand_over(*vips: str) -> str:
     from .description import in_force
 
     description = in_force()
-    return vrrp.hand_over(description, vips or description.instances)
+    return vrrp.hand_over(description, [_one_of(vip, *description.instances) for vip in vips] or description.instances)
 
 
 def validate(version: str) -> None:
     from . import versions
+    from .lock import Changes
 
-    versions.validate(versions.folder(version))
+    with Changes(f"validate {version}"):
+        versions.validate(versions.folder(version))
 
 
 def recount() -> None:
@@ -227,14 +232,14 @@ def main(words: Sequence[str]) -> int:
     """Run one command; its exit status: 0, 1 refused or failed, 2 usage error."""
     name, arguments = (words[0], words[1:]) if words else ("", ())
     if name in ("--help", "-h", "help"):
-        print(help_text())
+        _say(help_text(), sys.stdout)
         return 0
     if name not in COMMANDS:
-        print(f"{PROGRAM}: {name or 'no command'}: not a command\n{help_text()}", file=sys.stderr)
+        _say(f"{PROGRAM}: {name or 'no command'}: not a command\n{help_text()}", sys.stderr)
         return USAGE
     function, usage = COMMANDS[name][0], COMMANDS[name][1]
     if not _fits(usage, len(arguments)):
-        print(f"usage: {PROGRAM} {name} {usage}", file=sys.stderr)
+        _say(f"usage: {PROGRAM} {name} {usage}", sys.stderr)
         return USAGE
     os.umask(0o022)
     try:

@@ -152,7 +152,7 @@ def remove_rules() -> None:
 
 
 def install_units(program: str) -> None:
-    """Put the units of a program in place and enable them. Does nothing when they are there already."""
+    """Put the units of a program in place and enable them. Safe to run twice."""
     source = f"{program}/{PROGRAM_UNITS}"
     changed = []
     for folder, _, names in os.walk(source):
@@ -163,10 +163,10 @@ def install_units(program: str) -> None:
                 os.makedirs(os.path.dirname(f"{state.UNITS}/{path}"), exist_ok=True)
                 state.write(f"{state.UNITS}/{path}", f"{text}\n")
                 changed.append(path)
+    # Also where nothing changed: the command that wrote the units may have been killed.
+    programs.run("systemctl", "-q", "enable", "openshift-lvs.service", "keepalived.service")
+    programs.run("systemctl", "daemon-reload")
     if changed:
-        # It reads the changed units too.
-        programs.run("systemctl", "-q", "enable", "openshift-lvs.service", "keepalived.service")
-        programs.run("systemctl", "daemon-reload")
         journal.note(f"units changed: {', '.join(sorted(changed))}")
 
 

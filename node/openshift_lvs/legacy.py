@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 from ipaddress import ip_address
 
 from . import state
@@ -23,16 +22,16 @@ def adopt(folder: str, program: str) -> None:
     """Let this program work with a version of the scripts: describe it, and link it to the program. Does nothing for other versions."""
     if not os.path.exists(f"{folder}/node.conf") or os.path.exists(f"{folder}/{NAME}"):
         return
-    state.write(f"{folder}/{NAME}", _described(folder).to_json())
-    if not os.path.lexists(f"{folder}/program"):
-        os.symlink(program, f"{folder}/program")
-    description = Description.read(folder)
+    description = _described(folder)
+    state.link(f"{folder}/program", program)
     state.write(f"{folder}/release.batch", "".join(f"address flush dev {description.interface} to {vip.prefix}\n" for vip in description.vips))
+    # Last: a version that has it counts as adopted.
+    state.write(f"{folder}/{NAME}", description.to_json())
 
 
 def _described(folder: str) -> Description:
-    conf = dict(re.findall(r"^(\w+)=(.*)$", state.read(f"{folder}/node.conf"), re.MULTILINE))
-    words = {key: " ".join(shlex.split(value)).split() for key, value in conf.items()}
+    conf = {key: value.strip('"') for key, value in re.findall(r"^(\w+)=(.*)$", state.read(f"{folder}/node.conf"), re.MULTILINE)}
+    words = {key: value.split() for key, value in conf.items()}
     directors = [ip_address(each) for each in words.get("DIRECTORS", [])]
     poor = int(conf.get("POOR_VIEW_WEIGHT", -100))
     owners = dict(each.split("=") for each in words.get("OWNERS", []))
@@ -117,7 +116,8 @@ def write_for_shell(folder: str, description: Description) -> None:
         "CHECK_SECONDS": str(description.check_seconds),
         "ANSWERED": " ".join(str(service.mark) for vip in vips if description.director and vip.answers_expected for service in vip.services),
     }
-    state.write(f"{folder}/node.conf", "".join(f"{key}={shlex.quote(value) if value else chr(34) * 2}\n" for key, value in values.items()))
+    # In double quotes, which their `strangers` looks for.
+    state.write(f"{folder}/node.conf", "".join(f'{key}="{value}"\n' for key, value in values.items()))
     if not description.director:
         return
     lines = []
@@ -130,7 +130,7 @@ def write_for_shell(folder: str, description: Description) -> None:
 
 
 def interrupted() -> tuple[list[tuple[int, str]] | None, bool, list[tuple[int, str, str, int]]]:
-    """What an interrupted activation of the scripts left, as activation.Progress has it; the scripts' own files go."""
+    """What an interrupted activation of the scripts left, as activation.Progress has it."""
     lowered = []
     for line in state.read(f"{state.RUN}/lowered").splitlines():
         mark, address, method, weight = line.split()
@@ -138,11 +138,14 @@ def interrupted() -> tuple[list[tuple[int, str]] | None, bool, list[tuple[int, s
     before = None
     if os.path.exists(f"{state.RUN}/before"):
         before = [(int(mark), address) for mark, address, *_ in (line.split() for line in state.read(f"{state.RUN}/before").splitlines())]
-    unread = os.path.exists(f"{state.RUN}/unread")
+    return before, os.path.exists(f"{state.RUN}/unread"), lowered
+
+
+def forget_interrupted() -> None:
+    """Remove what the scripts kept of an activation."""
     for name in _LEFT:
         if os.path.exists(f"{state.RUN}/{name}"):
             os.unlink(f"{state.RUN}/{name}")
-    return before, unread, lowered
 
 
 def remove_scripts(versions: list[str]) -> None:

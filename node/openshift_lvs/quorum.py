@@ -38,7 +38,7 @@ def quorum(instance: str, service: str, weight: str) -> None:
 def count(instance: str) -> None:
     """Write the view of an instance from its services' weights. The caller holds the instance's lock."""
     folder = f"{state.QUORUM}/{instance}"
-    weights = [int(text) for name in state.names(folder) if not name.endswith(".part") and (text := state.read(f"{folder}/{name}"))]
+    weights = [int(text) for name in state.names(folder) if (text := state.read(f"{folder}/{name}"))]
     mean = int(sum(weights) / len(weights)) if weights else 0
     path = state.view_file(instance)
     before, since = state.read(path), journal.since(path)

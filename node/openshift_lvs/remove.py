@@ -7,7 +7,7 @@ import os
 import shutil
 
 from . import host, ipvs, programs, state, versions
-from .description import NAME, Description, current
+from .description import Description, current
 from .errors import Refused
 
 
@@ -22,8 +22,7 @@ def remove() -> str:
             # The connections that are left end by themselves.
             with contextlib.suppress(Refused):
                 ipvs.forget([in_force])
-    folders = [versions.folder(name) for name in state.names(state.VERSIONS)]
-    host.remove_vips(str(vip.address) for folder in folders if os.path.exists(f"{folder}/{NAME}") for vip in Description.read(folder).vips)
+    host.remove_vips(str(vip.address) for name in versions.delivered() for vip in Description.read(versions.folder(name)).vips)
     programs.attempt("systemctl", "-q", "disable", "--now", "openshift-lvs.service")
     for link in (state.CURRENT, state.PROVEN, state.EXECUTABLE):
         if os.path.lexists(link):

@@ -116,9 +116,9 @@ def target(path: str) -> str:
 
 
 def names(folder: str) -> list[str]:
-    """The sorted names in a folder; none when the folder is missing."""
+    """The sorted names in a folder, without what another command is writing; none when the folder is missing."""
     try:
-        return sorted(os.listdir(folder))
+        return sorted(name for name in os.listdir(folder) if not name.endswith(".part"))
     except FileNotFoundError:
         return []
 

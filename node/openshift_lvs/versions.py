@@ -10,7 +10,7 @@ import tempfile
 import time
 
 from . import host, legacy, programs, servers, state, vrrp
-from .description import Description, current
+from .description import NAME, Description, current
 from .errors import Refused
 
 HEADER = "==> "
@@ -23,6 +23,11 @@ _VALIDATED = f"{state.BASE}/validate."
 def folder(version: str) -> str:
     """The folder of a version."""
     return f"{state.VERSIONS}/{version}"
+
+
+def delivered() -> list[str]:
+    """The names of the versions on this host, without one whose delivery was interrupted."""
+    return [name for name in state.names(state.VERSIONS) if os.path.exists(f"{folder(name)}/{NAME}")]
 
 
 def unpack(bundle: str, into: str) -> None:
@@ -171,14 +176,15 @@ def _validate_checks(new: str, description: Description) -> None:
 def tidy(keep: set[str]) -> None:
     """Remove every version but these, programs that no version links to, and the shell scripts of an earlier release when no version names them.
 
-    The version before stays, since an operator may want to compare.
+    The version before stays, since an operator may want to compare. A program that was installed after the version in force waits for its own version.
     """
-    for name in state.names(state.VERSIONS):
+    for name in os.listdir(state.VERSIONS):
         if name not in keep:
             shutil.rmtree(folder(name))
     used = {os.path.realpath(f"{folder(name)}/{PROGRAM}") for name in state.names(state.VERSIONS)} | {os.path.realpath(program_of_this_process())}
+    delivered_at = os.path.getmtime(state.CURRENT)
     for name in state.names(state.LIB):
         path = f"{state.LIB}/{name}"
-        if os.path.isdir(path) and path not in used:
+        if os.path.isdir(path) and path not in used and os.path.getmtime(path) < delivered_at:
             shutil.rmtree(path)
     legacy.remove_scripts([folder(name) for name in state.names(state.VERSIONS)])

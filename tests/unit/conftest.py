@@ -16,6 +16,7 @@ import yaml
 
 from components.cluster import Cluster
 from tests.unit import recording
+from tests.unit.node_functions import system as system
 
 GOLDEN = Path(__file__).parent / "golden"
 

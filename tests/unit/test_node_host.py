@@ -1,0 +1,84 @@
+"""What the host's systemd and kernel get: units, VIPs on lo, modules."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from components import keepalived
+from node.openshift_lvs import host, state
+from node.openshift_lvs.errors import Refused
+from tests.unit.node_functions import System, description, vip
+
+ENABLED = ["systemctl -q enable openshift-lvs.service keepalived.service", "systemctl daemon-reload"]
+
+
+def test_the_units_of_the_program_are_put_in_place_and_enabled(system: System) -> None:
+    host.install_units(str(keepalived.PROGRAM))
+    for path in (keepalived.PROGRAM / "systemd").rglob("*.*"):
+        if path.is_file():
+            assert Path(state.UNITS, path.relative_to(keepalived.PROGRAM / "systemd")).read_text() == path.read_text()
+    assert system.asked == ENABLED
+    assert len(system.notes) == 1
+
+
+def test_units_that_a_killed_command_wrote_are_enabled_by_the_next(system: System) -> None:
+    system.answers["systemctl -q enable"] = (1, "", "killed here")
+    with pytest.raises(Refused, match="killed here"):
+        host.install_units(str(keepalived.PROGRAM))
+    del system.answers["systemctl -q enable"]
+    system.asked.clear()
+    host.install_units(str(keepalived.PROGRAM))
+    assert system.asked == ENABLED
+
+
+def test_units_that_are_there_are_not_written_again(system: System) -> None:
+    host.install_units(str(keepalived.PROGRAM))
+    before = Path(state.UNITS, "openshift-lvs.service").stat().st_ino
+    host.install_units(str(keepalived.PROGRAM))
+    assert Path(state.UNITS, "openshift-lvs.service").stat().st_ino == before
+    assert len(system.notes) == 1
+
+
+LO = "1: lo    inet 127.0.0.1/8 scope host lo\n1: lo    inet 192.168.0.250/32 scope global lo\n1: lo    inet6 2001:db8::250/128 scope global\n"
+
+
+def test_addresses_of_either_family_are_read(system: System) -> None:
+    system.answers["ip -oneline address show dev lo"] = (0, LO, "")
+    assert host.addresses("lo") == {"127.0.0.1", "192.168.0.250", "2001:db8::250"}
+
+
+def test_only_missing_vips_are_put_on_lo(system: System) -> None:
+    system.answers["ip -oneline address show dev lo"] = (0, LO, "")
+    host.add_vips(description())
+    assert system.asked == []
+    host.add_vips(description(vip(), vip("other", "192.168.0.251", 52)))
+    assert (system.asked, system.notes) == (["ip -batch -"], ["put on lo: 192.168.0.251"])
+
+
+def test_only_addresses_that_are_there_are_taken_from_lo(system: System) -> None:
+    system.answers["ip -oneline address show dev lo"] = (0, LO, "")
+    host.remove_vips(["2001:db8::250", "192.168.0.250", "192.168.0.251"])
+    assert system.asked == ["ip address delete 192.168.0.250/32 dev lo", "ip address delete 2001:db8::250/128 dev lo"]
+
+
+@pytest.mark.parametrize("where", ["loaded", "built in"])
+def test_a_module_that_is_there_without_modprobe_is_enough(system: System, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    shown = {"loaded": ("/proc/modules", "ip_vs_mh 16384 1 - Live 0x0"), "built in": ("modules.builtin", "kernel/net/netfilter/ipvs/ip_vs_mh.ko")}[where]
+    read = state.read
+    monkeypatch.setattr(state, "read", lambda path: shown[1] if path.endswith(shown[0]) else read(path) if path.startswith(str(tmp_path)) else "")
+    system.answers["modprobe"] = (1, "", "not found")
+    (tmp_path / "modules.conf").write_text("# a comment\nip_vs_mh\n")
+    host.load_modules(str(tmp_path))
+    (tmp_path / "modules.conf").write_text("ip_vs\n")
+    with pytest.raises(Refused, match=r"^kernel module ip_vs: not in .*; install the kernel's extra modules"):
+        host.load_modules(str(tmp_path))
+
+
+def test_rules_of_a_former_director_are_removed(system: System, tmp_path: Path) -> None:
+    host.load_rules(str(tmp_path))
+    assert system.asked.pop() == "nft delete table ip openshift_lvs"
+    (tmp_path / "lvs.nft").touch()
+    host.load_rules(str(tmp_path))
+    assert system.asked[-1:] == [f"nft --file {tmp_path}/lvs.nft"]
