@@ -149,7 +149,7 @@ def _service(cluster: Cluster, host: str, name: str, vip: Vip, service: VirtualS
     if there is None:
         return Finding(host, check, False, f"no virtual server with mark {number}; systemctl restart keepalived on the node")
     flags = [*service.scheduler_flags, *(["ops"] if service.ops else [])]
-    wanted = VirtualServer(service.scheduler, tuple(sorted(flags)), service.persistence_timeout)
+    wanted = VirtualServer(service.scheduler, tuple(sorted(flags)), service.persistence_timeout, {})
     if _shown(wanted) != _shown(there):
         remedy = f"; on the node: ipvsadm -D -f {number}; systemctl restart keepalived"
         return Finding(host, check, False, f"is {_shown(there)}, rendered {_shown(wanted)}{remedy}")

@@ -8,12 +8,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from dataclasses import asdict, dataclass, field
 
 from . import clock, host, ipvs, journal, legacy, programs, servers, state, versions, vrrp
 from .description import Description, current
 from .errors import Refused, TimedOut
-from .ipvs import Key
+from .ipvs import Key, Lowered
 
 HEALTHY_S = 30
 TAKEN_S = 15
@@ -22,16 +21,16 @@ TOLD_ANEW_S = 65
 and the kernel's 2 s."""
 
 
-@dataclass
 class Progress:
     """What an interrupted activation leaves for the next one."""
 
-    answered_before: list[Key] | None = None
-    """The real servers that got connections before it began; None while no activation has begun."""
-    unread: bool = False
-    """From the switch of the link to the end of the reload: keepalived may run another version than the link says."""
-    lowered: list[tuple[int, str, str, int]] = field(default_factory=list)
-    """The real servers that got weight 0 because the new version does not name them: mark, address, method, weight."""
+    def __init__(self, answered_before: list[Key] | None = None, unread: bool = False, lowered: list[Lowered] | None = None) -> None:
+        self.answered_before = answered_before
+        """The real servers that got connections before it began; None while no activation has begun."""
+        self.unread = unread
+        """From the switch of the link to the end of the reload: keepalived may run another version than the link says."""
+        self.lowered = lowered or []
+        """The real servers that got weight 0 because the new version does not name them."""
 
     @classmethod
     def read(cls) -> Progress:
@@ -46,7 +45,7 @@ class Progress:
     def write(self) -> None:
         """Keep it for the next activation."""
         state.prepare_run()
-        state.write(state.ACTIVATION, json.dumps(asdict(self)))
+        state.write(state.ACTIVATION, json.dumps(vars(self)))
 
 
 def activate(version: str, canary: bool) -> str:

@@ -7,20 +7,24 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass
-from ipaddress import IPv4Address, IPv6Address, ip_address
-from typing import Any, Union
+from ipaddress import ip_address
 
 from . import state
 from .errors import Refused
+from .record import Record, plain
 
-Address = Union[IPv4Address, IPv6Address]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ipaddress import IPv4Address, IPv6Address
+    from typing import Any, Union
+
+    Address = Union[IPv4Address, IPv6Address]
+
 NAME = "host.json"
 _WIDTH = 140
 
 
-@dataclass(frozen=True)
-class RealServer:
+class RealServer(Record):
     """A real server of a service. `weight` is the configured one: 0 gets no new connection."""
 
     name: str
@@ -28,8 +32,7 @@ class RealServer:
     weight: int
 
 
-@dataclass(frozen=True)
-class Service:
+class Service(Record):
     """A virtual server. The kernel knows it by its firewall mark; `quorum` and `hysteresis` are keepalived's."""
 
     name: str
@@ -59,8 +62,7 @@ class Service:
         return quorum, max(0, min(self.hysteresis, quorum - 1, left - quorum))
 
 
-@dataclass(frozen=True)
-class Vip:
+class Vip(Record):
     """A VIP and its VRRP instance. `owner` is the director with the highest priority."""
 
     name: str
@@ -77,8 +79,7 @@ class Vip:
         return f"{self.address}/{self.address.max_prefixlen}"
 
 
-@dataclass(frozen=True)
-class Description:
+class Description(Record):
     """One host. `directors` are the other directors of its pool; only a director runs keepalived."""
 
     host: str
@@ -119,7 +120,7 @@ class Description:
 
     def to_json(self) -> str:
         """Text with a line for each real server, so that a change is one line of a diff."""
-        return _text({"format": 1, **json.loads(json.dumps(asdict(self), default=str))}) + "\n"
+        return _text(json.loads(json.dumps({"format": 1, **vars(self)}, default=plain))) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> Description:

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
-from typing import Any
 
-from .ipvs import RealServer, SyncDaemon, Table, VirtualServer
+from .ipvs import RealServer, SyncDaemon, VirtualServer
+from .record import Record, plain
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from .ipvs import Table
+
+_NONE: dict[Any, Any] = {}
 
 FORMAT = 1
 ASIDE = -254
 """keepalived's FAULT state: the director may not take the VIP."""
 
 
-@dataclass(frozen=True)
-class Facts:
+class Facts(Record):
     """One node. Parts that it does not have, since it is no director or nothing is in force, are empty."""
 
     host: str = ""
@@ -28,7 +34,7 @@ class Facts:
     """Whether an operator drained this director: it takes no VIP."""
     drained: frozenset[str] = frozenset()
     """The real servers that an operator took out of rotation, by address."""
-    files: dict[str, str] = field(default_factory=dict)
+    files: dict[str, str] = _NONE
     """SHA-256 of every delivered file of the version, by path."""
     mac: str = ""
     held: frozenset[str] = frozenset()
@@ -36,13 +42,13 @@ class Facts:
     lo: frozenset[str] = frozenset()
     sysctl: frozenset[str] = frozenset()
     """`name = value` of every sysctl that the version sets."""
-    table: Table = field(default_factory=dict)
+    table: Table = _NONE
     sync: tuple[SyncDaemon, ...] = ()
-    views: dict[str, int] = field(default_factory=dict)
+    views: dict[str, int] = _NONE
     """What missing quorums add to the priority, by VIP."""
-    drains: dict[str, int] = field(default_factory=dict)
+    drains: dict[str, int] = _NONE
     """What a drain or a roll-out adds to the priority, by VIP: see `aside` and `behind`."""
-    witnesses: dict[str, bool] = field(default_factory=dict)
+    witnesses: dict[str, bool] = _NONE
     """Whether each witness takes or refuses a connection."""
     rules: str = ""
     """Difference between the nftables rules of the version and the loaded ones."""
@@ -68,7 +74,7 @@ class Facts:
 
     def to_json(self) -> str:
         """One JSON object."""
-        return json.dumps({"format": FORMAT, **asdict(self)}, default=sorted, indent=1)
+        return json.dumps({"format": FORMAT, **vars(self)}, default=plain, indent=1)
 
     @classmethod
     def from_json(cls, text: str) -> Facts:

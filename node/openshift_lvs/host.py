@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 
 from . import journal, programs, state
 from .description import Description
 from .errors import Refused
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 TABLE = "openshift_lvs"
 RULES = "lvs.nft"
@@ -75,7 +78,7 @@ def sysctls_in_force(folder: str) -> list[str]:
 def load_modules(folder: str) -> None:
     """Load the modules that a version names. Raises Refused for one that this kernel does not have."""
     for module in _lines(f"{folder}/{MODULES}"):
-        if not programs.succeeds("modprobe", module) and not _loaded(module):
+        if not _loaded(module) and not programs.succeeds("modprobe", module):
             kernel = os.uname().release
             raise Refused(f"kernel module {module}: not in {kernel}; install the kernel's extra modules or choose another scheduler or method")
 

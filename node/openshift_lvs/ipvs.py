@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass, field
 
 from . import clock, journal, programs
-from .description import Description
 from .errors import Refused
+from .record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from .description import Description
 
 _METHODS = {"Route": "DR", "Tunnel": "TUN", "Masq": "NAT"}
 """keepalived's word for what ipvsadm shows."""
@@ -19,8 +23,7 @@ SYNC_MESSAGE_MAX = 1472
 IP_UDP_HEADERS = 28
 
 
-@dataclass(frozen=True)
-class RealServer:
+class RealServer(Record):
     """A real server in the table. `method` is keepalived's word; `connections` are the established ones."""
 
     method: str
@@ -28,14 +31,13 @@ class RealServer:
     connections: int
 
 
-@dataclass(frozen=True)
-class VirtualServer:
+class VirtualServer(Record):
     """A virtual server in the table, as `ipvsadm -Ln --exact` shows it."""
 
     scheduler: str
     flags: tuple[str, ...]
     persistence: int | None
-    servers: dict[str, RealServer] = field(default_factory=dict)
+    servers: dict[str, RealServer]
     """By address."""
 
 
@@ -43,6 +45,8 @@ Table = dict[int, VirtualServer]
 """Virtual servers by mark. Those by address belong to others, such as kube-proxy, and are left out."""
 Key = tuple[int, str]
 """A real server of a service: mark and address."""
+Lowered = tuple[int, str, str, int]
+"""A real server whose weight was lowered: mark, address, method, and the weight before."""
 
 
 def table() -> Table:
@@ -62,7 +66,7 @@ def parse(shown: str) -> Table:
             persistent = re.search(r"persistent (\d+)", line)
             named = (flags[1].split(",") if flags else []) + (["ops"] if "ops" in words else [])
             scheduler = words[3] if words[2] == "IPv6" else words[2]
-            current = found[int(words[1])] = VirtualServer(scheduler, tuple(sorted(named)), int(persistent[1]) if persistent else None)
+            current = found[int(words[1])] = VirtualServer(scheduler, tuple(sorted(named)), int(persistent[1]) if persistent else None, {})
         elif words[:1] == ["->"] and current and len(words) > 4 and words[2] in _METHODS:
             current.servers[words[1].rpartition(":")[0].strip("[]")] = RealServer(_METHODS[words[2]], int(words[3]), int(words[4]))
         elif words[:1] in (["TCP"], ["UDP"], ["SCTP"]):
@@ -79,7 +83,7 @@ def set_weight(mark: int, address: str, method: str, weight: int) -> None:
     """Change the weight of a real server. A server that its health check removes at the same moment is no error."""
     command = ["ipvsadm", "--edit-server", "--fwmark-service", str(mark), "--real-server", address, _OPTIONS[method], "--weight", str(weight)]
     status, _, errors = programs.attempt(*command)
-    if status and address in table().get(mark, VirtualServer("", (), None)).servers:
+    if status and address in table().get(mark, VirtualServer("", (), None, {})).servers:
         raise Refused(f"{' '.join(command)}: {errors.strip()}")
 
 
@@ -117,8 +121,7 @@ def connections(which: str, address: str) -> list[str]:
     return found
 
 
-@dataclass(frozen=True)
-class SyncDaemon:
+class SyncDaemon(Record):
     """One side of connection sync that runs: `master` tells of connections, `backup` hears of them."""
 
     side: str

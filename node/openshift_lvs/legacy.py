@@ -13,6 +13,10 @@ from ipaddress import ip_address
 from . import state
 from .description import NAME, Description, RealServer, Service, Vip
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .ipvs import Key, Lowered
+
 _METHODS = {"gatewaying": "DR", "ipip": "TUN", "masquerading": "NAT"}
 _LEFT = ("before", "unread", "lowered", "switched", "addresses")
 """What the scripts kept in /run/openshift-lvs about an activation."""
@@ -129,7 +133,7 @@ def write_for_shell(folder: str, description: Description) -> None:
     state.write(f"{folder}/services", "".join(f"{line}\n" for line in lines))
 
 
-def interrupted() -> tuple[list[tuple[int, str]] | None, bool, list[tuple[int, str, str, int]]]:
+def interrupted() -> tuple[list[Key] | None, bool, list[Lowered]]:
     """What an interrupted activation of the scripts left, as activation.Progress has it."""
     lowered = []
     for line in state.read(f"{state.RUN}/lowered").splitlines():

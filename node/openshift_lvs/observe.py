@@ -8,6 +8,7 @@ import os
 from . import host, ipvs, journal, programs, state, vrrp
 from .description import Description, current
 from .facts import Facts
+from .record import replace
 
 
 def facts() -> Facts:
@@ -25,7 +26,7 @@ def facts() -> Facts:
     if description is None:
         return seen
     addresses = host.all_addresses()
-    seen = _replace(
+    seen = replace(
         seen,
         host=description.host,
         files=_files(),
@@ -36,7 +37,7 @@ def facts() -> Facts:
     )
     if not description.director:
         return seen
-    return _replace(
+    return replace(
         seen,
         table=ipvs.table(),
         sync=ipvs.sync_daemons(),
@@ -55,10 +56,6 @@ def _reached(description: Description) -> dict[str, bool]:
     from . import probes
 
     return probes.reached(description.witnesses)
-
-
-def _replace(seen: Facts, **changes: object) -> Facts:
-    return Facts(**{**vars(seen), **changes})
 
 
 def _files() -> dict[str, str]:

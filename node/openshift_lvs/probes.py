@@ -7,12 +7,16 @@ import errno
 import re
 import selectors
 import socket
-from collections.abc import Iterator
-from dataclasses import dataclass
 
 from . import clock, programs
-from .description import Description
 from .errors import TimedOut
+from .record import Record, replace
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from .description import Description
 
 ANSWER_S = 3.0
 """Seconds for one connection or one answer."""
@@ -24,8 +28,7 @@ _ARP_TABLE = "openshift_lvs_answers"
 _DISCARD_PORT = 9
 
 
-@dataclass
-class Target:
+class Target(Record):
     """What a proof asks: a TCP connection to ADDRESS:PORT, or an HTTP request as keepalived's HTTP_GET sends it."""
 
     at: str
@@ -73,7 +76,7 @@ def targets(words: list[str]) -> list[Target]:
     for word in words:
         key, separator, value = word.partition("=")
         if separator and found and key in ("path", "host", "status", "protocol"):
-            setattr(found[-1], key, value)
+            found[-1] = replace(found[-1], **{key: value})
         else:
             found.append(Target(word))
     return found

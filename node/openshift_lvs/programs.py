@@ -3,20 +3,38 @@
 from __future__ import annotations
 
 import os
-import subprocess
 
 from .errors import Refused
 
-_ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
+# Also for this process: where a program is looked up.
+os.environ.update(PATH="/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", LC_ALL="C.UTF-8")
+_SIGPIPE = 13
+"""Python ignores it; a program that it starts must not."""
 
 
 def attempt(*command: str, stdin: str = "") -> tuple[int, str, str]:
-    """Run a program; its exit status, output and error output. A program that is missing has status 127."""
+    """Run a program; its exit status, output and error output. A program that is missing has status 127, one that a signal ended a negative one.
+
+    Without `subprocess`, whose import takes 0.1 s on a slow processor. Files in memory take any amount of output without a reader.
+    """
+    streams = [os.memfd_create(name) for name in ("input", "output", "errors")]
     try:
-        done = subprocess.run(command, input=stdin, env={**os.environ, **_ENVIRONMENT}, capture_output=True, encoding="utf-8", errors="replace")
-    except FileNotFoundError:
-        return 127, "", f"{command[0]}: not on this node"
-    return done.returncode, done.stdout, done.stderr
+        os.write(streams[0], stdin.encode())
+        os.lseek(streams[0], 0, os.SEEK_SET)
+        redirect = [(os.POSIX_SPAWN_DUP2, stream, number) for number, stream in enumerate(streams)]
+        try:
+            process = os.posix_spawnp(command[0], command, os.environ, file_actions=redirect, setsigdef=[_SIGPIPE])
+        except FileNotFoundError:
+            return 127, "", f"{command[0]}: not on this node"
+        status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+        return status, _text(streams[1]), _text(streams[2])
+    finally:
+        for stream in streams:
+            os.close(stream)
+
+
+def _text(stream: int) -> str:
+    return os.pread(stream, os.fstat(stream).st_size, 0).decode(errors="replace")
 
 
 def run(*command: str, stdin: str = "") -> str:

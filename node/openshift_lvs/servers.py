@@ -7,7 +7,7 @@ import os
 from . import clock, ipvs, journal, programs, state
 from .description import Description
 from .errors import TimedOut
-from .ipvs import Key, Table
+from .ipvs import Key, Lowered, Table
 
 REMOVAL_S = 30
 """Seconds that the connections of a removed server have to end."""
@@ -153,7 +153,7 @@ def wait_for_removed(gone: list[Key]) -> None:
         journal.note(f"{late}; going on")
 
 
-def raise_lowered(lowered: list[tuple[int, str, str, int]]) -> None:
+def raise_lowered(lowered: list[Lowered]) -> None:
     """Give the servers that an interrupted removal lowered their weights again, unless an operator drained them meanwhile."""
     drained = state.drained()
     for mark, address, method, weight in lowered:

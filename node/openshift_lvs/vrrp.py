@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
 
 from . import clock, host, ipvs, journal, programs, quorum, servers, state
 from .description import Description
 from .errors import Refused
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 FAULT_WEIGHT = -254
 """keepalived's FAULT state: the instance holds no VIP."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from pydantic_core import PydanticUndefined
 from components import cluster, keepalived
 from node.openshift_lvs import commands, observe
 from node.openshift_lvs.ipvs import RealServer
+from node.openshift_lvs.record import replace
 from tests.unit.test_operations_verify import healthy
 
 PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"

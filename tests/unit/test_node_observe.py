@@ -6,7 +6,6 @@ import json
 import socket
 import threading
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ from node.openshift_lvs.errors import TimedOut
 from node.openshift_lvs.facts import Facts
 from node.openshift_lvs.ipvs import RealServer, SyncDaemon, VirtualServer, parse
 from node.openshift_lvs.probes import Target
+from node.openshift_lvs.record import replace
 from tests.unit.node_functions import ADDRESSES, HERE, MARK, System, description, drain, in_force, vip
 
 EVERYTHING = Facts(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
 
@@ -13,6 +12,7 @@ from components.cluster import Cluster
 from components.keepalived import File
 from node.openshift_lvs.facts import Facts
 from node.openshift_lvs.ipvs import RealServer, SyncDaemon, VirtualServer, parse
+from node.openshift_lvs.record import replace
 from operations.nodes import Answer, Nodes
 from operations.status import status
 from operations.verify import Finding, verify
