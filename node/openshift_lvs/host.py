@@ -157,20 +157,20 @@ def remove_rules() -> None:
 def install_units(program: str) -> None:
     """Put the units of a program in place and enable them. Safe to run twice."""
     source = f"{program}/{PROGRAM_UNITS}"
-    changed = []
-    for folder, _, names in os.walk(source):
-        for name in names:
-            path = os.path.relpath(f"{folder}/{name}", source)
-            text = state.read(f"{folder}/{name}")
-            if state.read(f"{state.UNITS}/{path}") != text:
-                os.makedirs(os.path.dirname(f"{state.UNITS}/{path}"), exist_ok=True)
-                state.write(f"{state.UNITS}/{path}", f"{text}\n")
-                changed.append(path)
-    # Also where nothing changed: the command that wrote the units may have been killed.
+    units = {os.path.relpath(f"{folder}/{name}", source): state.text(f"{folder}/{name}") for folder, _, names in os.walk(source) for name in names}
+    changed = sorted(path for path, text in units.items() if state.text(f"{state.UNITS}/{path}") != text)
+    for path in changed:
+        os.makedirs(os.path.dirname(f"{state.UNITS}/{path}"), exist_ok=True)
+        state.write(f"{state.UNITS}/{path}", units[path])
+    # Each takes a second on a slow processor, so systemd is told once of each text, also when the command that wrote the units was killed.
+    told = "".join(f"# {path}\n{units[path]}" for path in sorted(units))
+    if state.text(state.UNITS_TOLD) == told:
+        return
     programs.run("systemctl", "-q", "enable", "openshift-lvs.service", "keepalived.service")
     programs.run("systemctl", "daemon-reload")
+    state.write(state.UNITS_TOLD, told)
     if changed:
-        journal.note(f"units changed: {', '.join(sorted(changed))}")
+        journal.note(f"units changed: {', '.join(changed)}")
 
 
 def remove_units(program: str) -> None:

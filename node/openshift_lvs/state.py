@@ -32,6 +32,8 @@ FILE
     0, or the weight of a poor view; start, quorum, recount; quorum, recount; gone, `start` writes it
 /run/openshift-lvs/activation.json
     what an interrupted activation must know (activation.Progress); activate; activate; gone
+/run/openshift-lvs/units
+    the text of the units that systemd has read and enabled; activate; activate; gone
 /run/openshift-lvs/lock, VIP.lock
     the command that changes versions, or that counts quorums; lock; lock; gone
 /run/openshift-lvs/witness
@@ -57,6 +59,7 @@ RUN = "/run/openshift-lvs"
 LOCK = f"{RUN}/lock"
 QUORUM = f"{RUN}/quorum"
 ACTIVATION = f"{RUN}/activation.json"
+UNITS_TOLD = f"{RUN}/units"
 
 
 def prepare_run() -> None:
