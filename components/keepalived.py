@@ -19,7 +19,7 @@ PROGRAM = ROOT / "node"
 """What every host receives unchanged."""
 CURRENT = "/etc/keepalived/current"
 """Where a node finds the version in force: a symbolic link that is swapped in one step."""
-_DELIVERED = ("openshift-lvs", "witness", "openshift_lvs/*.py", "systemd/**/*")
+_DELIVERED = ("openshift-lvs", "witness", "server-changed", "openshift_lvs/*.py", "systemd/**/*")
 """The program's files. `install` is run from its text instead."""
 _MODULES = {"DR": (), "NAT": (), "TUN": ("ipip",)}
 

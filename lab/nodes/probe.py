@@ -17,6 +17,8 @@ CLIENTS = [f"192.168.0.{last}" for last in range(101, 161)]
 """The client's addresses: enough for an affinity by address to meet every server."""
 STREAMS = 12
 FAST_MS, HOLD_MS, SLOW_MS, STREAM_MS = 20, 300, 500, 200
+POD = "/pod"
+"""Behind a node's name: the namespace `pod` on it."""
 CONTROL, CONTROL_MS = "control", 200
 LEFT_WAITING = {"timeout", "SYN sent again", "sent again and again"}
 """What goes wrong with a request that nobody answers or refuses at once."""
@@ -192,14 +194,15 @@ class Seen:
 
 @dataclass
 class Probe:
-    """The probes of a target, from the client or from a node, while the `with` lasts; what they saw is in `seen` after it."""
+    """The probes of a target, from the client, from a node or from the pod on it, while the `with` lasts; what they saw is in `seen` after it."""
 
     target: Target
     node: str | None = None
 
     def __enter__(self) -> Probe:
         machine.run("lab", "loops", "reset")
-        inside = ["lab", "exec", self.node] if self.node else ["ip", "netns", "exec", "client"]
+        node, pod, _ = (self.node or "").partition(POD)
+        inside = [*(["lab", "exec", node] if node else []), *([] if node and not pod else ["ip", "netns", "exec", "pod" if pod else "client"])]
         self._running = machine.start(*inside, "/usr/local/bin/traffic", "probe", json.dumps(self._config()))
         assert self._running.stdout
         if self._running.stdout.readline().strip() != "ready":

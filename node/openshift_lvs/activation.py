@@ -9,7 +9,7 @@ import contextlib
 import json
 import os
 
-from . import clock, host, ipvs, journal, legacy, programs, servers, state, versions, vrrp
+from . import clock, host, ipvs, journal, legacy, own_calls, programs, servers, state, versions, vrrp
 from .description import Description, current
 from .errors import Refused, TimedOut
 from .ipvs import Key, Lowered
@@ -294,6 +294,7 @@ class _Activation:
     def _settle(self) -> None:
         if self.new.director:
             vrrp.recount(self.new)
+        own_calls.redirect(self.new)
         vrrp.tidy(self.new)
 
     def _roll_back(self, fault: str) -> str:

@@ -100,10 +100,12 @@ def start() -> None:
 
 
 def started() -> None:
-    from . import servers
+    from . import own_calls, servers
     from .description import in_force
 
-    servers.keep_place_of_drained(in_force())
+    description = in_force()
+    servers.keep_place_of_drained(description)
+    own_calls.redirect(description)
 
 
 def drain() -> None:
@@ -126,6 +128,13 @@ def quorum(vip: str, service: str, weight: str) -> None:
     quorums.quorum(vip, service, weight)
 
 
+def own_calls() -> None:
+    from . import own_calls as calls
+    from .description import in_force
+
+    calls.redirect(in_force())
+
+
 def status(form: str = "") -> str:
     from . import observe
     from .description import current
@@ -144,11 +153,13 @@ def ownership(how: str) -> None:
 def rotation(how: str, address: str) -> None:
     from ipaddress import ip_address
 
-    from . import servers
+    from . import own_calls, servers
     from .description import in_force
 
+    description = in_force()
     # Not the name of another file in that folder.
-    servers.rotation(_one_of(how, "out", "in") == "out", str(ip_address(address)), in_force())
+    servers.rotation(_one_of(how, "out", "in") == "out", str(ip_address(address)), description)
+    own_calls.redirect(description)
 
 
 def hand_over(*vips: str) -> str:
@@ -215,6 +226,7 @@ COMMANDS: dict[str, tuple[Callable[..., str | None], str, str, str]] = {
     "drain": (drain, "", "systemd, operator", "hand every VIP over, until keepalived starts again"),
     "rules": (rules, "", "systemd", "load the nftables rules of the version in force"),
     "quorum": (quorum, "VIP SERVICE WEIGHT", "keepalived", "record that a service gained (0) or lost its quorum"),
+    "own-calls": (own_calls, "", "keepalived", "send this node's calls to other servers while its own is down"),
     "status": (status, "[--json]", "operator", "explain this node; with --json every fact for `operations`"),
     "ownership": (ownership, "off|on", "operator", "take no VIP, over restarts and reboots; or end that"),
     "rotation": (rotation, "out|in ADDRESS", "operator", "give a real server no new connection; or end that"),

@@ -6,7 +6,7 @@ import contextlib
 import os
 import shutil
 
-from . import host, ipvs, programs, state, versions
+from . import host, ipvs, own_calls, programs, state, versions
 from .description import Description, current
 from .errors import Refused
 
@@ -19,6 +19,7 @@ def remove() -> str:
         host.release_vips(in_force)
         if in_force.director:
             host.remove_rules()
+            own_calls.remove()
             # The connections that are left end by themselves.
             with contextlib.suppress(Refused):
                 ipvs.forget([in_force])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 from . import clock, ipvs, journal, programs, state
@@ -11,6 +12,7 @@ from .ipvs import Key, Lowered, Table
 
 REMOVAL_S = 30
 """Seconds that the connections of a removed server have to end."""
+RETURN_S = 2
 TABLE_S = 10
 """Seconds for keepalived to fill the kernel's table, or to take a new weight over from its configuration."""
 
@@ -114,9 +116,16 @@ def rotation(out: bool, address: str, description: Description) -> None:
         programs.run("systemctl", "reload", "keepalived.service")
     else:
         correct_weights(description)
+
+    def live() -> str:
+        return ", ".join(f"mark {mark}" for mark, server in sorted(ipvs.live(ipvs.table())) if server == address)
+
     if out:
-        what = f"weight 0 for {address} (the script of a misc_dynamic check sets its weight itself)"
-        clock.wait_for(TABLE_S, what, lambda: ", ".join(f"mark {mark}" for mark, server in sorted(ipvs.live(ipvs.table())) if server == address))
+        clock.wait_for(TABLE_S, f"weight 0 for {address} (the script of a misc_dynamic check sets its weight itself)", live)
+    else:
+        # It may fail its health check, and keepalived reads the signal to reload a moment later.
+        with contextlib.suppress(TimedOut):
+            clock.wait_for(RETURN_S, f"the weight of {address}", lambda: "" if live() else "weight 0")
 
 
 def removed_by(new: Description, current: Description, kernel: Table) -> list[Key]:

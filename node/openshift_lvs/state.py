@@ -32,6 +32,8 @@ FILE
     0, or the weight of a poor view; start, quorum, recount; quorum, recount; gone, `start` writes it
 /run/openshift-lvs/activation.json
     what an interrupted activation must know (activation.Progress); activate; activate; gone
+/run/openshift-lvs/own-calls
+    the loaded rules for calls from this node, once there were any; own-calls, start, activate, rotation; own-calls; gone, as the rules are
 /run/openshift-lvs/units
     the text of the units that systemd has read and enabled; activate; activate; gone
 /run/openshift-lvs/lock, VIP.lock
@@ -60,6 +62,7 @@ LOCK = f"{RUN}/lock"
 QUORUM = f"{RUN}/quorum"
 ACTIVATION = f"{RUN}/activation.json"
 UNITS_TOLD = f"{RUN}/units"
+OWN_CALLS = f"{RUN}/own-calls"
 
 
 def prepare_run() -> None:

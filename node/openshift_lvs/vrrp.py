@@ -189,7 +189,7 @@ def tidy(description: Description) -> None:
     for name in state.names(state.RUN):
         kind, _, instance = name.partition("-")
         gone = kind in ("drain", "view") and instance not in description.instances
-        if gone or (name.endswith(".lock") and name[: -len(".lock")] not in description.instances):
+        if gone or (name.endswith(".lock") and name[: -len(".lock")] not in (*description.instances, "own-calls")):
             os.unlink(f"{state.RUN}/{name}")
     for instance in state.names(state.QUORUM):
         if instance not in description.instances:

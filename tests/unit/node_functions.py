@@ -19,7 +19,23 @@ ADDRESSES = ("192.168.0.2", "192.168.0.3", "192.168.0.4")
 MARK = 51 << 20 | 8443
 HERE = ADDRESSES[0]
 _METHODS = {"DR": "Route", "TUN": "Tunnel", "NAT": "Masq"}
-_STATE = ("LIB", "EXECUTABLE", "BASE", "VERSIONS", "CURRENT", "PROVEN", "DRAINED", "OWNERSHIP", "UNITS", "RUN", "LOCK", "QUORUM", "ACTIVATION", "UNITS_TOLD")
+_STATE = (
+    "LIB",
+    "EXECUTABLE",
+    "BASE",
+    "VERSIONS",
+    "CURRENT",
+    "PROVEN",
+    "DRAINED",
+    "OWNERSHIP",
+    "UNITS",
+    "RUN",
+    "LOCK",
+    "QUORUM",
+    "ACTIVATION",
+    "UNITS_TOLD",
+    "OWN_CALLS",
+)
 
 
 def service(name: str = "master-8443", mark: int = MARK, weights: dict[str, int] | None = None, quorum: int = 2, **given: object) -> Service:

@@ -399,7 +399,7 @@ def test_first_activation_starts_keepalived_and_its_unit_at_boot(fresh: Node) ->
     assert fresh.succeeds("activate", name) == f"{name} in force\n"
     assert fresh.in_force == name
     assert kernel_calls(fresh) == ["systemctl start openshift-lvs.service keepalived.service"]
-    assert f"meta mark set 0x{int(MARK):08x}" in fresh.sh("nft list table ip openshift_lvs")
+    assert f"192.168.0.250 . 6 . 8443 : 0x{int(MARK):08x}" in fresh.sh("nft list table ip openshift_lvs")
     assert fresh.read("/run/openshift-lvs/drain-master") == "0\n"
     assert table(fresh) == {"192.168.0.2": 1, "192.168.0.3": 1, "192.168.0.4": 1}
 
@@ -626,8 +626,8 @@ def test_only_a_packet_that_enters_through_the_pools_interface_gets_a_mark(servi
         stdin=f"""table ip observed {{
             set arrived {{ type ifname; flags dynamic; }}
             set marked {{ type ifname; flags dynamic; }}
-            chain prerouting {{
-                type filter hook prerouting priority mangle + 1
+            chain input {{
+                type filter hook input priority 91
                 ip daddr 192.168.0.250 tcp dport 8443 update @arrived {{ iifname }}
                 meta mark {MARK} update @marked {{ iifname }}
             }}
@@ -635,10 +635,30 @@ def test_only_a_packet_that_enters_through_the_pools_interface_gets_a_mark(servi
     )
     for interface, target, source in (("wire", "eth0", "192.168.0.101"), ("pod", "cni0", "10.244.0.9"), ("far", "tunl0", "192.168.0.102")):
         serving.sh(f"python3 - {interface} {target} {source}", stdin=SEND_SYN)
-    # The node's own call. Its SYN passes prerouting on lo; nothing listens, so the connection is refused.
+    # The node's own call. Its SYN arrives on lo; nothing listens, so the connection is refused.
     serving.run("bash", "-c", ": <>/dev/tcp/192.168.0.250/8443")
     seen = {name: set(re.findall('"([a-z0-9]+)"', serving.sh(f"nft list set ip observed {name}"))) for name in ("arrived", "marked")}
     assert seen == {"arrived": {"eth0", "cni0", "tunl0", "lo"}, "marked": {"eth0"}}
+
+
+def test_no_rule_of_another_program_sees_our_mark_and_none_takes_it_away(serving: Node) -> None:
+    # As Calico does: it clears its bits in the filter, where ours would be among them. And a rule behind ours looks for any mark in the output.
+    serving.sh(
+        "nft -f -",
+        stdin=f"""table ip calico {{
+            counter seen {{ }}
+            counter balanced {{ }}
+            chain input {{ type filter hook input priority filter; meta mark set 0; }}
+            chain behind {{ type filter hook input priority 91; meta mark {MARK} counter name balanced; }}
+            chain output {{ type filter hook output priority raw; meta mark != 0 counter name seen; }}
+            chain marked {{ type filter hook output priority -320; ip daddr 192.168.0.3 meta mark set {MARK}; }}
+        }}""",
+    )
+    serving.sh("python3 - wire eth0 192.168.0.101", stdin=SEND_SYN)
+    assert "packets 1" in serving.sh("nft list counter ip calico balanced")
+    # What IPVS forwards enters the output hook with the mark; here another packet stands in for it.
+    serving.run("bash", "-c", "echo >/dev/udp/192.168.0.3/9")
+    assert "packets 0" in serving.sh("nft list counter ip calico seen")
 
 
 def test_a_new_service_may_wait_for_its_servers_where_no_answer_is_asked_for(serving: Node) -> None:

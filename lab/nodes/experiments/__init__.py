@@ -6,6 +6,7 @@ begins: with nopreempt that need not be the preferred one, and an experiment lea
 
 from __future__ import annotations
 
+from lab.nodes.experiments.calls import CALLS
 from lab.nodes.experiments.changes import CHANGES
 from lab.nodes.experiments.crashes import CRASHES, PARTITIONS
 from lab.nodes.experiments.planned import PLANNED
@@ -14,4 +15,4 @@ from lab.nodes.experiments.servers import SERVERS
 from lab.nodes.experiments.steady import CHOICES, STEADY
 from lab.nodes.experiments.updates import STRANGERS, UPDATES
 
-EXPERIMENTS = [*STEADY, *PLANNED, *CRASHES, *PARTITIONS, *SERVERS, *CHANGES, *UPDATES, *STRANGERS, *RELEASES, *CHOICES]
+EXPERIMENTS = [*STEADY, *PLANNED, *CRASHES, *PARTITIONS, *SERVERS, *CALLS, *CHANGES, *UPDATES, *STRANGERS, *RELEASES, *CHOICES]

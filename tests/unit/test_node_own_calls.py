@@ -1,0 +1,128 @@
+"""Calls to a VIP from a node and from its pods, while the node's own server gets no connections: decisions, and packets through real rules."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from node.openshift_lvs import own_calls, state
+from tests.unit.node_functions import ADDRESSES, HERE, MARK, System, description
+from tests.unit.node_root import Node
+from tests.unit.test_node_scripts import activated
+
+OTHERS = [address for address in ADDRESSES if address != HERE]
+
+
+def loaded(system: System) -> list[str]:
+    """What nft was given since the last look."""
+    given = [line for line in system.asked if line.startswith("nft")]
+    system.asked.clear()
+    return given
+
+
+def weigh(system: System, weight: int, *addresses: str) -> None:
+    """Give these real servers another weight in the kernel's table."""
+    for address in addresses:
+        system.table[MARK][address] = ("DR", weight, 0)
+
+
+def test_a_node_whose_server_is_live_keeps_its_calls_and_tracks_no_connection(system: System) -> None:
+    system.fill(description())
+    own_calls.redirect(description())
+    assert loaded(system) == []
+    assert not Path(state.OWN_CALLS).exists()
+
+
+def test_calls_go_to_the_live_servers_while_the_own_one_is_not_and_come_back(system: System) -> None:
+    system.fill(description())
+    weigh(system, 0, HERE)
+    own_calls.redirect(description())
+    assert loaded(system) == ["nft --file -"]
+    assert f"{{ 0 : {OTHERS[0]}, 1 : {OTHERS[1]} }}" in Path(state.OWN_CALLS).read_text()
+    own_calls.redirect(description())
+    assert loaded(system) == [], "the rules are right already"
+    weigh(system, 0, OTHERS[0])
+    own_calls.redirect(description())
+    assert f"{{ 0 : {OTHERS[1]} }}" in Path(state.OWN_CALLS).read_text()
+    weigh(system, 1, HERE)
+    own_calls.redirect(description())
+    text = Path(state.OWN_CALLS).read_text()
+    assert "dnat" not in text and "chain output { type nat" in text, "the chains stay, so that running connections keep their translation"
+    assert len(system.notes) == 3
+
+
+def test_without_any_live_server_calls_stay_where_they_are(system: System) -> None:
+    system.fill(description())
+    weigh(system, 0, *ADDRESSES)
+    own_calls.redirect(description())
+    assert loaded(system) == []
+
+
+def test_a_server_that_is_no_director_has_no_table_to_ask(system: System) -> None:
+    own_calls.redirect(description(director=False, directors=()))
+    assert loaded(system) == []
+
+
+ANSWER = """
+import socketserver
+class Name(socketserver.BaseRequestHandler):
+    def handle(self):
+        self.request.sendall(f"192.168.0.3 answers {self.client_address[0]}\\n".encode())
+socketserver.ThreadingTCPServer.allow_reuse_address = True
+socketserver.ThreadingTCPServer(("", 8443), Name).serve_forever()
+"""
+CALL = "import socket; print(socket.create_connection(('192.168.0.250', 8443), 3).makefile().readline().strip())"
+
+
+@pytest.fixture
+def neighbours() -> Iterator[Node]:
+    """master0 without a server of its own, master1's server at the other end of its wire, and a pod behind a bridge."""
+    with activated("master0") as made:
+        made.write("/stub/answer", ANSWER)
+        made.sh("""
+            unshare --net /usr/bin/sleep 100 >/dev/null 2>&1 </dev/null & echo $! >/stub/peer
+            unshare --net /usr/bin/sleep 100 >/dev/null 2>&1 </dev/null & echo $! >/stub/pod
+            for name in peer pod; do
+                until [ "$(readlink /proc/$(cat /stub/$name)/ns/net)" != "$(readlink /proc/self/ns/net)" ]; do /usr/bin/sleep 0.01; done
+            done
+            ip link set wire netns "$(cat /stub/peer)"
+            ip link add cni0 type veth peer name pod0; ip link set pod0 netns "$(cat /stub/pod)"
+            ip address add 10.88.0.1/24 dev cni0; ip link set cni0 up; /usr/sbin/sysctl -qw net.ipv4.ip_forward=1
+            enter() { nsenter --net="/proc/$(cat /stub/$1)/ns/net" sh -euc "$2"; }
+            enter peer "ip link set lo up; ip address add 192.168.0.3/24 dev wire; ip link set wire up"
+            enter pod "ip address add 10.88.0.5/24 dev pod0; ip link set pod0 up; ip route add default via 10.88.0.1"
+            enter peer "python3 /stub/answer >/dev/null 2>&1 </dev/null &"
+            until (: <>/dev/tcp/192.168.0.3/8443) 2>/dev/null || bash -c ': <>/dev/tcp/192.168.0.3/8443' 2>/dev/null; do /usr/bin/sleep 0.05; done
+        """)
+        yield made
+
+
+def test_a_call_from_the_node_and_from_a_pod_is_answered_by_another_server_while_the_own_one_is_down(neighbours: Node) -> None:
+    node_calls = ("python3", "-c", CALL)
+    pod_calls = ("sh", "-c", f'nsenter --net="/proc/$(cat /stub/pod)/ns/net" python3 -c "{CALL}"')
+    for call in (node_calls, pod_calls):
+        assert "refused" in neighbours.run(*call).stderr, "nothing listens here"
+    neighbours.sh("sed -i 's/192.168.0.2 DR 1/192.168.0.2 DR 0/; s/192.168.0.4 DR 1/192.168.0.4 DR 0/' /stub/table")
+    neighbours.succeeds("own-calls")
+    for call in (node_calls, pod_calls):
+        assert neighbours.run(*call).stdout == "192.168.0.3 answers 192.168.0.2\n"
+    neighbours.sh("sed -i 's/192.168.0.2 DR 0/192.168.0.2 DR 1/' /stub/table")
+    neighbours.succeeds("own-calls")
+    for call in (node_calls, pod_calls):
+        assert "refused" in neighbours.run(*call).stderr
+
+
+def test_other_servers_count_only_while_calls_go_elsewhere(neighbours: Node) -> None:
+    changed = "/etc/keepalived/current/program/server-changed"
+    neighbours.calls()
+    neighbours.sh(changed)
+    assert neighbours.sh("grep -c ipvsadm /stub/calls || true") == "0\n", "no table is read"
+    neighbours.sh("sed -i 's/192.168.0.2 DR 1/192.168.0.2 DR 0/' /stub/table")
+    neighbours.succeeds("own-calls")
+    assert "0 : 192.168.0.3, 1 : 192.168.0.4" in neighbours.read("/run/openshift-lvs/own-calls")
+    neighbours.sh(f"sed -i 's/192.168.0.3 DR 1/192.168.0.3 DR 0/' /stub/table; {changed}")
+    assert "0 : 192.168.0.4" in neighbours.read("/run/openshift-lvs/own-calls")
+    neighbours.succeeds("remove")
+    assert "openshift_lvs" not in neighbours.sh("nft list tables")
