@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from components.cluster import ConfigurationError
+from components.configuration import ConfigurationError
 
 SEED_MIN = 16
 """Characters. `openssl rand -hex 32` gives 64."""

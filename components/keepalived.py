@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import jinja2
 
-from components.cluster import POOR_VIEW_WEIGHT, Cluster, ConfigurationError, HttpCheck, MiscCheck, Node, Vip, VirtualService
+from components.configuration import POOR_VIEW_WEIGHT, Cluster, ConfigurationError, HttpCheck, MiscCheck, Node, Vip, VirtualService
 from node.openshift_lvs import description
 
 ROOT = Path(__file__).parent.parent

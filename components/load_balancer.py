@@ -27,7 +27,7 @@ import pulumi
 from pulumi_command import remote
 
 from components import keepalived
-from components.cluster import Cluster, HttpCheck, Vip, VirtualService
+from components.configuration import Cluster, HttpCheck, Vip, VirtualService
 from components.servers import Endpoint
 
 LIB = "/usr/local/lib/openshift-lvs"

@@ -15,7 +15,7 @@ from typing import NamedTuple, TypeVar
 import pulumi
 from pulumi_openstack import networking
 
-from components.cluster import Cluster, ConfigurationError, Network
+from components.configuration import Cluster, ConfigurationError, Network
 
 ANYWHERE = IPv4Network("0.0.0.0/0")
 EPHEMERAL = (32768, 60999)

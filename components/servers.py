@@ -11,7 +11,7 @@ import pulumi
 from pulumi_openstack import compute, images, networking
 
 from components import host_key
-from components.cluster import Cluster, Node
+from components.configuration import Cluster, Node
 from components.network import ClusterNetwork, look_up
 
 FIRST_BOOT_ONLY = ["image_id", "flavor_name", "user_data", "key_pair", "availability_zone", "scheduler_hints"]

@@ -12,7 +12,7 @@ import pulumi
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_ssh_private_key
 
-from components.cluster import Cluster, ConfigurationError, check_auth_pass
+from components.configuration import Cluster, ConfigurationError, check_auth_pass
 from components.host_key import check_seed
 from components.network import ClusterNetwork
 from components.servers import Servers

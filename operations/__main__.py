@@ -7,7 +7,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from components.cluster import ConfigurationError
+from components.configuration import ConfigurationError
 from operations import diff, render, report
 from operations.drain import Draining, Refused
 from operations.nodes import NodesError, reach

@@ -9,7 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from components.cluster import ConfigurationError
+from components.configuration import ConfigurationError
 from operations import report
 
 RENDER_SECONDS = 120

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 
-from components.cluster import Cluster
+from components.configuration import Cluster
 from node.openshift_lvs.facts import Facts
 from node.openshift_lvs.ipvs import RealServer
 from operations.nodes import Nodes

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from components.cluster import Cluster
+from components.configuration import Cluster
 from node.openshift_lvs.commands import PROGRAM, USAGE
 from node.openshift_lvs.state import EXECUTABLE
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import yaml
 
 from components import keepalived
-from components.cluster import Cluster, ConfigurationError
+from components.configuration import Cluster, ConfigurationError
 from components.keepalived import File
 
 

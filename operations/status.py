@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from components import keepalived
-from components.cluster import Cluster
+from components.configuration import Cluster
 from node.openshift_lvs.facts import Facts
 from operations.nodes import Nodes
 from operations.verify import facts

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from components import keepalived
-from components.cluster import Cluster, MiscCheck, Vip, VirtualService
+from components.configuration import Cluster, MiscCheck, Vip, VirtualService
 from node.openshift_lvs.facts import Facts
 from node.openshift_lvs.ipvs import VirtualServer
 from operations.nodes import Answer, Nodes

@@ -14,7 +14,7 @@ os.environ["PULUMI_ERROR_OUTPUT_STRING"] = "1"
 import pytest
 import yaml
 
-from components.cluster import Cluster
+from components.configuration import Cluster
 from tests.unit import recording
 from tests.unit.node_functions import system as system
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from components import keepalived
-from components.cluster import Cluster
+from components.configuration import Cluster
 from components.keepalived import File
 from lab.cloud import layers
 from node.openshift_lvs.facts import Facts

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from components.cluster import Cluster, ConfigurationError, check_auth_pass
+from components.configuration import Cluster, ConfigurationError, check_auth_pass
 
 PROJECT = Path(__file__).parents[2]
 REMOVED = object()

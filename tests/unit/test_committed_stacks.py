@@ -14,7 +14,7 @@ from shlex import quote
 
 import pytest
 
-from components.cluster import MiscCheck
+from components.configuration import MiscCheck
 from operations import render
 from tests.unit.node_root import Node, node
 

@@ -11,7 +11,17 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from components import cluster, keepalived
+from components import keepalived
+from components.configuration.cluster import Cluster
+from components.configuration.errors import NEEDLESS, RENAMED
+from components.configuration.health_checks import Check, ConnectingCheck, HttpCheck, MiscCheck, SmtpCheck, TcpCheck, Url
+from components.configuration.keepalived import Keepalived, Notifications
+from components.configuration.model import Model
+from components.configuration.network import Allow, Network
+from components.configuration.pools import Host, Pool
+from components.configuration.services import VirtualService
+from components.configuration.ssh import Bastion, Ssh
+from components.configuration.vips import Vip
 from node.openshift_lvs import commands, observe
 from node.openshift_lvs.ipvs import RealServer
 from node.openshift_lvs.record import replace
@@ -20,24 +30,24 @@ from tests.unit.test_operations_verify import healthy
 PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"
 
 MODELS: dict[str, type[BaseModel]] = {
-    "`openshift-lvs:cluster`": cluster.Cluster,
-    "`network`": cluster.Network,
-    "`network.allow`": cluster.Allow,
-    "`ssh`": cluster.Ssh,
-    "`ssh.bastion`": cluster.Bastion,
-    "`keepalived`": cluster.Keepalived,
-    "`keepalived.notifications`": cluster.Notifications,
-    "`pools.NAME`": cluster.Pool,
-    "`pools.NAME.hosts.HOST`": cluster.Host,
-    "`vips.NAME`": cluster.Vip,
-    "`vips.NAME.services`": cluster.VirtualService,
-    "`health_check`": cluster.Check,
-    "Checks that open a connection": cluster.ConnectingCheck,
-    "`type: tcp`": cluster.TcpCheck,
-    "`type: http`, `type: ssl`": cluster.HttpCheck,
-    "`urls`": cluster.Url,
-    "`type: smtp`": cluster.SmtpCheck,
-    "`type: misc`": cluster.MiscCheck,
+    "`openshift-lvs:cluster`": Cluster,
+    "`network`": Network,
+    "`network.allow`": Allow,
+    "`ssh`": Ssh,
+    "`ssh.bastion`": Bastion,
+    "`keepalived`": Keepalived,
+    "`keepalived.notifications`": Notifications,
+    "`pools.NAME`": Pool,
+    "`pools.NAME.hosts.HOST`": Host,
+    "`vips.NAME`": Vip,
+    "`vips.NAME.services`": VirtualService,
+    "`health_check`": Check,
+    "Checks that open a connection": ConnectingCheck,
+    "`type: tcp`": TcpCheck,
+    "`type: http`, `type: ssl`": HttpCheck,
+    "`urls`": Url,
+    "`type: smtp`": SmtpCheck,
+    "`type: misc`": MiscCheck,
 }
 
 
@@ -102,13 +112,17 @@ def test_the_page_has_the_bounds_and_words_of_every_key(heading: str) -> None:
         assert not lacking, f"{heading} {key}: {row[1]!r} does not say {lacking}"
 
 
+def subclasses(model: type[Model]) -> set[type[Model]]:
+    direct = set(model.__subclasses__())
+    return direct.union(*map(subclasses, direct))
+
+
 def test_the_page_documents_every_model_of_the_configuration() -> None:
-    models = {model for model in vars(cluster).values() if isinstance(model, type) and issubclass(model, cluster.Model) and model is not cluster.Model}
-    assert models == set(MODELS.values())
+    assert subclasses(Model) == set(MODELS.values())
 
 
 def test_every_word_that_older_files_use_is_on_the_page() -> None:
-    lacking = {word for word in (*cluster.RENAMED, *cluster.NEEDLESS) if f"`{word}`" not in PAGE.read_text()} - {"auth_pass"}
+    lacking = {word for word in (*RENAMED, *NEEDLESS) if f"`{word}`" not in PAGE.read_text()} - {"auth_pass"}
     assert not lacking
 
 
@@ -153,7 +167,7 @@ def test_every_command_of_the_nodes_program_that_is_named_is_there(page: Path) -
 
 def test_the_page_shows_what_status_prints_on_a_node(article: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("node.openshift_lvs.journal.since", lambda path: "2026-03-01 14:02:11 UTC")
-    example = cluster.Cluster.parse(article)
+    example = Cluster.parse(article)
     seen = healthy(example, "infra1")
     table = {mark: {address: RealServer("DR", 1, 3) for address in virtual.servers} for mark, virtual in seen.table.items()}
     table[54526395]["192.168.0.5"] = RealServer("DR", 0, 0)

@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from components.cluster import Cluster
+from components.configuration import Cluster
 from lab.nodes import machine, picture, probe, runner, stack
 from lab.nodes.experiments import EXPERIMENTS
 from lab.nodes.experiments.changes import CHANGES

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_ssh_private_key
 
-from components.cluster import ConfigurationError
+from components.configuration import ConfigurationError
 from components.host_key import derive
 
 SEED = "not a secret, only a test"

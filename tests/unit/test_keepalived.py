@@ -22,7 +22,8 @@ import pytest
 import yaml
 
 from components import keepalived
-from components.cluster import POOR_VIEW_WEIGHT, Cluster, ConfigurationError, Scheduler
+from components.configuration import POOR_VIEW_WEIGHT, Cluster, ConfigurationError
+from components.configuration.services import Scheduler
 from components.keepalived import File
 from node.openshift_lvs.description import Description
 from operations import render
@@ -371,7 +372,7 @@ ADDRESS: dict[str, list[Any]] = {
 @pytest.mark.parametrize("seed", range(24))
 def test_whatever_the_model_takes_keepalived_takes_too(real: Node, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keys and their extreme values in combinations that no one would think of."""
-    monkeypatch.setattr("components.cluster.EVICTION_MAX", math.inf)
+    monkeypatch.setattr("components.configuration.services.EVICTION_MAX", math.inf)
     chance = random.Random(seed)
 
     def some(choices: dict[str, list[Any]]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import pytest
 from pulumi_openstack import compute
 
 from components import keepalived
-from components.cluster import Cluster
+from components.configuration import Cluster
 from components.load_balancer import BOOTING_DIAL_ERRORS, RUNNING_DIAL_ERRORS, LoadBalancer, LoadBalancerArgs, roll_out_order
 from components.servers import Endpoint
 from tests.unit import recording

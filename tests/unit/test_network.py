@@ -8,7 +8,7 @@ from typing import Any
 import pulumi
 import pytest
 
-from components.cluster import Cluster, ConfigurationError
+from components.configuration import Cluster, ConfigurationError
 from components.network import EPHEMERAL, ClusterNetwork, NetworkArgs, allocation_pool, ingress_rules
 from tests.unit.recording import Deploy, Deployment
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from components.cluster import Cluster
+from components.configuration import Cluster
 from components.keepalived import bundle, render, version
 from tests.unit.node_root import Node, node
 from tests.unit.test_node_scripts import MARK, STACK, activated, cluster, hold, kernel_calls, states, table, without_master2

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from components.cluster import Cluster
+from components.configuration import Cluster
 from components.keepalived import describe
 from node.openshift_lvs import legacy, lock, state, versions
 from node.openshift_lvs.description import NAME, Description, RealServer

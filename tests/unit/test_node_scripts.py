@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from components import keepalived
-from components.cluster import Cluster
+from components.configuration import Cluster
 from components.keepalived import File, bundle, render, version
 from components.load_balancer import _install
 from lab.phases import wait_for

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from components import keepalived
-from components.cluster import Cluster
+from components.configuration import Cluster
 from components.keepalived import File, bundle, describe
 from node.openshift_lvs import description as described
 from node.openshift_lvs import host, state, versions, vrrp

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from components.cluster import Cluster
+from components.configuration import Cluster
 from node.openshift_lvs.facts import Facts
 from node.openshift_lvs.ipvs import RealServer, VirtualServer
 from operations import drain

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from components.cluster import Cluster
+from components.configuration import Cluster
 from operations import __main__ as operations
 from operations.nodes import Nodes, NodesError, reach
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from components import keepalived
-from components.cluster import Cluster
+from components.configuration import Cluster
 from components.keepalived import File
 from node.openshift_lvs.facts import Facts
 from node.openshift_lvs.ipvs import RealServer, SyncDaemon, VirtualServer, parse

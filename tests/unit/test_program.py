@@ -12,7 +12,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
-from components.cluster import Cluster
+from components.configuration import Cluster
 from components.load_balancer import roll_out_order
 from tests.unit.conftest import with_password
 from tests.unit.recording import Deploy, Deployment, Registered

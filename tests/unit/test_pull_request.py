@@ -108,7 +108,7 @@ def test_a_templates_change_shows_on_every_host_that_has_the_file_as_base_is_ren
 
 
 def test_base_is_rendered_by_its_own_code(repository: Path, change: Change) -> None:
-    change("components/cluster.py", "POOR_VIEW_WEIGHT = -100", "POOR_VIEW_WEIGHT = -90")
+    change("components/configuration/vips.py", "POOR_VIEW_WEIGHT = -100", "POOR_VIEW_WEIGHT = -90")
     assert '-    quorum_down "/etc/keepalived/current/program/openshift-lvs quorum infra infra-80 -100"\n+' in shown(repository)
 
 
@@ -351,7 +351,7 @@ def test_a_change_of_stacks_only_leaves_the_program_alone(repository: Path, chan
     assert scope(repository, "main") == "program=false\n"
 
 
-@pytest.mark.parametrize("name", ["components/cluster.py", "Pulumi.yaml", "lab/Pulumi.local.yaml", "README.md", "checks/api", "Pulumi.dev.yaml.py"])
+@pytest.mark.parametrize("name", ["components/configuration/vips.py", "Pulumi.yaml", "lab/Pulumi.local.yaml", "README.md", "checks/api", "Pulumi.dev.yaml.py"])
 def test_a_change_of_anything_else_beside_a_stack_is_one_of_the_program(repository: Path, name: str) -> None:
     commit(repository, {"Pulumi.dev.yaml": "# more", name: "# more"})
     assert scope(repository, "main") == "program=true\n"
@@ -374,7 +374,7 @@ def test_a_check_script_that_goes_with_its_stack_is_configuration(repository: Pa
     assert scope(repository, "main") == "program=false\n"
 
 
-@pytest.mark.parametrize("script", ["components/cluster.py", "node/witness", ".github/scripts/scope", "Makefile"])
+@pytest.mark.parametrize("script", ["components/configuration/vips.py", "node/witness", ".github/scripts/scope", "Makefile"])
 def test_a_file_of_the_program_stays_one_when_a_stack_names_it_as_a_check(repository: Path, script: str) -> None:
     commit(repository, {"Pulumi.prod.yaml": named_check(script), script: "# more"})
     assert scope(repository, "main") == "program=true\n"
@@ -400,7 +400,7 @@ def test_a_base_that_is_not_there_fails_and_says_nothing_of_the_program(reposito
 def test_a_merge_in_a_shallow_clone_is_judged_by_what_it_brings(repository: Path, change: Change, tmp_path: Path) -> None:
     change("Pulumi.dev.yaml", "owner: infra0", "owner: infra1")
     git(repository, "checkout", "--quiet", "main")
-    change("components/cluster.py", "POOR_VIEW_WEIGHT = -100", "POOR_VIEW_WEIGHT = -90")
+    change("components/configuration/vips.py", "POOR_VIEW_WEIGHT = -100", "POOR_VIEW_WEIGHT = -90")
     git(repository, "merge", "--quiet", "--no-edit", "change")
     git(tmp_path, "clone", "--quiet", "--depth=2", f"file://{repository}", "clone")
     assert scope(tmp_path / "clone", "HEAD^1") == "program=false\n"

@@ -11,7 +11,7 @@ import pulumi
 import pytest
 
 from components import host_key
-from components.cluster import Cluster, ConfigurationError
+from components.configuration import Cluster, ConfigurationError
 from components.network import ClusterNetwork, NetworkArgs
 from components.servers import Servers, ServersArgs, find_images
 from tests.unit.recording import Deploy, Deployment, Registered

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from components.cluster import ConfigurationError
+from components.configuration import ConfigurationError
 from components.stack import Stack
 from tests.unit.conftest import with_password
 from tests.unit.recording import Deploy

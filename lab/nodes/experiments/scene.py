@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from components import keepalived
-from components.cluster import Cluster
+from components.configuration import Cluster
 from lab.nodes import machine, probe, stack
 from lab.nodes.probe import Target
 

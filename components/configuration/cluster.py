@@ -1,0 +1,109 @@
+"""`openshift-lvs:cluster` as a whole, and the facts that follow from several sections: directors, priorities, witnesses, takeover time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pydantic import ValidationError, model_validator
+
+from components.configuration import rules
+from components.configuration.errors import ConfigurationError, explain
+from components.configuration.keepalived import Keepalived
+from components.configuration.model import Label, Model
+from components.configuration.network import Network
+from components.configuration.pools import WITNESSES, Node, Pool
+from components.configuration.ssh import Ssh
+from components.configuration.vips import POOR_VIEW_WEIGHT, Vip
+
+
+class Cluster(Model):
+    """All sections of a stack's `openshift-lvs:cluster`."""
+
+    network: Network
+    ssh: Ssh = Ssh()
+    keepalived: Keepalived = Keepalived()
+    pools: dict[Label, Pool]
+    vips: dict[Label, Vip]
+
+    @classmethod
+    def parse(cls, data: Mapping[str, Any]) -> Cluster:
+        """The cluster that a stack's configuration describes. Raises ConfigurationError with every fault found, one per line."""
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            raise ConfigurationError("\n".join(explain(cls, fault) for fault in error.errors())) from None
+
+    @model_validator(mode="after")
+    def _rules(self) -> Cluster:
+        rules.check(self)
+        return self
+
+    @property
+    def needs_openstack(self) -> bool:
+        """Whether the program creates anything in OpenStack. A stack with only existing hosts needs no cloud."""
+        return any(not pool.existing for pool in self.pools.values())
+
+    def nodes(self) -> Iterator[Node]:
+        """Every host, pool by pool, in the order of the configuration."""
+        for pool_name, pool in self.pools.items():
+            for name, host in pool.hosts.items():
+                yield Node(name, pool_name, pool, host)
+
+    def node(self, name: str) -> Node:
+        """The host of that name. Raises ConfigurationError with a list of the known hosts."""
+        for node in self.nodes():
+            if node.name == name:
+                return node
+        raise ConfigurationError(f"host: {name!r} is not in this stack; its hosts are {', '.join(n.name for n in self.nodes())}")
+
+    def sync_id(self, pool: str) -> int | None:
+        """The syncid (ipvsadm(8)) that separates this pool's connection sync from others on the segment: the VRID of the pool's first VIP."""
+        return next((vip.virtual_router_id for vip in self.vips_of(pool).values()), None)
+
+    def vips_of(self, pool_name: str) -> dict[str, Vip]:
+        """The VIPs of a pool."""
+        return {name: vip for name, vip in self.vips.items() if vip.pool == pool_name}
+
+    def directors(self, pool_name: str) -> list[str]:
+        """The hosts of a pool that may hold its VIPs."""
+        pool = self.pools[pool_name]
+        return [name for name in pool.hosts if pool.directors is None or name in pool.directors]
+
+    def witnesses(self, pool_name: str) -> tuple[str, ...]:
+        """ADDRESS:PORT of each witness. A director that no witness answers is cut off from its peers.
+
+        By default a pool of two directors, which has no majority, uses real servers of the other pools. Every other pool has no witness.
+        """
+        pool = self.pools[pool_name]
+        if pool.witnesses is not None:
+            return pool.witnesses
+        if len(pool.hosts) != 2 or len(self.directors(pool_name)) != 2:
+            return ()
+        ports = {vip.pool: service.port for vip in self.vips.values() if vip.pool != pool_name for service in vip.services if service.protocol == "TCP"}
+        return tuple(f"{host.address}:{port}" for other, port in ports.items() for host in self.pools[other].hosts.values())[:WITNESSES]
+
+    def priority(self, vip: Vip, host: str) -> int:
+        """VRRP priority: 150 for the owner, 140, 130, ... for the others in the order of the pool, unless `priorities` sets it."""
+        if host in vip.priorities:
+            return vip.priorities[host]
+        others = [name for name in self.directors(vip.pool) if name != vip.owner]
+        step = min(10, (-POOR_VIEW_WEIGHT - 1) // max(1, len(others)))
+        return 150 if host == vip.owner else 150 - step * (others.index(host) + 1)
+
+    def step_back_weight(self, pool_name: str) -> int:
+        """Added to the priorities of a changed director until the roll-out ends. Less than 0.
+
+        A changed director ranks below every unchanged one. If priorities are at most 49 apart, it ranks above a director with a poor view.
+        The value is half of POOR_VIEW_WEIGHT where that is enough: then a new priority of one director does not change the files of the others.
+        """
+        directors = self.directors(pool_name)
+        priorities = [[self.priority(vip, host) for host in directors] for vip in self.vips_of(pool_name).values()]
+        spread = max((max(each) - min(each) for each in priorities), default=0)
+        return min(POOR_VIEW_WEIGHT // 2, -(spread + 1))
+
+    def takeover_seconds(self, vip: Vip) -> float:
+        """Worst-case seconds until the first backup replaces a silent owner: 3 x advert interval + skew (RFC 9568, 6.1)."""
+        backups = [self.priority(vip, name) for name in self.directors(vip.pool) if name != vip.owner]
+        skew_of = vip.advert_interval if self.keepalived.vrrp_version == 3 else 1.0
+        return round(3 * vip.advert_interval + (256 - max(backups, default=vip.priorities.get(vip.owner, 150))) / 256 * skew_of, 3)

@@ -1,0 +1,70 @@
+"""The `network` section: the tenant network, the clients, and what the security group lets in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from ipaddress import IPv4Address, IPv4Network
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from components.configuration.model import Label, Model
+
+MULTICAST = IPv4Network("224.0.0.0/4")
+
+CIDR_LONGEST = 29
+"""The longest prefix of the subnet. A longer one has too few addresses for a cluster."""
+
+
+class Allow(Model):
+    """One more port range that the nodes' security group lets in, such as etcd or kubelet between the nodes."""
+
+    protocol: Literal["tcp", "udp"]
+    ports: Annotated[str, Field(pattern=r"^\d{1,5}(-\d{1,5})?$")]
+    cidr: IPv4Network | None = Field(None, description="from where; the subnet when left out")
+
+    @property
+    def port_range(self) -> tuple[int, int]:
+        """First and last port."""
+        first, _, last = self.ports.partition("-")
+        return int(first), int(last or first)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_port(cls, data: Any) -> Any:
+        return {**data, "ports": str(data["ports"])} if isinstance(data, Mapping) and isinstance(data.get("ports"), int) else data
+
+    @model_validator(mode="after")
+    def _range(self) -> Allow:
+        first, last = self.port_range
+        if not 1 <= first <= last <= 65535 or (first, last) == (1, 65535):
+            raise ValueError(f"ports: {self.ports} must be N or N-M within 1 to 65535, and not all of them (Neutron stores 1-65535 without ports)")
+        return self
+
+
+class Network(Model):
+    """The tenant network: created by the program, or an existing one by name."""
+
+    cidr: IPv4Network
+    gateway: IPv4Address | None = None
+    existing: str | None = Field(None, description="name of an existing network; the program uses its subnet with this cidr")
+    external: str | None = Field(None, description="name of the external network: creates a router and floating IPs")
+    client_cidrs: tuple[IPv4Network, ...] = Field((), description="clients of the VIPs; direct routing needs them as allowed address pairs")
+    reserved: dict[Label, IPv4Address] = Field({}, description="addresses kept for machines outside this stack: one unbound port for each")
+    dns_nameservers: tuple[IPv4Address, ...] = ()
+    allow: tuple[Allow, ...] = ()
+
+    @model_validator(mode="after")
+    def _ranges(self) -> Network:
+        if self.cidr.prefixlen > CIDR_LONGEST:
+            raise ValueError(f"cidr: {self.cidr} has too few addresses for a cluster; is its length right? such as {self.cidr.network_address}/24")
+        if self.gateway and self.gateway not in self.cidr:
+            raise ValueError(f"gateway: {self.gateway} is outside the subnet {self.cidr}")
+        if self.existing and self.external:
+            raise ValueError(f"external: {self.external!r} makes a router, which an existing network ({self.existing!r}) has already; leave one out")
+        if self.external and not self.gateway:
+            raise ValueError(f"gateway: missing; the router to {self.external!r} needs an address in {self.cidr}, such as {self.cidr[1]}")
+        for range_ in self.client_cidrs:
+            if range_.overlaps(MULTICAST) and range_.prefixlen:
+                raise ValueError(f"client_cidrs: {range_} overlaps multicast, which Neutron refuses; use 0.0.0.0/0 or 0.0.0.0/1, 128.0.0.0/2, 192.0.0.0/3")
+        return self

@@ -1,0 +1,94 @@
+"""The `pools` section: the hosts of each pool, the directors among them, and the witnesses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from ipaddress import IPv4Address
+from typing import Annotated, Any, NamedTuple
+
+from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
+
+from components.configuration.model import HostKey, Label, Model
+
+WITNESSES = 3
+"""Maximum number of witnesses of a pool. A silent witness costs a second, so a director could not ask more of them in time."""
+
+
+def _address_and_port(text: str) -> str:
+    address, _, port = text.partition(":")
+    try:
+        IPv4Address(address)
+    except ValueError:
+        port = ""
+    if not (port.isascii() and port.isdecimal() and 1 <= int(port) <= 65535):
+        raise PydanticCustomError("witness", "not ADDRESS:PORT of something that takes or refuses a connection, such as 192.168.0.1:22")
+    return text
+
+
+Witness = Annotated[str, AfterValidator(_address_and_port)]
+"""ADDRESS:PORT outside the pool. If no witness answers, a director knows that it is cut off from its peers."""
+
+
+class Host(Model):
+    """One node of a pool."""
+
+    address: IPv4Address
+    host_key: HostKey | None = Field(None, description="public host key, for an existing host; the program derives the keys of the servers that it creates")
+    installed: Annotated[str, Field(pattern=r"^[\w.:+-]{1,40}$")] | None = None
+    """Any word, such as a date. A different word means that the host was installed again, so that everything is delivered to it again."""
+
+    @field_validator("installed", mode="before")
+    @classmethod
+    def _date(cls, value: object) -> object:
+        # YAML reads a date as a date, and Pulumi adds midnight to it.
+        return value if value is None else str(value).partition(" ")[0]
+
+
+class Pool(Model):
+    """Hosts of one kind. Each is a real server. Each is also a director, unless `directors` names fewer."""
+
+    hosts: dict[Label, Host]
+    image: str | None = None
+    flavor: str | None = None
+    existing: bool = False
+    directors: tuple[Label, ...] | None = None
+    witnesses: tuple[Witness, ...] | None = Field(None, max_length=WITNESSES)
+    """The default is in Cluster.witnesses."""
+    interface: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,15}$")] = "eth0"
+    availability_zone: str | None = None
+    cloud_config: dict[str, Any] = Field({}, description="more cloud-config (YAML as a mapping) for the first boot of these servers")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_hosts(cls, data: Any) -> Any:
+        if isinstance(data, Mapping) and isinstance(data.get("hosts"), Mapping):
+            hosts = {name: {"address": host} if isinstance(host, str) else host for name, host in data["hosts"].items()}
+            return {**data, "hosts": hosts}
+        return data
+
+    @model_validator(mode="after")
+    def _complete(self) -> Pool:
+        if not self.hosts:
+            raise ValueError("hosts: a pool needs at least one host")
+        for name in self.directors or ():
+            if name not in self.hosts:
+                raise ValueError(f"directors: {name!r} is not one of this pool's hosts ({', '.join(self.hosts)})")
+        if self.existing:
+            for name, host in self.hosts.items():
+                if not host.host_key:
+                    raise ValueError(f"hosts.{name}.host_key: an existing host needs its public host key (ssh-keyscan -t ed25519 {host.address})")
+        else:
+            for key in ("image", "flavor"):
+                if not getattr(self, key):
+                    raise ValueError(f"{key}: missing; servers that the program makes need an image and a flavor (or say existing: true)")
+        return self
+
+
+class Node(NamedTuple):
+    """A host together with its name and its pool."""
+
+    name: str
+    pool_name: str
+    pool: Pool
+    host: Host

@@ -1,0 +1,157 @@
+"""The rules between sections. Each function raises ValueError with `key: value: remedy`. Rules within one section are in the section's module.
+
+The order of the rules matters: some rely on earlier ones, and only the first broken rule is reported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from ipaddress import IPv4Address
+from typing import TYPE_CHECKING
+
+from components.configuration.pools import Host
+from components.configuration.services import VirtualService
+from components.configuration.vips import POOR_VIEW_WEIGHT, Vip
+
+if TYPE_CHECKING:
+    from components.configuration.cluster import Cluster
+
+
+def check(cluster: Cluster) -> None:
+    """Apply every rule."""
+    addresses(cluster)
+    host_names(cluster)
+    for name, vip in cluster.vips.items():
+        key = f"vips.{name}"
+        pool_owner_and_directors(cluster, key, vip)
+        priorities(cluster, key, vip)
+        vrrp_version(cluster, key, vip)
+        answers_within(cluster, key, vip)
+        for index, service in enumerate(vip.services):
+            weights_and_quorum(f"{key}.services.{index}", cluster.pools[vip.pool].hosts, service)
+        virtual_router_id(cluster, name, vip)
+    witnesses(cluster)
+
+
+def addresses(cluster: Cluster) -> None:
+    """Hosts, VIPs and reserved ports have host addresses of the subnet, and no address is used twice."""
+    network = cluster.network
+    taken: dict[IPv4Address, str] = {network.gateway: "network.gateway"} if network.gateway else {}
+    named = [(f"network.reserved.{name}", address) for name, address in network.reserved.items()]
+    named += [(f"pools.{n.pool_name}.hosts.{n.name}", n.host.address) for n in cluster.nodes()]
+    named += [(f"vips.{name}.address", vip.address) for name, vip in cluster.vips.items()]
+    for key, address in named:
+        if address not in network.cidr or address in (network.cidr.network_address, network.cidr.broadcast_address):
+            raise ValueError(f"{key}: {address} is not a host address of the subnet {network.cidr}")
+        if address in taken:
+            raise ValueError(f"{key}: {address} is taken by {taken[address]}; an address pair equal to a bound port's address takes that port down")
+        taken[address] = key
+
+
+def host_names(cluster: Cluster) -> None:
+    """Host names are unique in the stack."""
+    names = [node.name for node in cluster.nodes()]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"pools: the host name {name!r} is used twice; names are unique in a stack")
+
+
+def pool_owner_and_directors(cluster: Cluster, key: str, vip: Vip) -> None:
+    """The VIP's pool exists. The owner and every host in `priorities` are directors of it."""
+    if vip.pool not in cluster.pools:
+        raise ValueError(f"{key}.pool: {vip.pool!r} is not a pool; the pools are {', '.join(cluster.pools)}")
+    directors = cluster.directors(vip.pool)
+    if vip.owner not in directors:
+        raise ValueError(f"{key}.owner: {vip.owner!r} is not a director of pool {vip.pool!r}; it has {', '.join(directors)}")
+    for host in vip.priorities:
+        if host not in directors:
+            raise ValueError(f"{key}.priorities.{host}: not a director of pool {vip.pool!r}; it has {', '.join(directors)}")
+
+
+def priorities(cluster: Cluster, key: str, vip: Vip) -> None:
+    """Priorities differ, the owner has the highest, and a director with a poor view ranks below all healthy ones."""
+    by_priority: dict[int, str] = {}
+    for host in cluster.directors(vip.pool):
+        priority = cluster.priority(vip, host)
+        if priority in by_priority:
+            raise ValueError(f"{key}.priorities: {host} and {by_priority[priority]} both have {priority}; equal priorities have no fixed owner")
+        by_priority[priority] = host
+    highest, lowest = max(by_priority), min(by_priority)
+    if highest - lowest >= -POOR_VIEW_WEIGHT:
+        raise ValueError(
+            f"{key}.priorities: from {highest} down to {lowest} is {-POOR_VIEW_WEIGHT} or more apart; "
+            f"a director that sees too few servers of every service adds {POOR_VIEW_WEIGHT}, and must come to stand below all others"
+        )
+    if cluster.witnesses(vip.pool) and lowest < 2 - POOR_VIEW_WEIGHT:
+        raise ValueError(
+            f"{key}.priorities: {by_priority[lowest]} has {lowest}; with witnesses {2 - POOR_VIEW_WEIGHT} is the least: "
+            f"a director that sees too few servers adds {POOR_VIEW_WEIGHT}, and one that is cut off must come to stand below it. "
+            f"Set higher priorities, or no witnesses (pools.{vip.pool}.witnesses: [])"
+        )
+    if by_priority[highest] != vip.owner:
+        raise ValueError(f"{key}.owner: {vip.owner} has not the highest priority ({by_priority[highest]} has {highest})")
+
+
+def vrrp_version(cluster: Cluster, key: str, vip: Vip) -> None:
+    """Version 2 has whole seconds and passwords. Version 3 has hundredths of a second and no password."""
+    version = cluster.keepalived.vrrp_version
+    if version == 2 and vip.advert_interval != int(vip.advert_interval):
+        raise ValueError(f"{key}.advert_interval: {vip.advert_interval} needs VRRP version 3; version 2 counts whole seconds")
+    if vip.advert_interval != round(vip.advert_interval, 2):
+        raise ValueError(f"{key}.advert_interval: {vip.advert_interval} is no multiple of 0.01, and an advert counts hundredths of a second (RFC 9568)")
+    if vip.authentication and version == 3:
+        raise ValueError(f"{key}.authentication: VRRP version 3 has none (RFC 9568); set keepalived.vrrp_version: 2 or leave it out")
+
+
+def answers_within(cluster: Cluster, key: str, vip: Vip) -> None:
+    """The time to answer after a roll-out is long enough for a takeover and the return of a server."""
+    needed = cluster.takeover_seconds(vip) + vip.recovery_seconds
+    if 0 < vip.answers_within < needed:
+        raise ValueError(
+            f"{key}.answers_within: {vip.answers_within} s is less than a takeover and a check take by these timings ({needed:g} s); "
+            "give it more, or 0 to ask nothing"
+        )
+
+
+def weights_and_quorum(key: str, hosts: Mapping[str, Host], service: VirtualService) -> None:
+    """Weights name hosts of the pool, their sum can reach quorum and hysteresis, and the sorry server is no host of the pool."""
+    for host in service.weights:
+        if host not in hosts:
+            raise ValueError(f"{key}.weights.{host}: not a host of the pool; it has {', '.join(hosts)}")
+    total = sum(map(service.weight, hosts))
+    if not total:
+        raise ValueError(f"{key}.weights: all are 0, so no server would get a connection; give one a weight")
+    if service.quorum and service.quorum > total:
+        raise ValueError(f"{key}.quorum: {service.quorum} is more than all servers weigh together ({total})")
+    if service.hysteresis >= (quorum := service.quorum_of(hosts)):
+        raise ValueError(f"{key}.hysteresis: {service.hysteresis} must be below the quorum, which is {quorum}")
+    if service.hysteresis + quorum > total:
+        raise ValueError(
+            f"{key}.hysteresis: {service.hysteresis} above the quorum of {quorum} is more than all servers weigh together ({total}): "
+            f"a quorum that was lost once would never come back; {total - quorum} at most"
+        )
+    for name, server in hosts.items():
+        if server.address == service.sorry_server:
+            raise ValueError(f"{key}.sorry_server: {server.address} is {name}, a real server of the same service; name another machine")
+
+
+def virtual_router_id(cluster: Cluster, name: str, vip: Vip) -> None:
+    """No VIP before this one has the same VRID."""
+    for other, earlier in cluster.vips.items():
+        if other == name:
+            return
+        if earlier.virtual_router_id == vip.virtual_router_id:
+            raise ValueError(f"vips.{name}.virtual_router_id: {vip.virtual_router_id} is used by vips.{other} too; choose another (1 to 255)")
+
+
+def witnesses(cluster: Cluster) -> None:
+    """A witness is outside the pool: neither one of its hosts nor one of its VIPs."""
+    for pool_name, pool in cluster.pools.items():
+        inside = {host.address: f"pools.{pool_name}.hosts.{name}" for name, host in pool.hosts.items()}
+        inside |= {vip.address: f"vips.{name}.address" for name, vip in cluster.vips_of(pool_name).items()}
+        for index, witness in enumerate(pool.witnesses or ()):
+            if found := inside.get(IPv4Address(witness.partition(":")[0])):
+                raise ValueError(
+                    f"pools.{pool_name}.witnesses.{index}: {witness} is {found}; a witness is outside the pool: "
+                    "a server of another one, a name server, a gateway that answers"
+                )

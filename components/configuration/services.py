@@ -1,0 +1,107 @@
+"""The `services` of a VIP: ports, schedulers, weights and the quorum, and how fast a server is removed and returns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from ipaddress import IPv4Address
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from components.configuration.health_checks import HealthCheck, HttpCheck, SmtpCheck, TcpCheck
+from components.configuration.model import Label, Model, Port, Word
+
+EVICTION_MAX = 600
+"""Maximum of `verdict_seconds`. A roll-out waits on each host until every health check has a result, and its command stops after 20 minutes."""
+
+Scheduler = Literal["mh", "sh", "dh", "rr", "wrr", "lc", "wlc", "lblc", "lblcr", "fo", "ovf", "sed", "nq"]
+"""The schedulers of Debian's and Red Hat's kernels (ipvsadm(8)). Neither kernel has `twos`."""
+
+SCHEDULER_FLAGS = {"mh": ("mh-port", "mh-fallback"), "sh": ("sh-port", "sh-fallback")}
+
+
+class VirtualService(Model):
+    """One virtual_server of keepalived.conf: a port of the VIP, and how its connections are distributed."""
+
+    port: Port
+    protocol: Literal["TCP", "UDP"] = "TCP"
+    health_check: HealthCheck
+    scheduler: Scheduler = "mh"
+    affinity: Literal["connection", "client"] = Field("connection", description="client: all connections of a client go to one server, without state")
+    fallback: bool = Field(True, description="mh and sh: use another server when the chosen one has weight 0")
+    persistence_timeout: Annotated[int, Field(ge=1, le=31 * 86400)] | None = None
+    persistence_granularity: IPv4Address | None = None
+    forwarding_method: Literal["DR", "NAT", "TUN"] = "DR"
+    weights: dict[Label, Annotated[int, Field(ge=0, le=65535)]] = Field({})
+    quorum: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="minimum live weight; below it a director lowers its VRRP priority; the majority when left out"
+    )
+    hysteresis: Annotated[int, Field(ge=0)] = 0
+    alpha: bool = False
+    omega: bool = False
+    ops: bool = Field(False, description="UDP: schedule every packet separately")
+    inhibit_on_failure: bool = Field(True, description="weight 0 instead of removal: a failed server keeps its connections and its place in the hash table")
+    uthreshold: Annotated[int, Field(ge=0, le=65535)] | None = None
+    lthreshold: Annotated[int, Field(ge=0, le=65535)] | None = None
+    sorry_server: IPv4Address | None = Field(default=None, description="the machine that answers on the same port when the quorum is lost")
+    virtualhost: Word | None = None
+    smtp_alert: bool | None = None
+
+    @model_validator(mode="after")
+    def _together(self) -> VirtualService:
+        if self.affinity == "client" and self.scheduler not in SCHEDULER_FLAGS:
+            raise ValueError(f"affinity: client needs scheduler mh or sh; with {self.scheduler} use persistence_timeout")
+        if self.persistence_granularity and not self.persistence_timeout:
+            raise ValueError("persistence_granularity: means nothing without persistence_timeout")
+        if self.ops and self.protocol != "UDP":
+            raise ValueError(f"ops: one-packet scheduling is for UDP, this is {self.protocol}")
+        if self.protocol == "UDP" and isinstance(self.health_check, TcpCheck | HttpCheck | SmtpCheck) and not self.health_check.connect_port:
+            raise ValueError(f"health_check: a {self.health_check.type} check of a UDP service needs connect_port, or use type: misc")
+        if self.uthreshold and self.lthreshold and self.lthreshold >= self.uthreshold:
+            raise ValueError(f"lthreshold: {self.lthreshold} must be below uthreshold {self.uthreshold}")
+        if self.verdict_seconds > EVICTION_MAX:
+            raise ValueError(
+                f"health_check: a silent server would be out after {self.verdict_seconds:g} s; a roll-out waits for every check and gives up "
+                f"after {EVICTION_MAX} s; lower delay_loop, connect_timeout, retry, delay_before_retry or warmup"
+            )
+        return self
+
+    @property
+    def scheduler_flags(self) -> tuple[str, ...]:
+        """The flags that make the scheduler follow `affinity` and `fallback`. Only mh and sh have flags."""
+        port, fallback = SCHEDULER_FLAGS.get(self.scheduler, ("", ""))
+        return tuple(flag for flag, on in ((port, self.affinity == "connection"), (fallback, self.fallback)) if flag and on)
+
+    def weight(self, host: str) -> int:
+        """The weight of a real server."""
+        return self.weights.get(host, 1)
+
+    def quorum_of(self, hosts: Iterable[str]) -> int:
+        """The minimum live weight of these real servers. Below it a director lowers its VRRP priority, so that a healthier one takes over."""
+        # With a sorry server, keepalived removes every real server when the quorum is lost. A majority quorum would remove live ones.
+        return self.quorum or (1 if self.sorry_server else sum(map(self.weight, hosts)) // 2 + 1)
+
+    @property
+    def mark(self) -> int:
+        """The bits of the firewall mark below the VRID: different for each port and protocol. `Vip.mark` adds the VRID."""
+        # Bits 14 and 15 stay clear: kube-proxy's rules read 0x4000 as "masquerade" and 0x8000 as "drop".
+        return (self.protocol == "UDP") << 18 | self.port >> 14 << 16 | self.port & 0x3FFF
+
+    @property
+    def eviction_seconds(self) -> float:
+        """Worst-case seconds until a silent server is removed: the wait for the next check, and a timeout of every attempt.
+
+        One exception: if the server falls silent while a check closes its connection, keepalived's SO_LINGER adds 5 s (keepalived issue 2271).
+        """
+        check = self.health_check
+        return round(check.cycle + check.attempt + check.retry * (check.delay_before_retry + check.attempt), 3)
+
+    @property
+    def verdict_seconds(self) -> float:
+        """Worst-case seconds from the start of the health check to the removal of a server that fails it."""
+        return round(self.eviction_seconds + (self.health_check.warmup or 0), 3)
+
+    @property
+    def recovery_seconds(self) -> float:
+        """Worst-case seconds until a recovered server is back: the timeout of a running attempt, and the wait for the next one."""
+        return round(self.health_check.attempt + self.health_check.wait_when_down, 3)

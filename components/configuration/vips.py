@@ -1,0 +1,65 @@
+"""The `vips` section: each VIP, its VRRP instance and its services."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from components.configuration.model import Label, Model
+from components.configuration.services import VirtualService
+
+POOR_VIEW_WEIGHT = -100
+"""Added to a director's priority when all services have too few live servers.
+
+The result is lower than every healthy director's priority, so this director takes over only if no healthy one is left.
+A director that no witness answers adds it twice, and so ranks below those too.
+"""
+
+
+class Vip(Model):
+    """A highly available address: one vrrp_instance and its virtual servers."""
+
+    address: IPv4Address
+    pool: Label
+    virtual_router_id: Annotated[int, Field(ge=1, le=255)]
+    owner: Label
+    services: tuple[VirtualService, ...]
+    advert_interval: Annotated[float, Field(ge=0.01, le=3)] = 0.3
+    priorities: dict[Label, Annotated[int, Field(ge=1, le=254)]] = Field({})
+    authentication: Literal["PASS", "AH"] | None = None
+    unicast: bool = Field(False, description="adverts to each director's address instead of the VRRP multicast group")
+    floating_ip: bool = True
+    garp_master_delay: Annotated[int, Field(ge=0, le=3600)] | None = None
+    garp_master_refresh: Annotated[int, Field(ge=0, le=86400)] = 30
+    smtp_alert: bool | None = None
+    answers_within: Annotated[int, Field(ge=0, le=3600)] = Field(
+        120,
+        description="seconds after a roll-out within which every service must answer through the VIP; 0 asks nothing, for a cluster that is not installed yet",
+    )
+
+    @model_validator(mode="after")
+    def _services(self) -> Vip:
+        if not self.services:
+            raise ValueError("services: an address needs at least one service")
+        seen: set[tuple[int, str]] = set()
+        for service in self.services:
+            if (key := (service.port, service.protocol)) in seen:
+                raise ValueError(f"services: port {service.port}/{service.protocol} is there twice; keepalived would use one of the two without a word")
+            seen.add(key)
+        return self
+
+    def mark(self, service: VirtualService) -> int:
+        """The firewall mark of a service's virtual server, unique in the stack."""
+        return self.virtual_router_id << 20 | service.mark
+
+    @property
+    def eviction_seconds(self) -> float:
+        """The worst case of all services."""
+        return max(service.eviction_seconds for service in self.services)
+
+    @property
+    def recovery_seconds(self) -> float:
+        """The worst case of all services."""
+        return max(service.recovery_seconds for service in self.services)
