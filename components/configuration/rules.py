@@ -21,9 +21,11 @@ def check(cluster: Cluster) -> None:
     """Apply every rule."""
     addresses(cluster)
     host_names(cluster)
+    # For every VIP first: the witnesses of one VIP's pool are servers of the other VIPs' pools.
+    for name, vip in cluster.vips.items():
+        pool_owner_and_directors(cluster, f"vips.{name}", vip)
     for name, vip in cluster.vips.items():
         key = f"vips.{name}"
-        pool_owner_and_directors(cluster, key, vip)
         priorities(cluster, key, vip)
         vrrp_version(cluster, key, vip)
         answers_within(cluster, key, vip)

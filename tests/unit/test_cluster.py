@@ -150,6 +150,11 @@ def test_each_of_two_directors_asks_the_servers_of_the_other_pools_whether_it_is
     assert Cluster.parse(article).witnesses("infra") == ()
 
 
+def test_a_pool_that_does_not_exist_is_refused_when_the_witnesses_of_an_earlier_vip_would_be_its_hosts(article: dict[str, Any]) -> None:
+    article["vips"] = {name: article["vips"][name] for name in ("infra", "master")}
+    assert refusal(article, ("vips.master.pool", "masters")) == "vips.master.pool: 'masters' is not a pool; the pools are master, infra"
+
+
 def test_every_fault_is_told_at_once_one_a_line(article: dict[str, Any]) -> None:
     told = refusal(article, ("network.gatway", "192.168.0.1"), ("vips.master.port", 8443)).splitlines()
     assert [line.partition(":")[0] for line in told] == ["network.gatway", "vips.master.port"]
