@@ -105,6 +105,7 @@ def _described(cluster: Cluster, vip_name: str, vip: Vip, service: VirtualServic
         forwarding_method=service.forwarding_method,
         quorum=service.quorum_of(hosts),
         hysteresis=service.hysteresis,
+        expected_weight=service.expected_weight(hosts),
         alpha=bool(service.alpha),
         sorry_server=service.sorry_server,
         check_script=_script_name(check) if isinstance(check, MiscCheck) else None,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 
-from components.configuration import Cluster
+from components.configuration import Cluster, VirtualService
 from node.openshift_lvs.facts import Facts
 from node.openshift_lvs.ipvs import RealServer
 from operations.nodes import Nodes
@@ -94,18 +94,19 @@ class Draining:
     def _holder(self, seen: Mapping[str, Facts], vip: str) -> str | None:
         return next((host for host in seen if str(self.cluster.vips[vip].address) in seen[host].held), None)
 
-    def _services(self, seen: Mapping[str, Facts], name: str) -> Iterator[tuple[str, Mapping[str, RealServer]]]:
-        """The real servers of each service of an address, as its holder has them; nothing while no host that is reached holds it."""
+    def _services(self, seen: Mapping[str, Facts], name: str) -> Iterator[tuple[str, VirtualService, Mapping[str, RealServer]]]:
+        """Each service of an address with its real servers, as its holder has them; nothing while no host that is reached holds it."""
         vip, holder = self.cluster.vips[name], self._holder(seen, name)
         for service in vip.services if holder else ():
             there = seen[str(holder)].table.get(vip.mark(service))
-            yield f"{name}:{service.port}/{service.protocol}", there.servers if there else {}
+            yield f"{name}:{service.port}/{service.protocol}", service, there.servers if there else {}
 
     def _refuse_the_last_server(self, seen: Mapping[str, Facts]) -> None:
         for name in self.cluster.vips_of(self._pool):
-            for service, servers in self._services(seen, name):
+            for label, service, servers in self._services(seen, name):
                 if [address for address, server in servers.items() if server.weight] == [self._address]:
-                    raise Refused(f"{self.host} is the last live server of {service}; undrain or mend another first")
+                    move = ", or move the service to another host" if service.expected_servers else ""
+                    raise Refused(f"{self.host} is the last live server of {label}; undrain or mend another first{move}")
 
     def _refuse_the_last_director(self, seen: Mapping[str, Facts]) -> None:
         if seen[self.host].owns_nothing:
@@ -165,9 +166,9 @@ class Draining:
         """What is still to wait for on an address: its holder knows the connections."""
         if not self._holder(seen, name):
             yield f"no reachable node holds {name}"
-        for service, servers in self._services(seen, name):
+        for label, _, servers in self._services(seen, name):
             if self._address in servers and (number := servers[self._address].connections):
-                yield f"{number} connections left on {service}"
+                yield f"{number} connections left on {label}"
 
     def _bring_home(self) -> str:
         """Its own addresses to it; why they stay where they are, when they do."""

@@ -43,7 +43,7 @@ def _row(cluster: Cluster, host: str, seen: Facts, root: Path) -> tuple[str, ...
         for service in vip.services:
             there = seen.table.get(vip.mark(service))
             alive = sum(1 for server in there.servers.values() if server.weight) if there else 0
-            live.append(f"{name}:{service.port} {alive}/{len(cluster.pools[pool].hosts)}")
+            live.append(f"{name}:{service.port} {alive}/{service.expected_servers or len(cluster.pools[pool].hosts)}")
     return (
         host,
         seen.keepalived if is_director else "-",

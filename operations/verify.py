@@ -153,7 +153,7 @@ def _service(cluster: Cluster, host: str, name: str, vip: Vip, service: VirtualS
     if _shown(wanted) != _shown(there):
         remedy = f"; on the node: ipvsadm -D -f {number}; systemctl restart keepalived"
         return Finding(host, check, False, f"is {_shown(there)}, rendered {_shown(wanted)}{remedy}")
-    faults, drained, live = [], [], 0
+    faults, drained, failing, live = [], [], [], 0
     hosts = cluster.pools[vip.pool].hosts
     for server, machine in hosts.items():
         address = str(machine.address)
@@ -163,17 +163,32 @@ def _service(cluster: Cluster, host: str, name: str, vip: Vip, service: VirtualS
             weight = 0
         if real is None or (weight and not real.weight):
             if weight:
-                faults.append(f"{server} is out of rotation: its check fails here")
+                failing.append(server)
         elif real.weight != weight and not _weighs_itself(service):
             faults.append(f"{server} has weight {real.weight}, should have {weight}; systemctl restart keepalived on the node")
         elif real.method != service.forwarding_method:
             faults.append(f"{server} by {real.method}, rendered {service.forwarding_method}; systemctl restart keepalived on the node")
         else:
             live += real.weight > 0
+    enough = service.expected_servers is not None and live >= _needed(service, hosts, drained)
+    if not enough:
+        faults = [f"{server} is out of rotation: its check fails here" for server in failing] + faults
     others = set(there.servers) - {str(machine.address) for machine in hosts.values()} - {str(service.sorry_server)}
     faults += [f"{address} is no real server of ours; on the node: ipvsadm -d -f {number} -r {address}" for address in sorted(others)]
-    seen_live = f"{live} of {len(hosts)} servers live" + (f", drained: {', '.join(drained)}" if drained else "")
+    seen_live = f"{live} of {len(hosts)} servers live"
+    if expected := service.expected_servers:
+        seen_live = f"{live} of {expected} expected servers live" if live <= expected else f"{live} servers live, {expected} expected"
+    if enough and failing:
+        seen_live += f" ({', '.join(failing)} {'fails its' if len(failing) == 1 else 'fail their'} health check)"
+    seen_live += f", drained: {', '.join(drained)}" if drained else ""
     return Finding(host, check, not faults, "; ".join([seen_live, *faults]))
+
+
+def _needed(service: VirtualService, hosts: Iterable[str], drained: Iterable[str]) -> int:
+    """How many servers must be live if only some are expected. Any drained server may be one of the expected ones. At least one must be live."""
+    weighted = {server for server in hosts if service.weight(server)}
+    out = weighted & set(drained)
+    return min(len(weighted - out), max(1, (service.expected_servers or len(weighted)) - len(out)))
 
 
 def _weighs_itself(service: VirtualService) -> bool:

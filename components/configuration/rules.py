@@ -116,21 +116,31 @@ def answers_within(cluster: Cluster, key: str, vip: Vip) -> None:
 
 
 def weights_and_quorum(key: str, hosts: Mapping[str, Host], service: VirtualService) -> None:
-    """Weights name hosts of the pool, their sum can reach quorum and hysteresis, and the sorry server is no host of the pool."""
+    """Weights name hosts of the pool, the expected servers can reach quorum and hysteresis, and the sorry server is no host of the pool."""
     for host in service.weights:
         if host not in hosts:
             raise ValueError(f"{key}.weights.{host}: not a host of the pool; it has {', '.join(hosts)}")
     total = sum(map(service.weight, hosts))
     if not total:
         raise ValueError(f"{key}.weights: all are 0, so no server would get a connection; give one a weight")
-    if service.quorum and service.quorum > total:
-        raise ValueError(f"{key}.quorum: {service.quorum} is more than all servers weigh together ({total})")
+    weighted = sum(1 for host in hosts if service.weight(host))
+    if service.expected_servers and service.expected_servers > weighted:
+        raise ValueError(
+            f"{key}.expected_servers: {service.expected_servers} is more than the number of hosts with a weight above 0; {weighted} at most, or leave it out"
+        )
+    expected = service.expected_weight(hosts)
+    reach = f"all servers weigh together ({total})"
+    if service.expected_servers:
+        reach = f"the expected servers weigh at least ({expected})"
+    if service.quorum and service.quorum > expected:
+        remedy = f"; {expected} at most, or a higher expected_servers" if service.expected_servers else ""
+        raise ValueError(f"{key}.quorum: {service.quorum} is more than {reach}{remedy}")
     if service.hysteresis >= (quorum := service.quorum_of(hosts)):
         raise ValueError(f"{key}.hysteresis: {service.hysteresis} must be below the quorum, which is {quorum}")
-    if service.hysteresis + quorum > total:
+    if service.hysteresis + quorum > expected:
         raise ValueError(
-            f"{key}.hysteresis: {service.hysteresis} above the quorum of {quorum} is more than all servers weigh together ({total}): "
-            f"a quorum that was lost once would never come back; {total - quorum} at most"
+            f"{key}.hysteresis: {service.hysteresis} above the quorum of {quorum} is more than {reach}: "
+            f"a quorum that was lost once would never come back; {expected - quorum} at most"
         )
     for name, server in hosts.items():
         if server.address == service.sorry_server:

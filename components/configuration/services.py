@@ -33,8 +33,11 @@ class VirtualService(Model):
     persistence_granularity: IPv4Address | None = None
     forwarding_method: Literal["DR", "NAT", "TUN"] = "DR"
     weights: dict[Label, Annotated[int, Field(ge=0, le=65535)]] = Field({})
+    expected_servers: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="how many real servers pass the health check at the same time in normal operation; all with a weight above 0 when left out"
+    )
     quorum: Annotated[int, Field(ge=1)] | None = Field(
-        None, description="minimum live weight; below it a director lowers its VRRP priority; the majority when left out"
+        None, description="minimum live weight; below it a director lowers its VRRP priority; the majority of the expected weight when left out"
     )
     hysteresis: Annotated[int, Field(ge=0)] = 0
     alpha: bool = False
@@ -76,10 +79,14 @@ class VirtualService(Model):
         """The weight of a real server."""
         return self.weights.get(host, 1)
 
+    def expected_weight(self, hosts: Iterable[str]) -> int:
+        """The least weight of the expected servers: that of the lightest hosts, so that any `expected_servers` hosts reach it. Weight 0 does not count."""
+        return sum(sorted(weight for weight in map(self.weight, hosts) if weight)[: self.expected_servers])
+
     def quorum_of(self, hosts: Iterable[str]) -> int:
         """The minimum live weight of these real servers. Below it a director lowers its VRRP priority, so that a healthier one takes over."""
         # With a sorry server, keepalived removes every real server when the quorum is lost. A majority quorum would remove live ones.
-        return self.quorum or (1 if self.sorry_server else sum(map(self.weight, hosts)) // 2 + 1)
+        return self.quorum or (1 if self.sorry_server else self.expected_weight(hosts) // 2 + 1)
 
     @property
     def mark(self) -> int:

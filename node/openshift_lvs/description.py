@@ -42,6 +42,8 @@ class Service(Record):
     forwarding_method: str
     quorum: int
     hysteresis: int
+    expected_weight: int
+    """The weight of the real servers that are expected to pass their health check at the same time: of all, unless `expected_servers` is set."""
     alpha: bool
     sorry_server: Address | None
     check_script: str | None
@@ -50,14 +52,21 @@ class Service(Record):
     regexes: tuple[str, ...]
     real_servers: tuple[RealServer, ...]
 
+    @property
+    def all_expected(self) -> bool:
+        """Whether every real server with a weight is expected to pass its health check."""
+        return self.expected_weight == sum(server.weight for server in self.real_servers)
+
     def quorum_without(self, drained: set[str]) -> tuple[int, int]:
         """Quorum and hysteresis in force while these real servers are drained: at most the majority of the remaining weight.
 
+        The remaining weight is the expected weight minus the drained weight: any drained server may be one of the expected ones.
         Below the quorum by the hysteresis is a loss, above it by as much a recovery. Both must be within reach.
         """
-        left = sum(server.weight for server in self.real_servers if str(server.address) not in drained)
-        if left == sum(server.weight for server in self.real_servers) and not any(str(server.address) in drained for server in self.real_servers):
+        out = [server.weight for server in self.real_servers if str(server.address) in drained]
+        if not out:
             return self.quorum, self.hysteresis
+        left = max(0, self.expected_weight - sum(out))
         quorum = min(self.quorum, left // 2 + 1)
         return quorum, max(0, min(self.hysteresis, quorum - 1, left - quorum))
 
@@ -167,7 +176,9 @@ def _vip(data: dict[str, Any]) -> Vip:
 def _service(data: dict[str, Any]) -> Service:
     servers = tuple(RealServer(server["name"], ip_address(server["address"]), server["weight"]) for server in data["real_servers"])
     sorry = ip_address(data["sorry_server"]) if data["sorry_server"] else None
-    return Service(**{**data, "sorry_server": sorry, "regexes": tuple(data["regexes"]), "real_servers": servers})
+    # A version that was delivered before this field existed expects every server.
+    expected = data.get("expected_weight", sum(server.weight for server in servers))
+    return Service(**{**data, "expected_weight": expected, "sorry_server": sorry, "regexes": tuple(data["regexes"]), "real_servers": servers})
 
 
 def _text(value: Any, indent: str = "") -> str:

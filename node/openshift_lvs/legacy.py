@@ -59,6 +59,7 @@ def _described(folder: str) -> Description:
                     forwarding_method=_METHODS[servers[0][4]],
                     quorum=quorum,
                     hysteresis=hysteresis,
+                    expected_weight=sum(int(line[3]) for line in servers),
                     alpha=alpha.get(f"{name}/{service}", False),
                     sorry_server=next((ip_address(line[2]) for line in mine if len(line) == 4), None),
                     check_script=None,

@@ -112,11 +112,13 @@ def ownership(off: bool, description: Description) -> None:
 def others_able(description: Description, new: Description) -> bool:
     """Whether another director that stays in the new version could take this one's VIPs, and no director that leaves would.
 
-    The highest priority in force takes them. A director whose health checks all fail counts as unreachable.
+    The highest priority in force takes them. A director whose health checks all fail counts as unreachable. Checks of a service that expects only some
+    servers do not count: they fail on healthy hosts too.
     """
     kernel, drained = ipvs.table(), state.drained()
     live = {address for _, address in ipvs.live(kernel)}
-    dead = {address for _, address in servers.failing(description, kernel)} - live
+    telling = {service.mark for service in description.services if service.all_expected}
+    dead = {address for mark, address in servers.failing(description, kernel) if mark in telling} - live
     staying = set(new.directors)
     able = False
     for other in description.directors:

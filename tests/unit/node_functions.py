@@ -46,6 +46,7 @@ def service(name: str = "master-8443", mark: int = MARK, weights: dict[str, int]
         "port": mark & 0xFFFF,
         "forwarding_method": "DR",
         "hysteresis": 0,
+        "expected_weight": sum(server.weight for server in servers),
         "alpha": False,
         "sorry_server": None,
         "check_script": None,

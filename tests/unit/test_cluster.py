@@ -106,6 +106,13 @@ BARE = {"port": 8443, "health_check": {"type": "tcp"}}
         (f"{SERVICE}.weights", {"infra0": 2}, [f"{SERVICE}.weights.infra0", "not a host of", "master0, master1, master2"]),
         (f"{SERVICE}.quorum", 4, [f"{SERVICE}.quorum", "4 is more than all servers weigh together (3)"]),
         (SERVICE, {**BARE, "hysteresis": 1, "quorum": 3}, [f"{SERVICE}.hysteresis", "1 above the quorum of 3", "never come back; 0 at most"]),
+        (f"{SERVICE}.expected_servers", 0, [f"{SERVICE}.expected_servers", "0", "greater than or equal to 1"]),
+        (f"{SERVICE}.expected_servers", 4, [f"{SERVICE}.expected_servers: 4 is more than the number of hosts with a weight above 0; 3 at most"]),
+        (SERVICE, {**BARE, "expected_servers": 3, "weights": {"master2": 0}}, [f"{SERVICE}.expected_servers: 3 is more than", "2 at most"]),
+        (SERVICE, {**BARE, "expected_servers": 1, "quorum": 2}, [f"{SERVICE}.quorum: 2 is more than the expected", "(1); 1 at most, or a higher"]),
+        (SERVICE, {**BARE, "expected_servers": 2, "weights": {"master0": 5}, "quorum": 3}, [f"{SERVICE}.quorum: 3 is more than", "(2)", "2 at most"]),
+        (SERVICE, {**BARE, "expected_servers": 2, "quorum": 2, "hysteresis": 1}, [f"{SERVICE}.hysteresis: 1 above the quorum of 2", "(2)", "0 at most"]),
+        (SERVICE, {**BARE, "expected_servers": 2, "hysteresis": 2}, [f"{SERVICE}.hysteresis: 2 must be below the quorum, which is 2"]),
         (CHECK, {"type": "tcp", "delay_loop": 3600}, [CHECK, "out after 3601.5 s", "lower delay_loop"]),
         ("vips.master.answers_within", 2, ["vips.master.answers_within", "2 s is less", "2.236 s", "or 0 to ask nothing"]),
         (SERVICE, {**BARE, "affinity": "client", "scheduler": "wlc"}, [f"{SERVICE}.affinity", "needs scheduler mh or sh", "use persistence_timeout"]),
@@ -153,6 +160,31 @@ def test_each_of_two_directors_asks_the_servers_of_the_other_pools_whether_it_is
 def test_a_pool_that_does_not_exist_is_refused_when_the_witnesses_of_an_earlier_vip_would_be_its_hosts(article: dict[str, Any]) -> None:
     article["vips"] = {name: article["vips"][name] for name in ("infra", "master")}
     assert refusal(article, ("vips.master.pool", "masters")) == "vips.master.pool: 'masters' is not a pool; the pools are master, infra"
+
+
+@pytest.mark.parametrize(
+    ("hosts", "service", "quorum", "expected_weight"),
+    [
+        (5, {}, 3, 5),
+        (5, {"expected_servers": 2}, 2, 2),
+        (3, {"expected_servers": 1}, 1, 1),
+        (5, {"expected_servers": 5}, 3, 5),
+        # any three of them weigh 3 at least, and hosts with weight 0 are none of them
+        (5, {"expected_servers": 3, "weights": {"master0": 9, "master4": 0}}, 2, 3),
+        (5, {"expected_servers": 2, "weights": {f"master{n}": 4 for n in range(5)}}, 5, 8),
+        (5, {"expected_servers": 3, "quorum": 3}, 3, 3),
+        (5, {"expected_servers": 3, "quorum": 1}, 1, 3),
+        (5, {"expected_servers": 3, "sorry_server": "192.168.0.99"}, 1, 3),
+        (5, {"expected_servers": 3, "quorum": 2, "hysteresis": 1}, 2, 3),
+    ],
+)
+def test_the_quorum_is_the_majority_of_the_expected_weight(
+    article: dict[str, Any], hosts: int, service: dict[str, Any], quorum: int, expected_weight: int
+) -> None:
+    put(article, SERVICE, {**BARE, **service})
+    of = of_size(article, hosts, 0).vips["master"].services[0]
+    names = [f"master{n}" for n in range(hosts)]
+    assert (of.quorum_of(names), of.expected_weight(names)) == (quorum, expected_weight)
 
 
 def test_every_fault_is_told_at_once_one_a_line(article: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from node.openshift_lvs import commands, ipvs, servers, state
+from node.openshift_lvs.description import Description
 from node.openshift_lvs.errors import Refused, TimedOut
 from tests.unit.node_functions import ADDRESSES, HERE, MARK, System, description, drain, in_force, service, vip
 
@@ -155,6 +156,42 @@ def test_the_quorum_without_drained_servers_is_the_majority_of_the_rest() -> Non
 
 def test_a_quorum_that_the_rest_reaches_easily_stays() -> None:
     assert service(quorum=1).quorum_without({ADDRESSES[1]}) == (1, 0)
+
+
+FIVE = [f"192.168.0.{number}" for number in range(2, 7)]
+
+
+def test_the_quorum_follows_the_expected_weight_less_the_drained_one() -> None:
+    routers = service(weights=dict.fromkeys(FIVE, 1), quorum=2, expected_weight=2)
+    assert routers.quorum_without(set()) == (2, 0)
+    assert [routers.quorum_without({address}) for address in FIVE] == [(1, 0)] * 5
+    assert routers.quorum_without(set(FIVE[:3])) == (1, 0)
+    patroni = service(quorum=1, expected_weight=1)
+    assert [patroni.quorum_without(drained) for drained in (set(), {HERE}, set(ADDRESSES))] == [(1, 0)] * 3
+    heavy = service(weights=dict.fromkeys(FIVE, 3), quorum=7, hysteresis=1, expected_weight=12)
+    assert heavy.quorum_without({FIVE[0]}) == (5, 1)
+
+
+def test_any_expected_servers_that_are_left_reach_the_quorum_and_its_hysteresis() -> None:
+    for weights in WEIGHTS:
+        by_name = {f"192.168.0.{number}": weight for number, weight in enumerate(weights, 2)}
+        positive = sorted(weight for weight in weights if weight)
+        for expected in range(1, len(positive) + 1):
+            least = sum(positive[:expected])
+            quorum = least // 2 + 1
+            each = service(weights=by_name, quorum=quorum, hysteresis=min(quorum - 1, least - quorum), expected_weight=least)
+            for live in itertools.combinations([name for name, weight in by_name.items() if weight], expected):
+                for count in range(len(live)):
+                    for drained in itertools.combinations(live, count):
+                        left = sum(by_name[name] for name in live if name not in drained)
+                        assert sum(each.quorum_without(set(drained))) <= left, f"{weights} {live} {drained}"
+
+
+def test_a_version_that_was_delivered_before_there_was_an_expected_weight_expects_every_server() -> None:
+    written = description().to_json()
+    older = "".join(line for line in written.splitlines(keepends=True) if '"expected_weight"' not in line)
+    assert older != written
+    assert Description.from_json(older) == description()
 
 
 # Included files

@@ -44,6 +44,15 @@ def test_drained_and_dead_directors_are_not_able(system: System) -> None:
     assert not able(system)
 
 
+def test_a_director_whose_server_is_not_expected_to_be_live_is_not_taken_for_dead(system: System) -> None:
+    said = description(vip(services=(service(quorum=1, expected_weight=1),)))
+    system.fill(said)
+    system.fails(*ADDRESSES[1:])
+    assert vrrp.others_able(said, said)
+    assert not vrrp.others_able(said, description(directors=ADDRESSES[2:])), "one that leaves could take the VIP"
+    assert not vrrp.others_able(description(), description()), "with every server expected, these are dead"
+
+
 def test_a_director_that_passes_one_of_its_checks_is_alive(system: System) -> None:
     said = description(*TWO_VIPS)
     system.fill(said)
@@ -211,6 +220,21 @@ def test_the_view_stays_poor_below_the_quorum_and_its_hysteresis(system: System)
     system.fails(ADDRESSES[1])
     vrrp.recount(said)
     assert files()["quorum/master/master-8443"] == "-100"
+
+
+def test_the_view_is_good_with_the_expected_servers_and_while_one_of_them_is_drained(system: System) -> None:
+    addresses = [f"192.168.0.{number}" for number in range(2, 7)]
+    said = description(vip(services=(service(weights=dict.fromkeys(addresses, 1), quorum=2, expected_weight=2),)))
+    vrrp.start(said)
+    record = Path(state.QUORUM, "master", "master-8443")
+    record.write_text("-100\n")
+    system.fill(said)
+    system.fails(*addresses[1:])
+    vrrp.recount(said)
+    assert files()["quorum/master/master-8443"] == "-100", "one of two expected servers is live"
+    drain(addresses[1])
+    vrrp.recount(said)
+    assert files()["view-master"] == "0"
 
 
 def test_a_sorry_server_is_no_part_of_the_quorum(system: System) -> None:

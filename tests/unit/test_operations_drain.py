@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from components.configuration import Cluster
+from components.keepalived import describe
 from node.openshift_lvs.facts import Facts
 from node.openshift_lvs.ipvs import RealServer, VirtualServer
 from operations import drain
@@ -20,17 +22,18 @@ MARK = 51 << 20 | 8443
 
 
 class Pool(Nodes):
-    """Three masters as `status --json` shows them; what is done to one shows in the next look."""
+    """Three masters, or other hosts, as `status --json` shows them; what is done to one shows in the next look."""
 
-    def __init__(self) -> None:
+    def __init__(self, hosts: Mapping[str, str] = MASTERS) -> None:
+        self.hosts = hosts
         self.asked: list[str] = []
         self.holder = "master0"
         self.dead: set[str] = set()
-        self.drained: dict[str, set[str]] = {host: set() for host in MASTERS}
+        self.drained: dict[str, set[str]] = {host: set() for host in hosts}
         self.owns_nothing: set[str] = set()
-        self.connections = dict.fromkeys(MASTERS, 0)
-        self.lines = dict.fromkeys(MASTERS, "")
-        self.views = dict.fromkeys(MASTERS, 0)
+        self.connections = dict.fromkeys(hosts, 0)
+        self.lines = dict.fromkeys(hosts, "")
+        self.views = dict.fromkeys(hosts, 0)
         self.out: set[str] = set()
 
     def _ask(self, host: str, verb: str, *arguments: str) -> Answer:
@@ -47,7 +50,7 @@ class Pool(Nodes):
             case "ownership", where:
                 (self.owns_nothing.add if where == "off" else self.owns_nothing.discard)(host)
                 if self.holder == host:
-                    self.holder = next(other for other in MASTERS if other != host and other not in self.owns_nothing)
+                    self.holder = next(other for other in self.hosts if other != host and other not in self.owns_nothing)
             case "hand-over", _:
                 self.holder = "master0"
         return Answer("")
@@ -55,7 +58,7 @@ class Pool(Nodes):
     def facts(self, host: str) -> Facts:
         servers = {
             address: RealServer("DR", 0 if address in self.drained[host] else 1, self.connections[name])
-            for name, address in MASTERS.items()
+            for name, address in self.hosts.items()
             if name not in self.out
         }
         return Facts(
@@ -65,18 +68,39 @@ class Pool(Nodes):
             proven="abc",
             owns_nothing=host in self.owns_nothing,
             drained=frozenset(self.drained[host]),
-            held=frozenset({MASTERS[host], *(["192.168.0.250"] if self.holder == host else [])}),
+            held=frozenset({self.hosts[host], *(["192.168.0.250"] if self.holder == host else [])}),
             table={MARK: VirtualServer("mh", ("mh-fallback", "mh-port"), None, servers)},
-            views={"master": self.views[host]},
+            views={"master": self.view(host)},
         )
+
+    def view(self, host: str) -> int:
+        return self.views[host]
+
+
+class Judging(Pool):
+    """Hosts of which some fail their health check (`out`), each with the view that follows from the quorum rendered for it."""
+
+    def __init__(self, cluster: Cluster, *out: str) -> None:
+        super().__init__({name: str(host.address) for name, host in cluster.pools["master"].hosts.items()})
+        self.cluster, self.out = cluster, set(out)
+
+    def view(self, host: str) -> int:
+        (service,) = describe(self.cluster, host).services
+        live = sum(server.weight for server in service.real_servers if server.name not in self.out and str(server.address) not in self.drained[host])
+        return 0 if live >= sum(service.quorum_without(self.drained[host])) else -100
 
 
 @pytest.fixture
-def pool(monkeypatch: pytest.MonkeyPatch) -> Pool:
-    """The pool, and a clock that moves on by a second whenever one looks."""
+def pool() -> Pool:
+    """The pool, with the clock of `quick`."""
+    return Pool()
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that moves on by a second whenever one looks."""
     ticks = iter(range(10_000))
     monkeypatch.setattr(drain, "time", SimpleNamespace(monotonic=lambda: next(ticks), sleep=lambda _: None))
-    return Pool()
 
 
 def draining(pool: Pool, cluster: Cluster, host: str) -> tuple[Draining, list[str]]:
@@ -182,3 +206,68 @@ def test_the_address_stays_away_while_its_owners_view_is_poor(pool: Pool, cluste
     with pytest.raises(Refused, match="its view of the servers is not good, so master stays where it is"):
         verb.back()
     assert pool.holder == "master1"
+
+
+# Services that run on some hosts of their pool
+
+
+def expecting(article: dict[str, Any], hosts: int, servers: int | None) -> Cluster:
+    """A pool of that many hosts, and how many of them are expected to pass the health check."""
+    article["pools"]["master"]["hosts"] = {f"master{n}": f"192.168.0.{20 + n}" for n in range(hosts)}
+    article["vips"]["master"]["services"][0]["expected_servers"] = servers
+    return Cluster.parse(article)
+
+
+def test_without_the_key_a_service_on_two_of_five_hosts_keeps_every_host_from_being_drained(article: dict[str, Any]) -> None:
+    cluster = expecting(article, 5, None)
+    pool = Judging(cluster, "master2", "master3", "master4")
+    with pytest.raises(Refused, match="no other director of pool master could take the addresses of master4"):
+        draining(pool, cluster, "master4")[0].out(60, server_only=False)
+
+
+@pytest.mark.parametrize("host", [f"master{n}" for n in range(5)])
+def test_every_host_of_a_pool_with_two_expected_servers_can_be_drained_and_put_back(article: dict[str, Any], host: str) -> None:
+    cluster = expecting(article, 5, 2)
+    pool = Judging(cluster, "master2", "master3", "master4")
+    draining(pool, cluster, host)[0].out(60, server_only=False)
+    assert all(addresses == {pool.hosts[host]} for addresses in pool.drained.values())
+    assert pool.holder == ("master1" if host == "master0" else "master0")
+    draining(pool, cluster, host)[0].back()
+    assert not any(pool.drained.values()) and pool.holder == "master0"
+
+
+def test_the_last_of_two_expected_servers_is_not_drained(article: dict[str, Any]) -> None:
+    cluster = expecting(article, 5, 2)
+    pool = Judging(cluster, "master2", "master3", "master4")
+    draining(pool, cluster, "master1")[0].out(60, server_only=False)
+    pool.asked.clear()
+    with pytest.raises(Refused, match="master0 is the last live server of master:8443/TCP; undrain or mend another first, or move the service to another host"):
+        draining(pool, cluster, "master0")[0].out(60, server_only=False)
+    assert pool.asked == []
+
+
+def test_a_vip_returns_to_its_owner_once_the_owner_sees_the_expected_servers(article: dict[str, Any]) -> None:
+    cluster = expecting(article, 5, 2)
+    pool = Judging(cluster, "master2", "master3", "master4")
+    draining(pool, cluster, "master0")[0].out(60, server_only=False)
+    pool.out.add("master1")
+    with pytest.raises(Refused, match="its view of the servers is not good, so master stays where it is"):
+        draining(pool, cluster, "master0")[0].back()
+    assert pool.holder == "master1"
+    pool.out.remove("master1")
+    draining(pool, cluster, "master0")[0].back()
+    assert pool.holder == "master0"
+
+
+def test_a_database_host_is_drained_once_another_is_the_leader(article: dict[str, Any]) -> None:
+    cluster = expecting(article, 3, 1)
+    pool = Judging(cluster, "master1", "master2")
+    draining(pool, cluster, "master1")[0].out(60, server_only=False)
+    draining(pool, cluster, "master1")[0].back()
+    with pytest.raises(Refused, match="master0 is the last live server of master:8443/TCP"):
+        draining(pool, cluster, "master0")[0].out(60, server_only=False)
+    pool.out = {"master0", "master2"}
+    draining(pool, cluster, "master0")[0].out(60, server_only=False)
+    assert pool.holder == "master1"
+    draining(pool, cluster, "master0")[0].back()
+    assert pool.holder == "master0"

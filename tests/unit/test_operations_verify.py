@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -375,3 +376,95 @@ def test_status_is_one_line_for_each_host(said: Said, cluster: Cluster, change: 
     versions = {"infra0": keepalived.version(keepalived.render(cluster, "infra0"))}
     assert row.format(**versions) in table.splitlines()
     assert not complete and "infra1: not reachable at 192.0.2.1: Connection refused" in table
+
+
+# Services that run on some hosts of their pool
+
+
+@pytest.fixture
+def five(article: dict[str, Any]) -> Cluster:
+    """Five infra nodes with routers on two of them."""
+    article["pools"]["infra"]["hosts"] |= {"infra2": "192.168.0.7", "infra3": "192.168.0.8", "infra4": "192.168.0.9"}
+    for service in article["vips"]["infra"]["services"]:
+        service["expected_servers"] = 2
+    return Cluster.parse(article)
+
+
+def fail(said: Said, cluster: Cluster, pool: str, *servers: str) -> None:
+    """Let these servers fail their health check on every director of the pool."""
+    for host in cluster.pools[pool].hosts:
+        for server in servers:
+            said.facts[host] = with_server(said.facts[host], str(cluster.node(server).host.address), RealServer("DR", 0, 0))
+
+
+def tables(said: Said, cluster: Cluster, host: str) -> set[str]:
+    """What verify says of the services' tables of a host, without the services."""
+    return {f"{finding.holds} {finding.seen}" for finding in findings(said, cluster) if finding.subject == host and finding.check.startswith("table")}
+
+
+def test_servers_beyond_the_expected_ones_may_fail_their_health_check(five: Cluster) -> None:
+    said = Said(five)
+    fail(said, five, "infra", "infra2", "infra3", "infra4")
+    assert failed(said, five) == []
+    assert tables(said, five, "infra3") == {"True 2 of 2 expected servers live (infra2, infra3, infra4 fail their health check)"}
+
+
+def test_a_server_more_than_expected_is_told(five: Cluster) -> None:
+    said = Said(five)
+    said.handshakes = "".join(f"FIN_WAIT {{client}}:{40000 + n} {{target}} 192.168.0.{5 + n % 4}:0\n" for n in range(20))
+    fail(said, five, "infra", "infra4")
+    assert failed(said, five) == []
+    assert tables(said, five, "infra0") == {"True 4 servers live, 2 expected (infra4 fails its health check)"}
+
+
+def test_fewer_live_servers_than_expected_are_a_fault_with_the_names_of_those_that_fail(five: Cluster) -> None:
+    said = Said(five)
+    said.handshakes = "FIN_WAIT {client}:40000 {target} 192.168.0.5:0\n"
+    fail(said, five, "infra", "infra1", "infra2", "infra3", "infra4")
+    out = "; ".join(f"infra{n} is out of rotation: its check fails here" for n in range(1, 5))
+    assert tables(said, five, "infra3") == {f"False 1 of 2 expected servers live; {out}"}
+    assert len(failed(said, five)) == 2 * 5
+
+
+def test_a_drained_server_is_one_expected_server_less_but_one_must_be_live(five: Cluster) -> None:
+    said = Said(five)
+    said.handshakes = "FIN_WAIT {client}:40000 {target} 192.168.0.6:0\n"
+    fail(said, five, "infra", "infra2", "infra3", "infra4")
+    drained(said, "192.168.0.5", *five.pools["infra"].hosts)
+    assert failed(said, five) == []
+    assert tables(said, five, "infra1") == {"True 1 of 2 expected servers live (infra2, infra3, infra4 fail their health check), drained: infra0"}
+    fail(said, five, "infra", "infra1")
+    assert all(seen.startswith("False 0 of 2 expected servers live, drained: infra0; infra1 is out of") for seen in tables(said, five, "infra1"))
+
+
+def test_with_enough_live_servers_other_faults_are_told_all_the_same(five: Cluster) -> None:
+    said = Said(five)
+    fail(said, five, "infra", "infra3", "infra4")
+    said.facts["infra2"] = with_server(said.facts["infra2"], "192.168.0.7", RealServer("DR", 7, 0))
+    said.facts["infra1"] = replace(said.facts["infra1"], views={"infra": -100})
+    told = [line for line in failed(said, five) if not line.startswith("FAILED  infra ")]
+    assert told[0].startswith("FAILED  infra1    view: stands back from infra by 100 as if servers were lost")
+    assert [line.partition("; ")[2].partition(";")[0] for line in told[1:]] == ["infra2 has weight 7, should have 1"] * 2
+
+
+@pytest.mark.parametrize("leader", ["master0", "master2"])
+def test_only_the_leader_of_a_database_is_live(article: dict[str, Any], leader: str) -> None:
+    check = {"type": "http", "path": "/primary", "connect_port": 8008}
+    article["vips"]["master"]["services"] = [{"port": 5432, "expected_servers": 1, "health_check": check}]
+    patroni = Cluster.parse(article)
+    said = Said(patroni)
+    others = [host for host in MASTERS if host != leader]
+    fail(said, patroni, "master", *others)
+    assert tables(said, patroni, "master1") == {f"True 1 of 1 expected servers live ({', '.join(others)} fail their health check)"}
+    fail(said, patroni, "master", leader)
+    assert all(seen.startswith("False 0 of 1 expected servers live; master0 is out of rotation") for seen in tables(said, patroni, "master1"))
+    drained(said, "192.168.0.3", *MASTERS)
+    assert all(seen.startswith("False 0 of 1 expected servers live, drained: master1; master0 is") for seen in tables(said, patroni, "master1"))
+
+
+def test_status_counts_live_servers_against_the_expected_ones(five: Cluster) -> None:
+    said = Said(five)
+    fail(said, five, "infra", "infra2", "infra3", "infra4")
+    assert "infra:80 2/2, infra:443 2/2  good" in status(said, five, keepalived.ROOT)[0]
+    fail(said, five, "infra", "infra1")
+    assert "infra:80 1/2, infra:443 1/2  good" in status(said, five, keepalived.ROOT)[0]
