@@ -133,14 +133,14 @@ class Description(Record):
 
     @classmethod
     def from_json(cls, text: str) -> Description:
-        """The description in that text. Raises Refused when this program does not know its format."""
+        """The description in that text; fields of a later release are left out. Raises Refused for another format."""
         data: dict[str, Any] = json.loads(text)
         if data.pop("format") != 1:
             raise Refused(f"{NAME}: written for another release of this program; pulumi up")
         vips = tuple(_vip(vip) for vip in data.pop("vips"))
         return cls(
             **{
-                **data,
+                **_known(cls, data),
                 "address": ip_address(data["address"]),
                 "directors": tuple(ip_address(each) for each in data["directors"]),
                 "witnesses": tuple(data["witnesses"]),
@@ -170,7 +170,7 @@ def in_force() -> Description:
 
 def _vip(data: dict[str, Any]) -> Vip:
     services = tuple(_service(service) for service in data["services"])
-    return Vip(**{**data, "address": ip_address(data["address"]), "owner": ip_address(data["owner"]), "services": services})
+    return Vip(**{**_known(Vip, data), "address": ip_address(data["address"]), "owner": ip_address(data["owner"]), "services": services})
 
 
 def _service(data: dict[str, Any]) -> Service:
@@ -178,7 +178,13 @@ def _service(data: dict[str, Any]) -> Service:
     sorry = ip_address(data["sorry_server"]) if data["sorry_server"] else None
     # A version that was delivered before this field existed expects every server.
     expected = data.get("expected_weight", sum(server.weight for server in servers))
-    return Service(**{**data, "expected_weight": expected, "sorry_server": sorry, "regexes": tuple(data["regexes"]), "real_servers": servers})
+    read = {"expected_weight": expected, "sorry_server": sorry, "regexes": tuple(data["regexes"]), "real_servers": servers}
+    return Service(**{**_known(Service, data), **read})
+
+
+def _known(record: type[Record], data: dict[str, Any]) -> dict[str, Any]:
+    """The fields that this release knows: a stack may go back to it from a later one, whose versions it then reads."""
+    return {name: value for name, value in data.items() if name in record.__annotations__}
 
 
 def _text(value: Any, indent: str = "") -> str:

@@ -226,3 +226,10 @@ def test_a_director_knows_which_vips_are_owned_by_others() -> None:
 def test_the_digest_of_a_bundle_is_its_version() -> None:
     version, text = sent()
     assert hashlib.sha256(text).hexdigest().startswith(version)
+
+
+def test_a_description_of_a_later_release_is_read_without_the_fields_that_it_added() -> None:
+    text = description().to_json()
+    later = text.replace('"pool": "master"', '"pool": "master", "later": {"a": 1}').replace('"alpha": false', '"alpha": false, "later": [1]')
+    assert later.count("later") == 2
+    assert Description.from_json(later) == description()

@@ -12,6 +12,8 @@ from lab.nodes.probe import MASTER, POD
 
 CALLS_S = 12
 """600 calls."""
+DRAIN = ("--server-only", "--deadline", "5")
+"""The streams of the probes stay on the drained server as long as the step lasts, so waiting longer for them tells nothing."""
 
 MAKE_POD = """
 ip netns add pod
@@ -50,7 +52,7 @@ def _on(which: Callable[[Scene], str], script: str) -> Callable[[Scene], None]:
 
 def _drained(verb: str, which: Callable[[Scene], str]) -> Callable[[Scene], None]:
     def act(scene: Scene) -> None:
-        done = stack.operate(verb, which(scene), *(["--server-only"] if verb == "drain" else []))
+        done = stack.operate(verb, which(scene), *(DRAIN if verb == "drain" else []))
         print(done.stdout + done.stderr, end="")
 
     return act
