@@ -1463,6 +1463,28 @@ def test_an_ostree_system_is_refused_by_name() -> None:
         assert not bare.path(LIB).exists()
 
 
+THEIRS = "vrrp_instance web {\n    virtual_ipaddress {\n        10.0.0.80/24 dev eth0\n        10.0.0.81\n    }\n}\n"
+
+
+@pytest.mark.parametrize("state", ["active", "enabled"])
+def test_a_host_whose_own_keepalived_is_in_use_is_refused_before_anything_changes(state: str) -> None:
+    with node(installed=False) as bare:
+        bare.write("/etc/keepalived/keepalived.conf", THEIRS)
+        bare.write(f"/stub/{state}-keepalived.service", "")
+        done = install(bare)
+        assert done.returncode == 1
+        assert done.stderr.startswith("keepalived is in use on this host with /etc/keepalived/keepalived.conf (VIPs 10.0.0.80 10.0.0.81); nothing was changed.")
+        assert "systemctl disable --now keepalived" in done.stderr
+        assert not bare.path(LIB).exists()
+        bare.sh(f"rm /stub/{state}-keepalived.service")
+        assert install(bare).returncode == 0, "the sample file of the package is no use of it"
+
+
+def test_a_host_of_this_program_is_not_taken_for_another_keepalived(serving: Node) -> None:
+    serving.write("/etc/keepalived/keepalived.conf", THEIRS)
+    assert install(serving).returncode == 0
+
+
 def test_an_old_python_is_refused_by_its_version() -> None:
     with node(installed=False) as bare:
         old = '#!/bin/sh\nif [ "$1" = --version ]; then echo "Python 3.6.8"; else exit 1; fi\n'
