@@ -82,7 +82,7 @@ def inside(cluster: Cluster, host: str, seen: Facts, root: Path) -> Iterator[Fin
             stuck = f"may not take {', '.join(seen.aside)}, and is not drained: a hand-over was cut short; undrain {host}"
             yield Finding(host, "ownership", False, stuck)
         if seen.behind:
-            yield Finding(host, "ownership", False, f"stands back from {', '.join(seen.behind)} since a roll-out has not ended: pulumi up")
+            yield Finding(host, "ownership", False, f"has a lowered priority for {', '.join(seen.behind)}: a roll-out has not ended; pulumi up")
         if seen.witnesses:
             yield _witnesses(host, node.pool_name, seen)
     if seen.version == "none":
@@ -93,7 +93,7 @@ def inside(cluster: Cluster, host: str, seen: Facts, root: Path) -> Iterator[Fin
             tables = [_service(cluster, host, f"{name}:{service.port}/{service.protocol}", vip, service, seen) for service in vip.services]
             yield from tables
             if seen.views.get(name) and all(table.holds for table in tables) and not any(_weighs_itself(service) for service in vip.services):
-                stale = f"stands back from {name} by {-seen.views[name]} as if servers were lost, and none is; openshift-lvs recount on the node"
+                stale = f"priority for {name} lowered by {-seen.views[name]} as if servers were lost, and none is; openshift-lvs recount on the node"
                 yield Finding(host, "view", False, stale)
         yield _sync(host, node.pool.interface, cluster.sync_id(node.pool_name), seen)
         yield Finding(host, "virtual_router_id", not seen.strangers, seen.strangers or "no other router uses ours")
@@ -122,7 +122,7 @@ def _version(host: str, version: str, has_password: bool, seen: Facts, files: Ma
 def _witnesses(host: str, pool: str, seen: Facts) -> Finding:
     told = ", ".join(f"{witness} {'reached' if found else 'silent'}" for witness, found in seen.witnesses.items())
     reached = any(seen.witnesses.values())
-    remedy = f"; so it counts as cut off and stands back: mend its link, or name others in pools.{pool}.witnesses"
+    remedy = f"; so it counts as cut off, and its priority is lowered: mend its link, or name others in pools.{pool}.witnesses"
     return Finding(host, "witnesses", reached, told + ("" if reached else remedy))
 
 

@@ -6,7 +6,7 @@ import os
 import re
 
 from . import clock, host, ipvs, journal, programs, quorum, servers, state
-from .description import Description
+from .description import Description, Service
 from .errors import Refused
 
 TYPE_CHECKING = False
@@ -165,21 +165,22 @@ def recount(description: Description) -> None:
 
     Of a reload that replaces servers, keepalived reports that the old ones lost the quorum, and does not report that the new ones have it.
     """
-    drained = state.drained()
     for vip in description.vips if description.director else ():
         for service in vip.services:
-
-            def has_quorum(mark: int = service.mark, needed: int = sum(service.quorum_without(drained))) -> bool:
-                virtual = ipvs.table().get(mark)
-                named = {str(server.address) for server in service.real_servers}  # noqa: B023
-                return virtual is not None and sum(real.weight for address, real in virtual.servers.items() if address in named) >= needed
-
-            if not has_quorum() or state.read(f"{state.QUORUM}/{vip.name}/{service.name}") in ("", "0"):
+            if state.read(f"{state.QUORUM}/{vip.name}/{service.name}") in ("", "0") or not _has_quorum(service):
                 continue
             quorum.quorum(vip.name, service.name, "0")
             # Health checks may remove servers meanwhile, and what keepalived reported of that must not be lost.
-            if not has_quorum():
+            if not _has_quorum(service):
                 quorum.quorum(vip.name, service.name, str(description.poor_view_weight))
+
+
+def _has_quorum(service: Service) -> bool:
+    """Whether the kernel's table has as much live weight as keepalived needs to call the quorum gained."""
+    virtual = ipvs.table().get(service.mark)
+    named = {str(server.address) for server in service.real_servers}
+    live = sum(real.weight for address, real in virtual.servers.items() if address in named) if virtual else -1
+    return live >= sum(service.quorum_without(state.drained()))
 
 
 def tidy(description: Description) -> None:

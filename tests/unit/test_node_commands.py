@@ -111,7 +111,7 @@ def test_a_command_without_a_version_in_force_says_so(system: System, name: str,
     assert capsys.readouterr().err == "no version is in force on this node; pulumi up\n"
 
 
-def test_files_are_written_for_everybody_to_read(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_are_written_for_every_user_to_read(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
     file = Path(versions.folder("file"))
     monkeypatch.setitem(COMMANDS, "apply", (file.touch, *COMMANDS["apply"][1:]))
     before = os.umask(0o077)
@@ -176,7 +176,7 @@ def test_the_program_starts_without_the_libraries_of_the_host() -> None:
 
 
 RUN = """
-import sys, time
+import select, sys
 sys.path.insert(0, sys.argv[1])
 from openshift_lvs import commands
 from openshift_lvs.errors import Refused
@@ -186,8 +186,10 @@ def refuse():
 
 commands.COMMANDS["apply"] = (lambda: "applied", "", "", "")
 commands.COMMANDS["start"] = (refuse, "", "", "")
-# The reader is gone by then.
-time.sleep(0.3)
+# Until the reader is gone.
+reader = select.poll()
+reader.register(1, 0)
+reader.poll(5000)
 sys.exit(commands.main(sys.argv[2:]))
 """
 

@@ -159,12 +159,12 @@ RULES = "loaded: meta mark set 2; rendered: meta mark set 1"
         (
             "infra1",
             lambda f: replace(f, drains={"infra": -100}),
-            ["FAILED  infra1    ownership: stands back from infra since a roll-out has not ended: pulumi up"],
+            ["FAILED  infra1    ownership: has a lowered priority for infra: a roll-out has not ended; pulumi up"],
         ),
         (
             "infra1",
             lambda f: replace(f, views={"infra": -100}),
-            ["FAILED  infra1    view: stands back from infra by 100 as if servers were lost, and none is; openshift-lvs recount on the node"],
+            ["FAILED  infra1    view: priority for infra lowered by 100 as if servers were lost, and none is; openshift-lvs recount on the node"],
         ),
         (
             "infra1",
@@ -443,7 +443,7 @@ def test_with_enough_live_servers_other_faults_are_told_all_the_same(five: Clust
     said.facts["infra2"] = with_server(said.facts["infra2"], "192.168.0.7", RealServer("DR", 7, 0))
     said.facts["infra1"] = replace(said.facts["infra1"], views={"infra": -100})
     told = [line for line in failed(said, five) if not line.startswith("FAILED  infra ")]
-    assert told[0].startswith("FAILED  infra1    view: stands back from infra by 100 as if servers were lost")
+    assert told[0].startswith("FAILED  infra1    view: priority for infra lowered by 100 as if servers were lost")
     assert [line.partition("; ")[2].partition(";")[0] for line in told[1:]] == ["infra2 has weight 7, should have 1"] * 2
 
 

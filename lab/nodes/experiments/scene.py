@@ -102,7 +102,7 @@ class Scene:
                 if (found := in_force(node.name)) != wanted:
                     yield f"{node.name} has {found} in force, not {wanted}"
                 if behind := stands_back(node.name):
-                    yield f"{node.name} stands back: {behind}"
+                    yield f"{node.name} has a lowered priority: {behind}"
 
 
 @dataclass(frozen=True)
