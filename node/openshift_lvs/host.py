@@ -159,6 +159,9 @@ def install_units(program: str) -> None:
     source = f"{program}/{PROGRAM_UNITS}"
     units = {os.path.relpath(f"{folder}/{name}", source): state.text(f"{folder}/{name}") for folder, _, names in os.walk(source) for name in names}
     changed = sorted(path for path, text in units.items() if state.text(f"{state.UNITS}/{path}") != text)
+    if changed and os.path.exists(state.UNITS_TOLD):
+        # Another release may have written its own units since.
+        os.unlink(state.UNITS_TOLD)
     for path in changed:
         os.makedirs(os.path.dirname(f"{state.UNITS}/{path}"), exist_ok=True)
         state.write(f"{state.UNITS}/{path}", units[path])

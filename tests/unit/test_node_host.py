@@ -33,6 +33,14 @@ def test_units_that_a_killed_command_wrote_are_enabled_by_the_next(system: Syste
     assert system.asked == ENABLED
 
 
+def test_units_that_another_release_replaced_are_enabled_again(system: System) -> None:
+    host.install_units(str(keepalived.PROGRAM))
+    Path(state.UNITS, "openshift-lvs.service").write_text("of the scripts\n")
+    system.asked.clear()
+    host.install_units(str(keepalived.PROGRAM))
+    assert system.asked == ENABLED
+
+
 def test_units_that_are_there_are_not_written_again(system: System) -> None:
     host.install_units(str(keepalived.PROGRAM))
     before = Path(state.UNITS, "openshift-lvs.service").stat().st_ino
