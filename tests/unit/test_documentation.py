@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
@@ -127,7 +129,7 @@ def test_every_word_that_older_files_use_is_on_the_page() -> None:
 
 
 PROJECT = PAGE.parents[1]
-PAGES = [PROJECT / "README.md", *sorted((PROJECT / "docs").rglob("*.md")), *sorted((PROJECT / "lab").glob("*/README.md"))]
+PAGES = [*sorted(PROJECT.glob("*.md")), *sorted((PROJECT / "docs").rglob("*.md")), *sorted((PROJECT / "lab").glob("*/README.md"))]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(PROJECT)))
@@ -141,6 +143,25 @@ def test_every_make_target_that_a_page_names_is_there(page: Path) -> None:
     targets = set(re.findall(r"^([a-z-]+):", (PROJECT / "Makefile").read_text(), re.MULTILINE))
     named = set(re.findall(r"(?:`|^    )make ([a-z][a-z-]*)", page.read_text(), re.MULTILINE))
     assert named <= targets
+
+
+def test_every_file_and_test_that_the_contributors_table_names_is_there() -> None:
+    table = [line for line in (PROJECT / "CONTRIBUTING.md").read_text().splitlines() if line.startswith("| ")]
+    named = {word for line in table for word in re.findall(r"`([\w./-]+)`", line)}
+    tests = {word for word in named if re.fullmatch(r"test_\w+\.py", word)}
+    files = {word for word in named if "/" in word}
+    assert len(tests) > 20 and len(files) > 20
+    assert [name for name in sorted(tests) if not (PROJECT / "tests/unit" / name).is_file()] == []
+    assert [name for name in sorted(files) if not (PROJECT / name).exists()] == []
+
+
+def test_updates_are_proposed_for_every_folder_with_dependencies() -> None:
+    updates = yaml.safe_load((PROJECT / ".github" / "dependabot.yml").read_text())["updates"]
+    watched = {(update["package-ecosystem"], folder) for update in updates for folder in update.get("directories") or [update["directory"]]}
+    listed = subprocess.run(["git", "ls-files"], cwd=PROJECT, capture_output=True, text=True, check=True).stdout.split()
+    kinds = {"go.mod": "gomod", "requirements.in": "pip"}
+    there = {(kinds[path.name], f"/{path.parent}".removesuffix(".")) for path in map(Path, listed) if path.name in kinds}
+    assert watched == {*there, ("github-actions", "/")}
 
 
 def test_every_decision_is_in_the_list() -> None:
