@@ -12,7 +12,7 @@ from components import keepalived
 from lab import cache
 from lab.nodes import machine, probe, stack
 from lab.nodes.experiments import bounds
-from lab.nodes.experiments.scene import Experiment, Scene, Step, backup_out, on_backup
+from lab.nodes.experiments.scene import Experiment, Scene, Step, backup_out, on_backup, on_owner
 from lab.nodes.probe import MASTER
 from lab.phases import wait_for
 from lab.stack import PROJECT, DeploymentError
@@ -91,6 +91,8 @@ RELEASES = [
             Step("that process back, the program installed beside the scripts", "server back", on_backup("systemctl start lab-workload"),
                  bounds.server_back),
             _up("pulumi up: the program in place of the scripts"),
+            # systemd runs the units of the program, which the scripts' release had replaced.
+            Step("keepalived restarted, the program in place of the scripts", "planned", on_owner("systemctl restart keepalived"), bounds.nothing_lost),
             Step("pulumi up: back to the scripts once more", "release", _to_scripts, bounds.nothing_lost, evidence=_scripts_in_force),
             Step("the engine killed while it installs the program", "release", _interrupted, bounds.nothing_lost, evidence=_scripts_in_force),
             _up("the next pulumi up after an interrupted installation"),
