@@ -13,7 +13,6 @@ from pydantic_core import PydanticUndefined
 
 from components import keepalived
 from components.configuration.cluster import Cluster
-from components.configuration.errors import NEEDLESS, RENAMED
 from components.configuration.health_checks import Check, ConnectingCheck, HttpCheck, MiscCheck, SmtpCheck, TcpCheck, Url
 from components.configuration.keepalived import Keepalived, Notifications
 from components.configuration.model import Model
@@ -22,6 +21,7 @@ from components.configuration.pools import Host, Pool
 from components.configuration.services import VirtualService
 from components.configuration.ssh import Bastion, Ssh
 from components.configuration.vips import Vip
+from components.configuration.words import NEEDLESS, RENAMED
 from node.openshift_lvs import commands, observe
 from node.openshift_lvs.ipvs import RealServer
 from node.openshift_lvs.record import replace

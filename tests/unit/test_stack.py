@@ -117,11 +117,11 @@ def test_a_password_that_was_set_without_its_address_is_refused_and_not_quoted(a
     [
         (("network", "gatway"), "192.168.0.1", "network.gatway: unknown key; did you mean 'gateway'?"),
         (("vips", "master", "virtual_router_id"), 52, "vips.infra.virtual_router_id: 52 is used by vips.master too; choose another (1 to 255)"),
-        (("vips", "master", "virtual_router_id"), 300, "vips.master.virtual_router_id: 300: Input should be less than or equal to 255"),
+        (("vips", "master", "virtual_router_id"), 300, "vips.master.virtual_router_id: 300: must be a whole number from 1 to 255"),
         (("vips", "master", "owner"), "infra0", "vips.master.owner: 'infra0' is not a director of pool 'master'; it has master0, master1, master2"),
         (("vips", "master", "address"), "192.168.0.2", "vips.master.address: 192.168.0.2 is taken by pools.master.hosts.master0"),
         (("vips", "master", "address"), "192.168.1.250", "vips.master.address: 192.168.1.250 is not a host address of the subnet 192.168.0.0/24"),
-        (("vips", "master", "services", 0, "scheduler"), "fastest", "vips.master.services.0.scheduler: 'fastest': Input should be 'mh'"),
+        (("vips", "master", "services", 0, "scheduler"), "fastest", "vips.master.services.0.scheduler: 'fastest': must be 'mh', 'sh'"),
         (("vips", "infra", "services", 0, "health_check"), {"type": "http"}, "vips.infra.services.0.health_check.path: missing; an http or ssl check"),
         (("vips", "infra", "services", 0, "lb_algo"), "wlc", "vips.infra.services.0.lb_algo: unknown key; here it is scheduler"),
         (("pools", "infra", "flavor"), None, "pools.infra.flavor: missing; servers that the program makes need an image and a flavor"),
