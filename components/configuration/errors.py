@@ -222,7 +222,7 @@ def _hint(kind: Kind, given: Any) -> str:
     if core is tuple and kind.form.text == "a list":
         if entries[0].models:
             return " of mappings: begin each with `- `"
-        if isinstance(given, (str, int, float)):
+        if isinstance(given, (str, int, float)) and str(given).isprintable():
             return f": [{given}]"
         return f", each entry {entries[0].form.text}"
     if core is str and isinstance(given, (int, float)) and re.fullmatch(str(kind.bound("pattern") or ".*"), str(given)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import date
 from ipaddress import IPv4Address
@@ -57,7 +58,7 @@ class Host(Model):
     @classmethod
     def _date(cls, value: object) -> object:
         # YAML reads a date as a date, and Pulumi adds midnight to it.
-        return str(value).partition(" ")[0] if isinstance(value, (str, int, float, date)) else value
+        return re.sub(r"^(\d{4}-\d\d-\d\d) .*", r"\1", str(value)) if isinstance(value, (str, int, float, date)) else value
 
 
 class Pool(Model):

@@ -87,6 +87,8 @@ def ssh_port(cluster: Cluster, key: str, vip: Vip) -> None:
 
 def pool_owner_and_directors(cluster: Cluster, key: str, vip: Vip) -> None:
     """The VIP's pool exists. The owner and every host in `priorities` are directors of it."""
+    if not cluster.pools:
+        raise ValueError(f"pools: empty; describe the pool {vip.pool!r} of {key}")
     if vip.pool not in cluster.pools:
         raise ValueError(f"{key}.pool: {vip.pool!r} is not a pool; the pools are {', '.join(cluster.pools)}")
     directors = cluster.directors(vip.pool)

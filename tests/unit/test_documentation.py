@@ -121,6 +121,11 @@ def test_the_page_documents_every_model_of_the_configuration() -> None:
     assert subclasses(Model) == set(MODELS.values())
 
 
+def test_a_message_names_the_heading_under_which_a_key_is() -> None:
+    assert {model.heading for model in subclasses(Model)} == {heading.replace("`", "") for heading in MODELS}
+    assert all(model.__dict__["heading"] == heading.replace("`", "") for heading, model in MODELS.items())
+
+
 def test_every_word_that_older_files_use_is_on_the_page() -> None:
     lacking = {word for word in (*RENAMED, *NEEDLESS) if f"`{word}`" not in PAGE.read_text()} - {"auth_pass"}
     assert not lacking
