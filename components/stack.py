@@ -12,7 +12,7 @@ import pulumi
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_ssh_private_key
 
-from components.configuration import Cluster, ConfigurationError, check_auth_pass
+from components.configuration import Cluster, ConfigurationError, check_auth_pass, check_keys
 from components.host_key import check_seed
 from components.network import ClusterNetwork
 from components.servers import Servers
@@ -40,8 +40,9 @@ class Stack:
     @classmethod
     def read(cls, config: pulumi.Config) -> Stack:
         """The stack that `pulumi config` describes. Raises ConfigurationError that names the key and the remedy."""
-        data = config.get_object("cluster")
-        if not isinstance(data, dict):
+        check_keys({**pulumi.runtime.config.get_config_env(), **pulumi.runtime.config.CONFIG.get()})
+        data = _cluster(config)
+        if data is None:
             raise ConfigurationError(f"{config.name}:cluster: missing; describe the cluster in Pulumi.STACK.yaml (docs/configuration.md has its keys)")
         cluster = Cluster.parse(data)
         ssh_private_key = _required(config, "ssh_private_key", "the private key that opens the nodes", "< ~/.ssh/id_ed25519")
@@ -87,6 +88,15 @@ class Stack:
             }
             for node in self.cluster.nodes()
         }
+
+
+def _cluster(config: pulumi.Config) -> dict[str, Any] | None:
+    """The cluster as a mapping, or None when there is none."""
+    try:
+        data = json.loads(pulumi.runtime.config.get_config(f"{config.name}:cluster") or "null")
+    except json.JSONDecodeError:
+        return None
+    return data if isinstance(data, dict) else None
 
 
 def _needs_seed(cluster: Cluster) -> bool:

@@ -12,8 +12,10 @@ The rest concerns several sections:
 
     cluster      all sections together, and the facts derived from them: directors, priorities, witnesses, takeover time
     rules        the rules between sections
+    keys         the keys beside the cluster
     auth_pass    the rules for the secret `openshift-lvs:auth_pass`
     errors       how a fault becomes a message
+    words        words of keepalived.conf that are no keys
     model        the base class, and field types that several sections use
 """
 
@@ -21,6 +23,7 @@ from components.configuration.auth_pass import check_auth_pass
 from components.configuration.cluster import Cluster
 from components.configuration.errors import ConfigurationError
 from components.configuration.health_checks import HttpCheck, MiscCheck
+from components.configuration.keys import check_keys
 from components.configuration.network import Network
 from components.configuration.pools import Node
 from components.configuration.services import VirtualService
@@ -37,4 +40,5 @@ __all__ = [
     "Vip",
     "VirtualService",
     "check_auth_pass",
+    "check_keys",
 ]

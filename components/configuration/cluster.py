@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import ValidationError, model_validator
 
 from components.configuration import rules
 from components.configuration.errors import ConfigurationError, explain
 from components.configuration.keepalived import Keepalived
-from components.configuration.model import Label, Model
+from components.configuration.model import Form, Label, Model
 from components.configuration.network import Network
 from components.configuration.pools import WITNESSES, Node, Pool
 from components.configuration.ssh import Ssh
@@ -20,11 +20,13 @@ from components.configuration.vips import POOR_VIEW_WEIGHT, Vip
 class Cluster(Model):
     """All sections of a stack's `openshift-lvs:cluster`."""
 
+    heading: ClassVar[str] = "openshift-lvs:cluster"
+
     network: Network
     ssh: Ssh = Ssh()
     keepalived: Keepalived = Keepalived()
-    pools: dict[Label, Pool]
-    vips: dict[Label, Vip]
+    pools: Annotated[dict[Label, Pool], Form("a mapping by name: each pool under its name, such as master")]
+    vips: Annotated[dict[Label, Vip], Form("a mapping by name: each VIP under its name, such as master")]
 
     @classmethod
     def parse(cls, data: Mapping[str, Any]) -> Cluster:
@@ -32,7 +34,7 @@ class Cluster(Model):
         try:
             return cls.model_validate(data)
         except ValidationError as error:
-            raise ConfigurationError("\n".join(explain(cls, fault) for fault in error.errors())) from None
+            raise ConfigurationError("\n".join(explain(cls, data, fault) for fault in error.errors())) from None
 
     @model_validator(mode="after")
     def _rules(self) -> Cluster:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from ipaddress import IPv4Address
-from typing import Annotated, Any, Literal
+import re
+import warnings
+from collections.abc import Collection, Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from components.configuration.model import Model, Port, Seconds, Word
+from components.configuration.model import NUMBER, Address, Form, Model, Port, Seconds, Word
 
 CHECKS = ("tcp", "http", "ssl", "smtp", "misc")
 """The values of `type`."""
@@ -17,11 +18,13 @@ CHECKS = ("tcp", "http", "ssl", "smtp", "misc")
 class Check(Model):
     """The keys of every health check (keepalived.conf(5), real_server). Times are in seconds. With the defaults an eviction takes 2 s at most."""
 
+    heading: ClassVar[str] = "health_check"
+
     connect_timeout: Seconds = 0.7
-    retry: Annotated[int, Field(ge=0, le=100)] = 1
+    retry: Annotated[int, Field(ge=0, le=100), NUMBER] = 1
     delay_before_retry: Seconds = 0.1
     delay_loop: Seconds = 0.5
-    warmup: Annotated[float, Field(ge=0, le=3600)] | None = None
+    warmup: Annotated[float, Field(ge=0, le=3600), NUMBER] | None = None
     alpha: bool | None = None
 
     @property
@@ -43,17 +46,21 @@ class Check(Model):
 class ConnectingCheck(Check):
     """A health check that opens a connection."""
 
-    connect_ip: IPv4Address | None = None
+    heading: ClassVar[str] = "Checks that open a connection"
+
+    connect_ip: Address | None = None
     connect_port: Port | None = None
-    bindto: IPv4Address | None = None
+    bindto: Address | None = None
     bind_port: Port | None = None
     bind_if: Word | None = None
-    fwmark: Annotated[int, Field(ge=1, le=2**32 - 1)] | None = None
+    fwmark: Annotated[int, Field(ge=1, le=2**32 - 1), NUMBER] | None = None
     log_all_failures: bool | None = None
 
 
 class TcpCheck(ConnectingCheck):
     """TCP_CHECK: the port accepts a connection."""
+
+    heading: ClassVar[str] = "type: tcp"
 
     type: Literal["tcp"]
 
@@ -66,19 +73,52 @@ RegexOption = Literal[
 """The options that keepalived supports (PCRE2's names in lower case). keepalived ignores any other option without a message."""
 
 
+Positive = Annotated[int, Field(gt=0), NUMBER]
+
+StatusCode = Annotated[
+    str,
+    Field(pattern=r"^[1-5]\d\d(-[1-5]\d\d)?( [1-5]\d\d(-[1-5]\d\d)?)*$"),
+    Form('codes and ranges of codes in one text, such as "200-299 301"'),
+]
+
+Path = Annotated[Word, Field(pattern="^/"), Form("a path that begins with /, such as /healthz, without blanks, quotes, braces, # and !")]
+
+
+def _readable(text: str, options: Collection[str]) -> None:
+    """Refuse a regular expression that is wrong in every dialect. keepalived's is PCRE2, so whatever only Python does not know is accepted."""
+    # Syntax of PCRE2 that Python reads in another way, and would call a fault in the wrong place.
+    if "(*" in text or "[:" in text or {"extended", "allow_empty_class"} & set(options):
+        return
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            re.compile(text)
+    except re.error as error:
+        if error.msg.startswith(REGEX_FAULTS):
+            raise ValueError(f"regex: {text!r}: {error.msg} at character {(error.pos or 0) + 1}; correct it, or put a backslash before the character") from None
+    except (RecursionError, OverflowError):
+        pass
+
+
+REGEX_FAULTS = ("missing ), unterminated subpattern", "unbalanced parenthesis", "unterminated character set", "bad escape (end of pattern)")
+"""Python's names of the faults of a regular expression that PCRE2 has too."""
+
+
 class Url(Model):
     """One URL of HTTP_GET or SSL_GET. `digest` is the MD5 sum of the page, as genhash prints it."""
 
-    path: Word = "/"
-    digest: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")] | None = None
-    status_code: Annotated[str, Field(pattern=r"^[1-5]\d\d(-[1-5]\d\d)?( [1-5]\d\d(-[1-5]\d\d)?)*$")] | None = None
+    heading: ClassVar[str] = "urls"
+
+    path: Path = "/"
+    digest: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$"), Form("32 hexadecimal digits in quotes, as genhash prints them")] | None = None
+    status_code: StatusCode | None = None
     virtualhost: Word | None = None
-    regex: Annotated[str, Field(pattern=r'^[^"\n]+$')] | None = None
+    regex: Annotated[str, Field(pattern=r'^[^"\n]+$'), Form('a regular expression without "')] | None = None
     regex_no_match: bool = False
     regex_options: tuple[RegexOption, ...] = ()
-    regex_stack: tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]] | None = None
-    regex_min_offset: Annotated[int, Field(ge=0)] | None = None
-    regex_max_offset: Annotated[int, Field(ge=0)] | None = None
+    regex_stack: Annotated[tuple[Positive, Positive], Form("a list of two whole numbers above 0, such as [1024, 4096]")] | None = None
+    regex_min_offset: Annotated[int, Field(ge=0), NUMBER] | None = None
+    regex_max_offset: Annotated[int, Field(ge=0), NUMBER] | None = None
 
     @property
     def accepted(self) -> str:
@@ -88,7 +128,7 @@ class Url(Model):
     @model_validator(mode="before")
     @classmethod
     def _one_status(cls, data: Any) -> Any:
-        if isinstance(data, Mapping) and isinstance(data.get("status_code"), int):
+        if isinstance(data, Mapping) and type(data.get("status_code")) is int:
             return {**data, "status_code": str(data["status_code"])}
         return data
 
@@ -106,11 +146,15 @@ class Url(Model):
             raise ValueError("regex: missing; the other regex keys say how it is matched")
         if self.regex_min_offset and self.regex_max_offset and self.regex_min_offset > self.regex_max_offset:
             raise ValueError(f"regex_min_offset: {self.regex_min_offset} is beyond regex_max_offset {self.regex_max_offset}")
+        if self.regex:
+            _readable(self.regex, self.regex_options)
         return self
 
 
 class HttpCheck(ConnectingCheck):
     """HTTP_GET or SSL_GET: every URL answers as expected. `path`, `status_code` and `digest` are the short form of a single URL."""
+
+    heading: ClassVar[str] = "type: http, type: ssl"
 
     type: Literal["http", "ssl"]
     urls: tuple[Url, ...] = ()
@@ -153,6 +197,8 @@ class HttpCheck(ConnectingCheck):
 class SmtpCheck(ConnectingCheck):
     """SMTP_CHECK: a mail server sends its greeting and accepts HELO."""
 
+    heading: ClassVar[str] = "type: smtp"
+
     type: Literal["smtp"]
     helo_name: Word | None = None
 
@@ -164,13 +210,19 @@ class MiscCheck(Check):
     The script runs as `user`. Its arguments are `arguments`, then the real server's address and port.
     """
 
+    heading: ClassVar[str] = "type: misc"
+
     type: Literal["misc"]
-    script: Annotated[str, Field(pattern=r"^(\w[\w.-]*/)*\w[\w.-]*$", description="path in the repository")]
+    script: Annotated[
+        str,
+        Field(pattern=r"^(\w[\w.-]*/)*\w[\w.-]*$", description="path in the repository"),
+        Form("the path of a script, from the repository's root, such as checks/etcd"),
+    ]
     arguments: tuple[Word, ...] = ()
-    misc_timeout: Annotated[int, Field(ge=1, le=3600)] = 2
+    misc_timeout: Annotated[int, Field(ge=1, le=3600), NUMBER] = 2
     misc_dynamic: bool = False
     user: Word = "nobody"
-    retry: Annotated[int, Field(ge=0, le=100)] = 0
+    retry: Annotated[int, Field(ge=0, le=100), NUMBER] = 0
 
     @property
     def attempt(self) -> float:

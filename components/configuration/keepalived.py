@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from components.configuration.model import Model, Port, Word
+from components.configuration.model import NUMBER, Model, Port, Word
 
 
 class Notifications(Model):
     """The e-mail that keepalived sends."""
 
+    heading: ClassVar[str] = "keepalived.notifications"
+
     notification_email: tuple[Word, ...]
     notification_email_from: Word
     smtp_server: Word
     smtp_port: Port = 25
-    smtp_connect_timeout: Annotated[int, Field(ge=1, le=600)] = 30
+    smtp_connect_timeout: Annotated[int, Field(ge=1, le=600), NUMBER] = 30
     smtp_helo_name: Word | None = None
     smtp_alert: bool | None = None
 
 
 class Keepalived(Model):
     """The global keys."""
+
+    heading: ClassVar[str] = "keepalived"
 
     vrrp_version: Literal[2, 3] = 3
     notifications: Notifications | None = None

@@ -1,27 +1,92 @@
-"""The base class of every section, and the field types that several sections use."""
+"""The base class of every section, and the field types that several sections use.
+
+A field type carries a `Form` if its bounds alone do not tell what a right value is. components/configuration/errors.py puts it into the message.
+"""
 
 from __future__ import annotations
 
+import base64
+import binascii
 import re
-from typing import Annotated
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network
+from typing import Annotated, ClassVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
-Port = Annotated[int, Field(ge=1, le=65535)]
 
-Seconds = Annotated[float, Field(ge=0.001, le=3600)]
+@dataclass(frozen=True)
+class Form:
+    """What a right value is, as a message says it after the verb, with an example."""
+
+    text: str
+    verb: str = "must be"
+
+
+def wrong() -> PydanticCustomError:
+    """The fault of a value that does not have the form of its field. The message comes from the field."""
+    return PydanticCustomError("form", "form")
+
+
+def _no_truth(given: object) -> object:
+    if isinstance(given, bool):
+        raise wrong()
+    return given
+
+
+def _only_text(given: object) -> object:
+    if isinstance(given, (bool, int, float, bytes)):
+        raise wrong()
+    return given
+
+
+NUMBER = BeforeValidator(_no_truth)
+"""For number fields, last: without it `yes`, which YAML reads as true, would count as 1."""
+
+TEXT = BeforeValidator(_only_text)
+"""For address fields, last: without it the number 5 would be the address 0.0.0.5."""
+
+Port = Annotated[int, Field(ge=1, le=65535), NUMBER]
+
+Seconds = Annotated[float, Field(ge=0.001, le=3600), NUMBER]
+
+Address = Annotated[IPv4Address, TEXT, Form("an IPv4 address, such as 192.168.0.5")]
+
+Range = Annotated[IPv4Network, TEXT, Form("a network as ADDRESS/LENGTH with zeros after the length, such as 192.168.0.0/24")]
 
 LABEL = r"^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$"
 Label = Annotated[str, Field(pattern=LABEL)]
 """The name of a pool, host, VIP or reserved port."""
 
-Word = Annotated[str, Field(pattern=r"^[^\s\"'{}#!]+$", max_length=255)]
+Name = Annotated[str, Field(min_length=1), Form("a name")]
+"""A name that another system gave: a network, an image, a flavor."""
+
+Login = Annotated[str, Field(pattern=r"^[^\s\"'-][^\s\"']*$"), Form("the name of a user, such as debian, without blanks and quotes")]
+
+Word = Annotated[str, Field(pattern=r"^[^\s\"'{}#!]+$", max_length=255), Form("one word of at most 255 characters, without blanks, quotes, braces, # and !")]
 """One word of keepalived.conf: no blank, quote, brace or comment sign."""
+
+
+def _real_key(key: str) -> str:
+    """Refuse a key whose second word is not the base64 of a key of the type in its first word (RFC 4253, 6.6)."""
+    kind, data = key.split(" ")[:2]
+    try:
+        blob = base64.b64decode(data, validate=True)
+    except binascii.Error:
+        raise wrong() from None
+    head = len(kind).to_bytes(4, "big") + kind.encode()
+    if blob[: len(head)] != head[: len(blob)]:
+        raise wrong()
+    return key
+
 
 HostKey = Annotated[
     str,
     Field(pattern=r"^(ssh|ecdsa)-[a-z0-9-]+ [A-Za-z0-9+/]+=*( .*)?$"),
     BeforeValidator(lambda key: re.sub(r"^\S+ (?=(ssh|ecdsa)-)", "", key) if isinstance(key, str) else key),
+    AfterValidator(_real_key),
+    Form("a public host key, such as `ssh-ed25519 AAAA...`: a line that `ssh-keyscan -t ed25519 ADDRESS` prints"),
 ]
 """A public key: `ssh-ed25519 AAAA...`. The name or address in front of it, as in known_hosts and ssh-keyscan(1), is removed."""
 
@@ -30,3 +95,6 @@ class Model(BaseModel):
     """A section. It refuses unknown keys, and its values do not change."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    heading: ClassVar[str]
+    """The heading of docs/configuration.md under which the keys are, without backticks."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from ipaddress import IPv4Address, IPv4Network
-from typing import Annotated, Any, Literal
+from ipaddress import IPv4Network
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from components.configuration.model import Label, Model
+from components.configuration.model import Address, Form, Label, Model, Name, Range
 
 MULTICAST = IPv4Network("224.0.0.0/4")
 
@@ -19,9 +19,11 @@ CIDR_LONGEST = 29
 class Allow(Model):
     """One more port range that the nodes' security group lets in, such as etcd or kubelet between the nodes."""
 
+    heading: ClassVar[str] = "network.allow"
+
     protocol: Literal["tcp", "udp"]
-    ports: Annotated[str, Field(pattern=r"^\d{1,5}(-\d{1,5})?$")]
-    cidr: IPv4Network | None = Field(None, description="from where; the subnet when left out")
+    ports: Annotated[str, Field(pattern=r"^\d{1,5}(-\d{1,5})?$"), Form("a port or a range of ports, such as 6443 or 2379-2380")]
+    cidr: Range | None = Field(None, description="from where; the subnet when left out")
 
     @property
     def port_range(self) -> tuple[int, int]:
@@ -32,7 +34,7 @@ class Allow(Model):
     @model_validator(mode="before")
     @classmethod
     def _one_port(cls, data: Any) -> Any:
-        return {**data, "ports": str(data["ports"])} if isinstance(data, Mapping) and isinstance(data.get("ports"), int) else data
+        return {**data, "ports": str(data["ports"])} if isinstance(data, Mapping) and type(data.get("ports")) is int else data
 
     @model_validator(mode="after")
     def _range(self) -> Allow:
@@ -45,13 +47,17 @@ class Allow(Model):
 class Network(Model):
     """The tenant network: created by the program, or an existing one by name."""
 
-    cidr: IPv4Network
-    gateway: IPv4Address | None = None
-    existing: str | None = Field(None, description="name of an existing network; the program uses its subnet with this cidr")
-    external: str | None = Field(None, description="name of the external network: creates a router and floating IPs")
-    client_cidrs: tuple[IPv4Network, ...] = Field((), description="clients of the VIPs; direct routing needs them as allowed address pairs")
-    reserved: dict[Label, IPv4Address] = Field({}, description="addresses kept for machines outside this stack: one unbound port for each")
-    dns_nameservers: tuple[IPv4Address, ...] = ()
+    heading: ClassVar[str] = "network"
+
+    cidr: Range
+    gateway: Address | None = None
+    existing: Name | None = Field(None, description="name of an existing network; the program uses its subnet with this cidr")
+    external: Name | None = Field(None, description="name of the external network: creates a router and floating IPs")
+    client_cidrs: tuple[Range, ...] = Field((), description="clients of the VIPs; direct routing needs them as allowed address pairs")
+    reserved: Annotated[dict[Label, Address], Form("a mapping NAME: ADDRESS, such as bastion: 192.168.0.100")] = Field(
+        {}, description="addresses kept for machines outside this stack: one unbound port for each"
+    )
+    dns_nameservers: tuple[Address, ...] = ()
     allow: tuple[Allow, ...] = ()
 
     @model_validator(mode="after")

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from datetime import date
 from ipaddress import IPv4Address
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
-from pydantic_core import PydanticCustomError
 
-from components.configuration.model import HostKey, Label, Model
+from components.configuration.model import Address, Form, HostKey, Label, Model, Name, wrong
 
 WITNESSES = 3
 """Maximum number of witnesses of a pool. A silent witness costs a second, so a director could not ask more of them in time."""
+
+
+CLOUD_CONFIG_OWN = {
+    "hostname": "a server's name is its key in hosts",
+    "ssh_keys": "the host keys are derived from openshift-lvs:host_key_seed",
+}
+"""The keys of cloud-config that the program sets itself, and from what. A value in `cloud_config` would have no effect."""
 
 
 def _address_and_port(text: str) -> str:
@@ -22,42 +30,54 @@ def _address_and_port(text: str) -> str:
     except ValueError:
         port = ""
     if not (port.isascii() and port.isdecimal() and 1 <= int(port) <= 65535):
-        raise PydanticCustomError("witness", "not ADDRESS:PORT of something that takes or refuses a connection, such as 192.168.0.1:22")
+        raise wrong()
     return text
 
 
-Witness = Annotated[str, AfterValidator(_address_and_port)]
+Witness = Annotated[
+    str,
+    AfterValidator(_address_and_port),
+    Form("ADDRESS:PORT of something that takes or refuses a connection, such as 192.168.0.1:22", verb="not"),
+]
 """ADDRESS:PORT outside the pool. If no witness answers, a director knows that it is cut off from its peers."""
 
 
 class Host(Model):
     """One node of a pool."""
 
-    address: IPv4Address
+    heading: ClassVar[str] = "pools.NAME.hosts.HOST"
+
+    address: Address
     host_key: HostKey | None = Field(None, description="public host key, for an existing host; the program derives the keys of the servers that it creates")
-    installed: Annotated[str, Field(pattern=r"^[\w.:+-]{1,40}$")] | None = None
+    installed: (
+        Annotated[str, Field(pattern=r"^[\w.:+-]{1,40}$"), Form("a word of at most 40 letters, digits and _.:+-, such as the date 2026-03-01")] | None
+    ) = None
     """Any word, such as a date. A different word means that the host was installed again, so that everything is delivered to it again."""
 
     @field_validator("installed", mode="before")
     @classmethod
     def _date(cls, value: object) -> object:
         # YAML reads a date as a date, and Pulumi adds midnight to it.
-        return value if value is None else str(value).partition(" ")[0]
+        return re.sub(r"^(\d{4}-\d\d-\d\d) .*", r"\1", str(value)) if isinstance(value, (str, int, float, date)) else value
 
 
 class Pool(Model):
     """Hosts of one kind. Each is a real server. Each is also a director, unless `directors` names fewer."""
 
-    hosts: dict[Label, Host]
-    image: str | None = None
-    flavor: str | None = None
+    heading: ClassVar[str] = "pools.NAME"
+
+    hosts: Annotated[dict[Label, Host], Form("a mapping NAME: ADDRESS, such as infra0: 192.168.0.5")]
+    image: Name | None = None
+    flavor: Name | None = None
     existing: bool = False
     directors: tuple[Label, ...] | None = None
     witnesses: tuple[Witness, ...] | None = Field(None, max_length=WITNESSES)
     """The default is in Cluster.witnesses."""
-    interface: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,15}$")] = "eth0"
-    availability_zone: str | None = None
-    cloud_config: dict[str, Any] = Field({}, description="more cloud-config (YAML as a mapping) for the first boot of these servers")
+    interface: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,15}$"), Form("the name of an interface, at most 15 characters, such as eth0")] = "eth0"
+    availability_zone: Name | None = None
+    cloud_config: Annotated[dict[str, Any], Form("a mapping of cloud-config, such as timezone: UTC")] = Field(
+        {}, description="more cloud-config (YAML as a mapping) for the first boot of these servers"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -74,6 +94,12 @@ class Pool(Model):
         for name in self.directors or ():
             if name not in self.hosts:
                 raise ValueError(f"directors: {name!r} is not one of this pool's hosts ({', '.join(self.hosts)})")
+        for key, reason in CLOUD_CONFIG_OWN.items():
+            if key in self.cloud_config:
+                raise ValueError(f"cloud_config.{key}: the program sets it: {reason}; remove it")
+        logins = self.cloud_config.get("ssh_authorized_keys", [])
+        if not isinstance(logins, (list, tuple)):
+            raise ValueError("cloud_config.ssh_authorized_keys: must be a list of public keys: [ssh-ed25519 AAAA...]")
         if self.existing:
             for name, host in self.hosts.items():
                 if not host.host_key:

@@ -24,8 +24,11 @@ def check(cluster: Cluster) -> None:
     # For every VIP first: the witnesses of one VIP's pool are servers of the other VIPs' pools.
     for name, vip in cluster.vips.items():
         pool_owner_and_directors(cluster, f"vips.{name}", vip)
+    outside(cluster)
+    root_login(cluster)
     for name, vip in cluster.vips.items():
         key = f"vips.{name}"
+        ssh_port(cluster, key, vip)
         priorities(cluster, key, vip)
         vrrp_version(cluster, key, vip)
         answers_within(cluster, key, vip)
@@ -58,11 +61,39 @@ def host_names(cluster: Cluster) -> None:
             raise ValueError(f"pools: the host name {name!r} is used twice; names are unique in a stack")
 
 
+def outside(cluster: Cluster) -> None:
+    """Floating IPs have clients. Without client_cidrs the nodes accept a service's port from the subnet only."""
+    with_floating_ip = [name for name, vip in cluster.vips.items() if vip.floating_ip]
+    if cluster.network.external and with_floating_ip and not cluster.network.client_cidrs:
+        raise ValueError(
+            f"network.client_cidrs: empty, so no client outside the subnet could use the floating IPs of {', '.join(with_floating_ip)}; "
+            "name the clients, such as [0.0.0.0/0] for all, or set floating_ip: false in these vips"
+        )
+
+
+def root_login(cluster: Cluster) -> None:
+    """First boot permits the login that the program uses."""
+    for name, pool in cluster.pools.items():
+        if cluster.ssh.user == "root" and pool.cloud_config.get("disable_root"):
+            raise ValueError(f"pools.{name}.cloud_config.disable_root: true, and ssh.user is root; remove it or set another ssh.user")
+
+
+def ssh_port(cluster: Cluster, key: str, vip: Vip) -> None:
+    """No service has the port on which the servers' own sshd listens: a server has one program for each port."""
+    for index, service in enumerate(vip.services):
+        if service.protocol == "TCP" and service.port == cluster.ssh.port:
+            raise ValueError(f"{key}.services.{index}.port: {service.port} is the port of the nodes' ssh (ssh.port); choose another port for one of them")
+
+
 def pool_owner_and_directors(cluster: Cluster, key: str, vip: Vip) -> None:
     """The VIP's pool exists. The owner and every host in `priorities` are directors of it."""
+    if not cluster.pools:
+        raise ValueError(f"pools: empty; describe the pool {vip.pool!r} of {key}")
     if vip.pool not in cluster.pools:
         raise ValueError(f"{key}.pool: {vip.pool!r} is not a pool; the pools are {', '.join(cluster.pools)}")
     directors = cluster.directors(vip.pool)
+    if not directors:
+        raise ValueError(f"pools.{vip.pool}.directors: empty; name at least one director for {key}, or leave it out: then every host is one")
     if vip.owner not in directors:
         raise ValueError(f"{key}.owner: {vip.owner!r} is not a director of pool {vip.pool!r}; it has {', '.join(directors)}")
     for host in vip.priorities:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from ipaddress import IPv4Address
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from components.configuration.health_checks import HealthCheck, HttpCheck, SmtpCheck, TcpCheck
-from components.configuration.model import Label, Model, Port, Word
+from components.configuration.model import NUMBER, Address, Form, Label, Model, Port, Word
 
 EVICTION_MAX = 600
 """Maximum of `verdict_seconds`. A roll-out waits on each host until every health check has a result, and its command stops after 20 minutes."""
@@ -23,30 +22,32 @@ SCHEDULER_FLAGS = {"mh": ("mh-port", "mh-fallback"), "sh": ("sh-port", "sh-fallb
 class VirtualService(Model):
     """One virtual_server of keepalived.conf: a port of the VIP, and how its connections are distributed."""
 
+    heading: ClassVar[str] = "vips.NAME.services"
+
     port: Port
     protocol: Literal["TCP", "UDP"] = "TCP"
     health_check: HealthCheck
     scheduler: Scheduler = "mh"
     affinity: Literal["connection", "client"] = Field("connection", description="client: all connections of a client go to one server, without state")
     fallback: bool = Field(True, description="mh and sh: use another server when the chosen one has weight 0")
-    persistence_timeout: Annotated[int, Field(ge=1, le=31 * 86400)] | None = None
-    persistence_granularity: IPv4Address | None = None
+    persistence_timeout: Annotated[int, Field(ge=1, le=31 * 86400), NUMBER] | None = None
+    persistence_granularity: Annotated[Address, Form("a netmask, such as 255.255.255.0")] | None = None
     forwarding_method: Literal["DR", "NAT", "TUN"] = "DR"
-    weights: dict[Label, Annotated[int, Field(ge=0, le=65535)]] = Field({})
-    expected_servers: Annotated[int, Field(ge=1)] | None = Field(
+    weights: Annotated[dict[Label, Annotated[int, Field(ge=0, le=65535), NUMBER]], Form("a mapping HOST: WEIGHT, such as infra0: 2")] = Field({})
+    expected_servers: Annotated[int, Field(ge=1), NUMBER] | None = Field(
         None, description="how many real servers pass the health check at the same time in normal operation; all with a weight above 0 when left out"
     )
-    quorum: Annotated[int, Field(ge=1)] | None = Field(
+    quorum: Annotated[int, Field(ge=1), NUMBER] | None = Field(
         None, description="minimum live weight; below it a director lowers its VRRP priority; the majority of the expected weight when left out"
     )
-    hysteresis: Annotated[int, Field(ge=0)] = 0
+    hysteresis: Annotated[int, Field(ge=0), NUMBER] = 0
     alpha: bool = False
     omega: bool = False
     ops: bool = Field(False, description="UDP: schedule every packet separately")
     inhibit_on_failure: bool = Field(True, description="weight 0 instead of removal: a failed server keeps its connections and its place in the hash table")
-    uthreshold: Annotated[int, Field(ge=0, le=65535)] | None = None
-    lthreshold: Annotated[int, Field(ge=0, le=65535)] | None = None
-    sorry_server: IPv4Address | None = Field(default=None, description="the machine that answers on the same port when the quorum is lost")
+    uthreshold: Annotated[int, Field(ge=0, le=65535), NUMBER] | None = None
+    lthreshold: Annotated[int, Field(ge=0, le=65535), NUMBER] | None = None
+    sorry_server: Address | None = Field(default=None, description="the machine that answers on the same port when the quorum is lost")
     virtualhost: Word | None = None
     smtp_alert: bool | None = None
 
@@ -60,6 +61,9 @@ class VirtualService(Model):
             raise ValueError(f"ops: one-packet scheduling is for UDP, this is {self.protocol}")
         if self.protocol == "UDP" and isinstance(self.health_check, TcpCheck | HttpCheck | SmtpCheck) and not self.health_check.connect_port:
             raise ValueError(f"health_check: a {self.health_check.type} check of a UDP service needs connect_port, or use type: misc")
+        check = self.health_check
+        if isinstance(check, HttpCheck) and check.enable_sni and not (self.virtualhost or check.virtualhost or all(url.virtualhost for url in check.urls)):
+            raise ValueError("health_check.enable_sni: true, and no name of a host to send; set virtualhost in the check, in every url or in the service")
         if self.uthreshold and self.lthreshold and self.lthreshold >= self.uthreshold:
             raise ValueError(f"lthreshold: {self.lthreshold} must be below uthreshold {self.uthreshold}")
         if self.verdict_seconds > EVICTION_MAX:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from components.configuration.model import Label, Model
+from components.configuration.model import NUMBER, Address, Form, Label, Model
 from components.configuration.services import VirtualService
 
 POOR_VIEW_WEIGHT = -100
@@ -21,20 +20,22 @@ A director that no witness answers adds it twice, and so ranks below those too.
 class Vip(Model):
     """A highly available address: one vrrp_instance and its virtual servers."""
 
-    address: IPv4Address
-    pool: Label
-    virtual_router_id: Annotated[int, Field(ge=1, le=255)]
-    owner: Label
+    heading: ClassVar[str] = "vips.NAME"
+
+    address: Address
+    pool: Annotated[Label, Form("the name of a pool, such as master")]
+    virtual_router_id: Annotated[int, Field(ge=1, le=255), NUMBER]
+    owner: Annotated[Label, Form("the name of a host of the pool, such as master0")]
     services: tuple[VirtualService, ...]
-    advert_interval: Annotated[float, Field(ge=0.01, le=3)] = 0.3
-    priorities: dict[Label, Annotated[int, Field(ge=1, le=254)]] = Field({})
+    advert_interval: Annotated[float, Field(ge=0.01, le=3), NUMBER] = 0.3
+    priorities: Annotated[dict[Label, Annotated[int, Field(ge=1, le=254), NUMBER]], Form("a mapping HOST: PRIORITY, such as master0: 150")] = Field({})
     authentication: Literal["PASS", "AH"] | None = None
     unicast: bool = Field(False, description="adverts to each director's address instead of the VRRP multicast group")
-    floating_ip: bool = True
-    garp_master_delay: Annotated[int, Field(ge=0, le=3600)] | None = None
-    garp_master_refresh: Annotated[int, Field(ge=0, le=86400)] = 30
+    floating_ip: Annotated[bool, Form("true or false: the program creates the floating IP, and the cloud chooses its address")] = True
+    garp_master_delay: Annotated[int, Field(ge=0, le=3600), NUMBER] | None = None
+    garp_master_refresh: Annotated[int, Field(ge=0, le=86400), NUMBER] = 30
     smtp_alert: bool | None = None
-    answers_within: Annotated[int, Field(ge=0, le=3600)] = Field(
+    answers_within: Annotated[int, Field(ge=0, le=3600), NUMBER] = Field(
         120,
         description="seconds after a roll-out within which every service must answer through the VIP; 0 asks nothing, for a cluster that is not installed yet",
     )

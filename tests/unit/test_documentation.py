@@ -15,7 +15,6 @@ from pydantic_core import PydanticUndefined
 
 from components import keepalived
 from components.configuration.cluster import Cluster
-from components.configuration.errors import NEEDLESS, RENAMED
 from components.configuration.health_checks import Check, ConnectingCheck, HttpCheck, MiscCheck, SmtpCheck, TcpCheck, Url
 from components.configuration.keepalived import Keepalived, Notifications
 from components.configuration.model import Model
@@ -24,6 +23,7 @@ from components.configuration.pools import Host, Pool
 from components.configuration.services import VirtualService
 from components.configuration.ssh import Bastion, Ssh
 from components.configuration.vips import Vip
+from components.configuration.words import NEEDLESS, RENAMED
 from node.openshift_lvs import commands, observe
 from node.openshift_lvs.ipvs import RealServer
 from node.openshift_lvs.record import replace
@@ -121,6 +121,11 @@ def subclasses(model: type[Model]) -> set[type[Model]]:
 
 def test_the_page_documents_every_model_of_the_configuration() -> None:
     assert subclasses(Model) == set(MODELS.values())
+
+
+def test_a_message_names_the_heading_under_which_a_key_is() -> None:
+    assert {model.heading for model in subclasses(Model)} == {heading.replace("`", "") for heading in MODELS}
+    assert all(model.__dict__["heading"] == heading.replace("`", "") for heading, model in MODELS.items())
 
 
 def test_every_word_that_older_files_use_is_on_the_page() -> None:

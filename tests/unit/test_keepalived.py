@@ -317,7 +317,7 @@ CONNECTION: dict[str, list[Any]] = {
 }
 REGULAR = [r"\d+\s", "a|b", "(?i)x", "[!#]x", "{x}", "$", "a  b", r"\\", "'x'", "~SEQ(a,1,2)", "x{1,2}", "[[:digit:]]", "©"]
 URL: dict[str, list[Any]] = {
-    "path": ["/a?b=c&d=e", "/~user/$x", "/%20x", r"/a\b", "/é", "*", "/a;b", "/(x)|y"],
+    "path": ["/a?b=c&d=e", "/~user/$x", "/%20x", r"/a\b", "/é", "/*", "/a;b", "/(x)|y"],
     "status_code": ["100", "200-299", "200 204-206 301"],
     "digest": ["640205b7b0fc66c1ea91c463fac6334d"],
     "virtualhost": ["a.b", "a:8080", "[::1]"],
@@ -383,7 +383,8 @@ def test_whatever_the_model_takes_keepalived_takes_too(real: Node, seed: int, mo
         needs: dict[str, Any] = {"script": "checks/backlog"} if kind == "misc" else {}
         if kind in {"http", "ssl"}:
             needs = {"urls": [url() for _ in range(chance.randint(1, 3))]}
-        return {"type": kind, **some(CHECKS[kind]), **needs}
+        chosen = some(CHECKS[kind])
+        return {"type": kind, **chosen, **({"virtualhost": "a.b"} if "enable_sni" in chosen else {}), **needs}
 
     def url() -> dict[str, Any]:
         return some(URL) | ({"regex": chance.choice(REGULAR), **some(MATCH)} if chance.random() < 0.5 else {})

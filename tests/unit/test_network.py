@@ -111,8 +111,7 @@ def test_vrrp_with_ah_travels_as_ah(article: dict[str, Any]) -> None:
 def test_one_rule_wanted_twice_is_asked_for_once(article: dict[str, Any]) -> None:
     # Neutron refuses the second with 409.
     article["network"]["client_cidrs"] = ["192.168.0.0/24", "192.168.0.0/24"]
-    article["network"]["allow"] = [{"protocol": "tcp", "ports": 80}, {"protocol": "tcp", "ports": "443-443"}]
-    article["ssh"]["port"] = 443
+    article["network"]["allow"] = [{"protocol": "tcp", "ports": 80}, {"protocol": "tcp", "ports": "443-443"}, {"protocol": "tcp", "ports": 22}]
     rules = ingress_rules(Cluster.parse(article))
     assert len(rules) == len(set(rules)) == len({rule.name for rule in rules})
 
@@ -217,7 +216,7 @@ def test_a_neighbour_more_does_not_move_the_addresses_that_neutron_gives_away(ar
 @pytest.mark.parametrize("prefix", [28, 26, 20, 16])
 def test_a_subnet_of_any_size_keeps_its_named_addresses_out_of_the_pool(article: dict[str, Any], prefix: int) -> None:
     small = {"master0": "192.168.0.2", "master1": "192.168.0.3", "master2": "192.168.0.4"}
-    article["network"].update(cidr=f"192.168.0.0/{prefix}", client_cidrs=[])
+    article["network"].update(cidr=f"192.168.0.0/{prefix}")
     article["pools"] = {"master": {**article["pools"]["master"], "hosts": small}}
     article["vips"] = {"master": {**article["vips"]["master"], "address": "192.168.0.14"}}
     first, last = allocation_pool(Cluster.parse(article))
@@ -227,7 +226,7 @@ def test_a_subnet_of_any_size_keeps_its_named_addresses_out_of_the_pool(article:
 
 def test_a_subnet_that_is_full_is_refused(article: dict[str, Any]) -> None:
     hosts = {f"master{n}": f"192.168.0.{n}" for n in range(2, 6)}
-    article["network"].update(cidr="192.168.0.0/29", client_cidrs=[])
+    article["network"].update(cidr="192.168.0.0/29")
     article["pools"] = {"master": {**article["pools"]["master"], "hosts": hosts}}
     article["vips"] = {"master": {**article["vips"]["master"], "address": "192.168.0.6", "owner": "master2"}}
     with pytest.raises(ConfigurationError, match=r"^network\.cidr: 192\.168\.0\.0/29 has no address left .*; use a larger subnet$"):

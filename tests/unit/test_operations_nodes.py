@@ -11,7 +11,12 @@ from components.configuration import Cluster
 from operations import __main__ as operations
 from operations.nodes import Nodes, NodesError, reach
 
-KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIA"
+
+def key(name: str) -> str:
+    """The public host key of a machine, which ends in its name."""
+    return f"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI{name.rjust(11, 'A')}"
+
+
 HOSTS = ("master0", "master1", "master2", "infra0", "infra1")
 OLDER = "has no status: what is installed there is older than this; pulumi up"
 
@@ -19,7 +24,7 @@ OLDER = "has no status: what is installed there is older than this; pulumi up"
 @pytest.fixture
 def bastioned(article: dict[str, Any]) -> Cluster:
     """The article's cluster behind a bastion."""
-    article["ssh"]["bastion"] = {"host": "203.0.113.9", "port": 2222, "user": "jump", "host_key": f"{KEY}BASTION"}
+    article["ssh"]["bastion"] = {"host": "203.0.113.9", "port": 2222, "user": "jump", "host_key": key("BASTION")}
     return Cluster.parse(article)
 
 
@@ -38,12 +43,12 @@ def program(folder: Path, name: str, script: str) -> None:
 
 
 def nodes(cluster: Cluster, folder: Path, identity: Path | None = None) -> Nodes:
-    return Nodes(cluster, {host: f"{KEY}{host}" for host in HOSTS}, folder, identity)
+    return Nodes(cluster, {host: key(host) for host in HOSTS}, folder, identity)
 
 
 def test_every_host_key_and_the_bastions_are_known_before_and_no_other_is_taken(bastioned: Cluster, tmp_path: Path) -> None:
     command = nodes(bastioned, tmp_path).command("master1", "/usr/local/sbin/openshift-lvs", "status")
-    assert (tmp_path / "known_hosts").read_text() == "".join(f"{host} {KEY}{host}\n" for host in HOSTS) + f"[203.0.113.9]:2222 {KEY}BASTION\n"
+    assert (tmp_path / "known_hosts").read_text() == "".join(f"{host} {key(host)}\n" for host in HOSTS) + f"[203.0.113.9]:2222 {key('BASTION')}\n"
     jump = next(word for word in command if word.startswith("-oProxyCommand="))
     for option in ("-oStrictHostKeyChecking=yes", f"-oUserKnownHostsFile={tmp_path}/known_hosts", "-oGlobalKnownHostsFile=/dev/null", "-oBatchMode=yes"):
         assert option in command and option in jump
@@ -100,7 +105,7 @@ def test_all_hosts_are_asked_at_once(cluster: Cluster, tmp_path: Path, commands:
 
 
 def test_keys_of_made_servers_come_from_the_stacks_outputs_and_existing_hosts_need_no_engine(article: dict[str, Any], tmp_path: Path, commands: Path) -> None:
-    hosts = ", ".join(f'"{host}": {{"host_key": "{KEY}{host}"}}' for host in HOSTS)
+    hosts = ", ".join(f'"{host}": {{"host_key": "{key(host)}"}}' for host in HOSTS)
     program(commands, "pulumi", f"""echo "$@" >{tmp_path}/asked; echo '{{"hosts": {{{hosts}}}}}'""")
     with reach(Cluster.parse(article), "dev", tmp_path, None) as made:
         assert made.command("infra0", "true")[-1] == "sudo -n true"
@@ -109,7 +114,7 @@ def test_keys_of_made_servers_come_from_the_stacks_outputs_and_existing_hosts_ne
     for pool in article["pools"].values():
         del pool["image"], pool["flavor"]
         pool["existing"] = True
-        pool["hosts"] = {host: {"address": address, "host_key": f"{KEY}{host}"} for host, address in pool["hosts"].items()}
+        pool["hosts"] = {host: {"address": address, "host_key": key(host)} for host, address in pool["hosts"].items()}
     with reach(Cluster.parse(article), "dev", tmp_path, None) as existing:
         assert existing.command("infra0", "true")
 

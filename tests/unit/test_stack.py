@@ -53,9 +53,34 @@ def refused(data: Any, secrets: dict[str, str]) -> str:
     return str(error.value)
 
 
-@pytest.mark.parametrize("data", [None, "[]", '"text"'])
+@pytest.mark.parametrize("data", [None, "[]", '"text"', "text", ""])
 def test_a_stack_without_a_cluster_is_told_where_to_describe_it(data: str | None) -> None:
     assert refused(data, SECRETS) == "openshift-lvs:cluster: missing; describe the cluster in Pulumi.STACK.yaml (docs/configuration.md has its keys)"
+
+
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        ("ssh_private_kye", "unknown key; did you mean openshift-lvs:ssh_private_key? To remove it: pulumi config rm openshift-lvs:ssh_private_kye"),
+        ("region", "unknown key; the keys are openshift-lvs:cluster, openshift-lvs:ssh_private_key, openshift-lvs:host_key_seed, openshift-lvs:auth_pass"),
+        (
+            "auth_pass.master",
+            "unknown key; set it with --path, which puts it under openshift-lvs:auth_pass: pulumi config set --secret --path openshift-lvs:auth_pass.master",
+        ),
+    ],
+)
+def test_a_key_that_the_program_does_not_read_is_refused_and_its_value_not_quoted(article: dict[str, Any], key: str, said: str) -> None:
+    assert refused(article, {**SECRETS, key: PASSWORD}) == f"openshift-lvs:{key}: {said}"
+
+
+def test_keys_of_providers_are_not_the_programs(deploy: Deploy, article: dict[str, Any]) -> None:
+    def program() -> Any:
+        pulumi.runtime.set_all_config(
+            {"openstack:cloud": "dev", "openshift-lvs:cluster": json.dumps(article), **{f"openshift-lvs:{key}": value for key, value in SECRETS.items()}}
+        )
+        return Stack.read(pulumi.Config("openshift-lvs")).cluster.needs_openstack
+
+    assert deploy(program).returned is True
 
 
 @pytest.mark.parametrize("key", ["ssh_private_key", "host_key_seed"])
@@ -117,11 +142,11 @@ def test_a_password_that_was_set_without_its_address_is_refused_and_not_quoted(a
     [
         (("network", "gatway"), "192.168.0.1", "network.gatway: unknown key; did you mean 'gateway'?"),
         (("vips", "master", "virtual_router_id"), 52, "vips.infra.virtual_router_id: 52 is used by vips.master too; choose another (1 to 255)"),
-        (("vips", "master", "virtual_router_id"), 300, "vips.master.virtual_router_id: 300: Input should be less than or equal to 255"),
+        (("vips", "master", "virtual_router_id"), 300, "vips.master.virtual_router_id: 300: must be a whole number from 1 to 255"),
         (("vips", "master", "owner"), "infra0", "vips.master.owner: 'infra0' is not a director of pool 'master'; it has master0, master1, master2"),
         (("vips", "master", "address"), "192.168.0.2", "vips.master.address: 192.168.0.2 is taken by pools.master.hosts.master0"),
         (("vips", "master", "address"), "192.168.1.250", "vips.master.address: 192.168.1.250 is not a host address of the subnet 192.168.0.0/24"),
-        (("vips", "master", "services", 0, "scheduler"), "fastest", "vips.master.services.0.scheduler: 'fastest': Input should be 'mh'"),
+        (("vips", "master", "services", 0, "scheduler"), "fastest", "vips.master.services.0.scheduler: 'fastest': must be 'mh', 'sh'"),
         (("vips", "infra", "services", 0, "health_check"), {"type": "http"}, "vips.infra.services.0.health_check.path: missing; an http or ssl check"),
         (("vips", "infra", "services", 0, "lb_algo"), "wlc", "vips.infra.services.0.lb_algo: unknown key; here it is scheduler"),
         (("pools", "infra", "flavor"), None, "pools.infra.flavor: missing; servers that the program makes need an image and a flavor"),

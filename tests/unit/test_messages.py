@@ -1,0 +1,408 @@
+"""Every message about a wrong configuration, word for word: key, value, remedy. None has a word of the library that finds the fault."""
+
+from __future__ import annotations
+
+import copy
+import datetime
+from collections.abc import Iterator
+from typing import Any, get_args, get_origin
+
+import pytest
+
+from components.configuration import Cluster, ConfigurationError
+from components.configuration.errors import Kind
+from components.configuration.health_checks import HttpCheck
+from components.configuration.model import Model
+from components.configuration.words import NEEDLESS, PLACED, RENAMED
+from tests.unit.test_cluster import BARE, CHECK, REMOVED, SERVICE, put, refusal
+
+FOREIGN = (
+    "Input should",
+    "valid dictionary",
+    "valid string",
+    "type=",
+    "pydantic",
+    "instance of",
+    "Input tag",
+    "Field required",
+    "unable to",
+    "Value error",
+    "[key]",
+)
+"""Words of pydantic's messages."""
+
+LABELS = "lower-case letters, digits and hyphens, 63 at most, a letter first"
+WORD = "must be one word of at most 255 characters, without blanks, quotes, braces, # and !"
+YAML = "YAML reads yes, no, on and off without quotes as true and false"
+KEY = "must be a public host key, such as `ssh-ed25519 AAAA...`: a line that `ssh-keyscan -t ed25519 ADDRESS` prints"
+ADDRESS = "must be an IPv4 address, such as 192.168.0.5"
+RANGE = "must be a network as ADDRESS/LENGTH with zeros after the length, such as 192.168.0.0/24"
+SECONDS = "must be a number from 0.001 to 3600"
+PORT = "must be a whole number from 1 to 65535"
+CODES = 'must be codes and ranges of codes in one text, such as "200-299 301"'
+SCRIPT = "must be the path of a script, from the repository's root, such as checks/etcd"
+PORTS = "must be a port or a range of ports, such as 6443 or 2379-2380"
+WITNESS = "not ADDRESS:PORT of something that takes or refuses a connection, such as 192.168.0.1:22"
+INTERFACE = "must be the name of an interface, at most 15 characters, such as eth0"
+FLOATING_IP = "must be true or false: the program creates the floating IP, and the cloud chooses its address"
+BY_SCRIPT = "use misc with a script that does it: {type: misc, script: PATH}"
+BACKSLASH = "correct it, or put a backslash before the character"
+PATH = "must be a path that begins with /, such as /healthz, without blanks, quotes, braces, # and !"
+PAIR = "must be a list of two whole numbers above 0, such as [1024, 4096]"
+NO_PORT = "direct routing changes no port: the servers listen on the port of the service (decision 0002)"
+SENDS_MAIL = "the program runs no script when a VIP moves; `smtp_alert` sends mail"
+HTTP = {"type": "http", "path": "/"}
+
+
+def url(**keys: Any) -> dict[str, Any]:
+    return {"type": "http", "urls": [{"path": "/", **keys}]}
+
+
+TABLE: list[tuple[str, Any, str]] = [
+    # sections
+    ("network", REMOVED, "network: missing; give a mapping; docs/configuration.md has its keys under network"),
+    ("network", 5, "network: 5: must be a mapping; docs/configuration.md has its keys under network"),
+    ("ssh", None, "ssh: empty; give it keys or remove the line"),
+    ("ssh", "debian", "ssh: 'debian': must be a mapping; docs/configuration.md has its keys under ssh"),
+    ("pools", [], "pools: []: must be a mapping by name: each pool under its name, such as master"),
+    ("vips", None, "vips: empty; give a mapping by name: each VIP under its name, such as master"),
+    ("pools.master", None, "pools.master: empty; give a mapping; docs/configuration.md has its keys under pools.NAME"),
+    # network
+    ("network.cidr", REMOVED, "network.cidr: missing; give a network as ADDRESS/LENGTH with zeros after the length, such as 192.168.0.0/24"),
+    ("network.cidr", "192.168.0.7/24", f"network.cidr: '192.168.0.7/24': {RANGE}; write 192.168.0.0/24"),
+    ("network.cidr", "fd00::/64", f"network.cidr: 'fd00::/64': {RANGE}; IPv4 only, so far"),
+    ("network.cidr", 10, f"network.cidr: 10: {RANGE}"),
+    ("network.gateway", "fd00::1", f"network.gateway: 'fd00::1': {ADDRESS}; IPv4 only, so far"),
+    ("network.gateway", "router", f"network.gateway: 'router': {ADDRESS}"),
+    ("network.external", "", "network.external: '': must be a name"),
+    ("network.existing", 12, 'network.existing: 12: must be a name; put it in quotes: "12"'),
+    ("network.name", "ocp", "network.name: unknown key; leave it out: the program names the network it creates; `existing` takes an existing one by name"),
+    ("network.client_cidrs", "10.0.0.0/8", "network.client_cidrs: '10.0.0.0/8': must be a list: [10.0.0.0/8]"),
+    ("network.client_cidrs", {}, f"network.client_cidrs: {{}}: must be a list, each entry {RANGE.removeprefix('must be ')}"),
+    (
+        "network.client_cidrs",
+        [],
+        "network.client_cidrs: empty, so no client outside the subnet could use the floating IPs of master, infra; "
+        "name the clients, such as [0.0.0.0/0] for all, or set floating_ip: false in these vips",
+    ),
+    ("network.reserved", ["192.168.0.9"], "network.reserved: ['192.168.0.9']: must be a mapping NAME: ADDRESS, such as bastion: 192.168.0.100"),
+    ("network.dns_nameservers", [8], f"network.dns_nameservers.0: 8: {ADDRESS}"),
+    ("network.allow", {"protocol": "tcp"}, "network.allow: {'protocol': 'tcp'}: must be a list of mappings: begin each with `- `"),
+    ("network.allow", [{"protocol": "icmp", "ports": 1}], "network.allow.0.protocol: 'icmp': must be 'tcp' or 'udp'"),
+    ("network.allow", [{"protocol": "TCP", "ports": 1}], "network.allow.0.protocol: 'TCP': must be 'tcp' or 'udp'; did you mean 'tcp'?"),
+    ("network.allow", [{"protocol": "tcp", "ports": "http"}], f"network.allow.0.ports: 'http': {PORTS}"),
+    ("network.allow", [{"protocol": "tcp", "ports": True}], f"network.allow.0.ports: true: {PORTS}; {YAML}"),
+    # ssh
+    ("ssh.user", "", "ssh.user: '': must be the name of a user, such as debian, without blanks and quotes"),
+    ("ssh.user", "-oProxyCommand", "ssh.user: '-oProxyCommand': must be the name of a user, such as debian, without blanks and quotes"),
+    ("ssh.port", "ssh", f"ssh.port: 'ssh': {PORT}"),
+    ("ssh.bastion", "203.0.113.9", "ssh.bastion: '203.0.113.9': must be a mapping; docs/configuration.md has its keys under ssh.bastion"),
+    ("ssh.bastion", {"host": "", "host_key": "ssh-ed25519 AAAA"}, "ssh.bastion.host: '': must be the name or address of a machine, such as 203.0.113.9"),
+    ("ssh.bastion", {"host": "b"}, f"ssh.bastion.host_key: missing; {KEY.replace('must be', 'give')}"),
+    ("ssh.bastion", {"host": "b", "host_key": "ssh-ed25519 notbase64"}, f"ssh.bastion.host_key: 'ssh-ed25519 notbase64': {KEY}"),
+    ("ssh.bastion", {"host": "b", "host_key": "ssh-ed25519 AAAAB3NzaC1yc2E="}, f"ssh.bastion.host_key: 'ssh-ed25519 AAAAB3NzaC1yc2E=': {KEY}"),
+    ("ssh.bastion", {"host": "b", "host_key": "SHA256:abc"}, f"ssh.bastion.host_key: 'SHA256:abc': {KEY}"),
+    # keepalived
+    ("keepalived.vrrp_version", 4, "keepalived.vrrp_version: 4: must be 2 or 3"),
+    ("keepalived.router_id", "two words", f"keepalived.router_id: 'two words': {WORD}"),
+    ("keepalived.checker_log_all_failures", "sometimes", "keepalived.checker_log_all_failures: 'sometimes': must be true or false"),
+    # pools
+    ("pools.infra.hosts", ["infra0", "infra1"], "pools.infra.hosts: ['infra0', 'infra1']: must be a mapping NAME: ADDRESS, such as infra0: 192.168.0.5"),
+    ("pools.infra.hosts.infra0", None, "pools.infra.hosts.infra0: no address given; write infra0: ADDRESS, such as infra0: 192.168.0.5"),
+    ("pools.infra.hosts.infra0", 5, "pools.infra.hosts.infra0: 5: must be an IPv4 address, such as 192.168.0.5, or a mapping with `address`"),
+    ("pools.infra.hosts.infra0", "fd00::5", f"pools.infra.hosts.infra0.address: 'fd00::5': {ADDRESS}; IPv4 only, so far"),
+    ("pools.infra.hosts", {1: "192.168.0.5"}, f"pools.infra.hosts: 1 is no name; {LABELS}"),
+    ("pools.infra.hosts.Infra_0", "192.168.0.7", f"pools.infra.hosts: 'Infra_0' is no name; {LABELS}"),
+    (
+        "pools.infra.hosts.infra0",
+        {"address": "192.168.0.5", "installed": "two words"},
+        "pools.infra.hosts.infra0.installed: 'two words': must be a word of at most 40 letters, digits and _.:+-, such as the date 2026-03-01",
+    ),
+    ("pools.infra.directors", [], "pools.infra.directors: empty; name at least one director for vips.infra, or leave it out: then every host is one"),
+    ("pools.infra.directors", "infra0", "pools.infra.directors: 'infra0': must be a list: [infra0]"),
+    ("pools.infra.witnesses", ["192.168.0.1"], f"pools.infra.witnesses.0: '192.168.0.1': {WITNESS}"),
+    ("pools.infra.witnesses", ["192.168.0.1:1"] * 4, "pools.infra.witnesses: 4 given; at most 3"),
+    ("pools.infra.interface", "a-name-that-is-too-long", f"pools.infra.interface: 'a-name-that-is-too-long': {INTERFACE}"),
+    ("pools.infra.image", "", "pools.infra.image: '': must be a name"),
+    ("pools.infra.cloud_config", "runcmd", "pools.infra.cloud_config: 'runcmd': must be a mapping of cloud-config, such as timezone: UTC"),
+    ("pools.infra.cloud_config", {1: 2}, "pools.infra.cloud_config: 1 is no name; put it in quotes"),
+    ("pools.infra.cloud_config", {"hostname": "x"}, "pools.infra.cloud_config.hostname: the program sets it: a server's name is its key in hosts; remove it"),
+    (
+        "pools.infra.cloud_config",
+        {"ssh_keys": {}},
+        "pools.infra.cloud_config.ssh_keys: the program sets it: the host keys are derived from openshift-lvs:host_key_seed; remove it",
+    ),
+    (
+        "pools.infra.cloud_config",
+        {"ssh_authorized_keys": "k"},
+        "pools.infra.cloud_config.ssh_authorized_keys: must be a list of public keys: [ssh-ed25519 AAAA...]",
+    ),
+    ("pools", {}, "pools: empty; describe the pool 'master' of vips.master"),
+    # vips
+    ("vips.infra.owner", REMOVED, "vips.infra.owner: missing; give the name of a host of the pool, such as master0"),
+    ("vips.infra.owner", "Infra0", f"vips.infra.owner: 'Infra0' is no name; {LABELS}"),
+    ("vips.infra.address", "fd00::1", f"vips.infra.address: 'fd00::1': {ADDRESS}; IPv4 only, so far"),
+    ("vips.infra.virtual_router_id", "many", "vips.infra.virtual_router_id: 'many': must be a whole number from 1 to 255"),
+    ("vips.infra.virtual_router_id", 1.5, "vips.infra.virtual_router_id: 1.5: must be a whole number from 1 to 255"),
+    ("vips.infra.virtual_router_id", None, "vips.infra.virtual_router_id: empty; give a whole number from 1 to 255"),
+    ("vips.infra.advert_interval", "300ms", "vips.infra.advert_interval: '300ms': must be a number from 0.01 to 3"),
+    ("vips.infra.advert_interval", None, "vips.infra.advert_interval: empty; give a number from 0.01 to 3, or remove the line"),
+    ("vips.infra.priorities", 150, "vips.infra.priorities: 150: must be a mapping HOST: PRIORITY, such as master0: 150"),
+    ("vips.infra.priorities", {"infra0": 255}, "vips.infra.priorities.infra0: 255: must be a whole number from 1 to 254"),
+    ("vips.infra.authentication", "pass", "vips.infra.authentication: 'pass': must be 'PASS' or 'AH'; did you mean 'PASS'?"),
+    ("vips.infra.floating_ip", "203.0.113.5", f"vips.infra.floating_ip: '203.0.113.5': {FLOATING_IP}"),
+    ("vips.infra.services", BARE, "vips.infra.services: {'port': 8443, 'health_check': {'type': 'tcp'}}: must be a list of mappings: begin each with `- `"),
+    ("vips.infra.services", None, "vips.infra.services: empty; give a list"),
+    # services
+    (f"{SERVICE}.port", True, f"{SERVICE}.port: true: {PORT}; {YAML}"),
+    (f"{SERVICE}.port", "https", f"{SERVICE}.port: 'https': {PORT}"),
+    (f"{SERVICE}.port", 22, f"{SERVICE}.port: 22 is the port of the nodes' ssh (ssh.port); choose another port for one of them"),
+    (f"{SERVICE}.protocol", "tcp", f"{SERVICE}.protocol: 'tcp': must be 'TCP' or 'UDP'; did you mean 'TCP'?"),
+    (f"{SERVICE}.forwarding_method", "TUNNEL", f"{SERVICE}.forwarding_method: 'TUNNEL': must be 'DR', 'NAT' or 'TUN'; did you mean 'TUN'?"),
+    (f"{SERVICE}.persistence_granularity", "24", f"{SERVICE}.persistence_granularity: '24': must be a netmask, such as 255.255.255.0"),
+    (f"{SERVICE}.weights", [1, 2], f"{SERVICE}.weights: [1, 2]: must be a mapping HOST: WEIGHT, such as infra0: 2"),
+    (f"{SERVICE}.weights", {"master0": True}, f"{SERVICE}.weights.master0: true: must be a whole number from 0 to 65535; {YAML}"),
+    (f"{SERVICE}.quorum", 0, f"{SERVICE}.quorum: 0: must be a whole number from 1"),
+    (f"{SERVICE}.ops", 2, f"{SERVICE}.ops: 2: must be true or false"),
+    (f"{SERVICE}.target_port", 80, f"{SERVICE}.target_port: unknown key; leave it out: {NO_PORT}"),
+    (f"{SERVICE}.real_port", 80, f"{SERVICE}.real_port: unknown key; leave it out: {NO_PORT}"),
+    # health checks
+    (CHECK, "tcp", f"{CHECK}: 'tcp': must be a mapping: write {{type: tcp}}"),
+    (CHECK, "HTTP_GET", f"{CHECK}: 'HTTP_GET': must be a mapping: write {{type: http}}"),
+    (CHECK, None, f"{CHECK}: empty; give a mapping, such as {{type: tcp}}"),
+    (CHECK, REMOVED, f"{CHECK}: missing; give a mapping, such as {{type: tcp}}"),
+    (CHECK, {"type": "https"}, f"{CHECK}.type: 'https': use ssl"),
+    (CHECK, {"type": "TCP_CHECK"}, f"{CHECK}.type: 'TCP_CHECK': use tcp"),
+    (CHECK, {"type": "SSL_GET"}, f"{CHECK}.type: 'SSL_GET': use ssl"),
+    *((CHECK, {"type": word}, f"{CHECK}.type: '{word}': {BY_SCRIPT}") for word in ("dns", "ping", "udp", "DNS_CHECK")),
+    (CHECK, {"type": "grpc"}, f"{CHECK}.type: 'grpc': must be 'tcp', 'http', 'ssl', 'smtp' or 'misc'"),
+    (CHECK, {"type": "tcp", "connect_timeout": "2s"}, f"{CHECK}.connect_timeout: '2s': {SECONDS}; seconds, without a unit: 2"),
+    (CHECK, {"type": "tcp", "connect_timeout": True}, f"{CHECK}.connect_timeout: true: {SECONDS}; {YAML}"),
+    (CHECK, {"type": "tcp", "connect_ip": 5}, f"{CHECK}.connect_ip: 5: {ADDRESS}"),
+    (CHECK, {"type": "tcp", "retry": 101}, f"{CHECK}.retry: 101: must be a whole number from 0 to 100"),
+    (CHECK, {"type": "tcp", "interval": 2}, f"{CHECK}.interval: unknown key; here it is delay_loop"),
+    (CHECK, {**HTTP, "timeout": 2}, f"{CHECK}.timeout: unknown key; here it is connect_timeout"),
+    (CHECK, {"type": "misc", "script": "checks/etcd", "timeout": 2}, f"{CHECK}.timeout: unknown key; here it is misc_timeout"),
+    (CHECK, {"type": "tcp", "port": 80}, f"{CHECK}.port: unknown key; here it is connect_port"),
+    (CHECK, {"type": "tcp", "path": "/"}, f'{CHECK}.path: unknown key here; it belongs to "type: http, type: ssl" and urls (docs/configuration.md)'),
+    (CHECK, {**HTTP, "status_code": "2xx"}, f"{CHECK}.status_code: '2xx': {CODES}"),
+    (CHECK, {**HTTP, "status_code": [200, 204]}, f"{CHECK}.status_code: [200, 204]: {CODES}"),
+    (CHECK, {**HTTP, "status_code": "299-200"}, f"{CHECK}.status_code: 299-200 is no range; write 200-299"),
+    (CHECK, url(status_code="2xx"), f"{CHECK}.urls.0.status_code: '2xx': {CODES}"),
+    (CHECK, {"type": "http", "path": "healthz"}, f"{CHECK}.path: 'healthz': {PATH}"),
+    (CHECK, url(path="a b"), f"{CHECK}.urls.0.path: 'a b': {PATH}"),
+    (CHECK, url(digest="abc"), f"{CHECK}.urls.0.digest: 'abc': must be 32 hexadecimal digits in quotes, as genhash prints them"),
+    (CHECK, url(regex_stack=[1]), f"{CHECK}.urls.0.regex_stack: [1]: {PAIR}"),
+    (CHECK, url(regex_stack=[1, 2, 3]), f"{CHECK}.urls.0.regex_stack: [1, 2, 3]: {PAIR}"),
+    (CHECK, url(regex='"'), f"{CHECK}.urls.0.regex: '\"': must be a regular expression without \""),
+    (CHECK, url(regex="("), f"{CHECK}.urls.0.regex: '(': missing ), unterminated subpattern at character 1; {BACKSLASH}"),
+    (CHECK, url(regex="ok["), f"{CHECK}.urls.0.regex: 'ok[': unterminated character set at character 3; {BACKSLASH}"),
+    (CHECK, url(regex="x)"), f"{CHECK}.urls.0.regex: 'x)': unbalanced parenthesis at character 2; {BACKSLASH}"),
+    (CHECK, {**HTTP, "http_protocol": 2}, f"{CHECK}.http_protocol: 2: must be '1.0', '1.0C' or '1.1'"),
+    (
+        CHECK,
+        {"type": "ssl", "path": "/", "enable_sni": True},
+        f"{CHECK}.enable_sni: true, and no name of a host to send; set virtualhost in the check, in every url or in the service",
+    ),
+    (CHECK, {"type": "misc", "script": "/usr/bin/true"}, f"{CHECK}.script: '/usr/bin/true': {SCRIPT}"),
+    (CHECK, {"type": "misc"}, f"{CHECK}.script: missing; {SCRIPT.replace('must be', 'give')}"),
+    # unknown keys
+    ("vips.infra.interface", "ens3", "vips.infra.interface: unknown key here; it belongs to pools.NAME (docs/configuration.md)"),
+    ("vips.infra.lb_algo", "rr", "vips.infra.lb_algo: unknown key; here it is scheduler in vips.NAME.services (docs/configuration.md)"),
+    ("vips.infra.colour", "red", "vips.infra.colour: unknown key; docs/configuration.md has the keys under vips.NAME"),
+    ("vips.infra.virtualRouterId", 1, "vips.infra.virtualRouterId: unknown key; did you mean 'virtual_router_id'?"),
+    ("vips.infra", {1: 2}, "vips.infra.1: unknown key; docs/configuration.md has the keys under vips.NAME"),
+    ("vips.infra.nopreempt", True, "vips.infra.nopreempt: unknown key; leave it out: every instance has it, and a roll-out returns each VIP to its owner"),
+    ("vips.infra.notify_master", "x", f"vips.infra.notify_master: unknown key; leave it out: {SENDS_MAIL}"),
+    (
+        "vips.infra.unicast_peer",
+        [],
+        "vips.infra.unicast_peer: unknown key; here it is unicast: true in vips.NAME; the peers are the other directors of the pool",
+    ),
+]
+
+
+@pytest.mark.parametrize(("path", "value", "says"), TABLE, ids=[f"{path}-{value}"[:70] for path, value, _ in TABLE])
+def test_a_wrong_configuration_has_this_message(article: dict[str, Any], path: str, value: Any, says: str) -> None:
+    told = refusal(article, (path, value))
+    assert says in told.splitlines()
+    assert not [word for word in FOREIGN if word in told]
+
+
+WRONG: tuple[Any, ...] = (
+    None,
+    True,
+    False,
+    -1,
+    10**12,
+    1.5,
+    float("nan"),
+    "",
+    "x y",
+    "fd00::/64",
+    "\n",
+    [],
+    [None],
+    [[]],
+    ["x y"],
+    {},
+    {"x y": None},
+    {1: 2},
+    {"a": {}},
+    datetime.date(2026, 3, 1),
+)
+"""Values of every JSON type, and what else YAML has."""
+
+
+def places(given: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Every key of the model, with names and numbers for what has none of its own."""
+    kind = Kind.of(given)
+    if kind.core is Any:
+        return
+    yield path, kind
+    for section in kind.models:
+        step = () if len(kind.models) == 1 else (f"={get_args(section.model_fields['type'].annotation)[0]}",)
+        for name, field in section.model_fields.items():
+            yield from places(field, (*path, *step, name))
+    if get_origin(kind.core) is dict:
+        yield from places(get_args(kind.core)[1], (*path, "master0" if path[-1] in ("hosts", "weights", "priorities") else "master"))
+    if get_origin(kind.core) is tuple:
+        yield from places(get_args(kind.core)[0], (*path, "0"))
+
+
+KEYS = [path for path, _ in places(Cluster) if path]
+
+
+def changed(article: dict[str, Any], path: tuple[str, ...], value: Any) -> dict[str, Any]:
+    """The article with this value at the path; what leads there is made."""
+    data = copy.deepcopy(article)
+    here: Any = data
+    for step, following in zip(path, (*path[1:], ""), strict=True):
+        if step.startswith("="):
+            here.clear()
+            here["type"] = step[1:]
+            continue
+        new: Any = [{}] if following == "0" else {}
+        if isinstance(here, list):
+            if not following:
+                here[0] = value
+            elif not isinstance(here[0], (dict, list)):
+                here[0] = new
+            here = here[0]
+        elif not following:
+            here[step] = value
+        else:
+            if not isinstance(here.get(step), (dict, list)):
+                here[step] = new
+            here = here[step]
+    return data
+
+
+def told(data: dict[str, Any]) -> str:
+    try:
+        Cluster.parse(data)
+    except ConfigurationError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize("path", KEYS, ids=".".join)
+def test_no_wrong_value_of_any_key_gets_a_message_of_the_library(article: dict[str, Any], path: tuple[str, ...]) -> None:
+    said = [told(changed(article, path, value)) for value in WRONG]
+    lines = [line for each in said for line in each.splitlines()]
+    assert lines
+    key = next(step for step in path if not step.startswith("="))
+    assert any(line.startswith(key) for line in lines)
+    for line in lines:
+        assert not [word for word in FOREIGN if word in line], line
+        assert ": " in line and line == line.strip(), line
+
+
+def test_the_keys_are_those_of_every_section() -> None:
+    assert len(KEYS) > 120
+    assert {("vips", "master", "services", "0", "health_check", "=misc", "script"), ("network", "allow", "0", "cidr"), ("ssh", "bastion", "host_key")} <= set(
+        KEYS
+    )
+
+
+SECTIONS = [path for path, kind in places(Cluster) if kind.models and len(kind.models) == 1 and not any(step.startswith("=") for step in path)]
+SECTIONS += [("vips", "master", "services", "0", "health_check", f"={check}") for check in ("tcp", "http", "smtp", "misc")]
+
+
+def valid_keys(path: tuple[str, ...]) -> set[str]:
+    """The keys that the model has at a place."""
+    sections = dict(places(Cluster))
+    check = path[-1][1:] if path and path[-1].startswith("=") else ""
+    models: tuple[type[Model], ...] = sections[path[:-1] if check else path].models
+    section = next(each for each in models if not check or check in get_args(each.model_fields["type"].annotation))
+    return {*section.model_fields, *(("path", "status_code", "digest") if section is HttpCheck else ())}
+
+
+@pytest.mark.parametrize("path", SECTIONS, ids=".".join)
+def test_a_suggestion_is_a_key_that_is_valid_at_its_place(article: dict[str, Any], path: tuple[str, ...]) -> None:
+    valid = valid_keys(path)
+    words = {f"{key}x" for known in KEYS for key in known if not key.startswith("=")} | {"script", "nam", "prt", "helo", *RENAMED, *NEEDLESS}
+    suggested = 0
+    for word in sorted(words - valid):
+        line = next(
+            (line for line in told(changed(article, (*path, word), 1)).splitlines() if f".{word}: unknown key" in line or line.startswith(f"{word}: unknown")),
+            "",
+        )
+        assert line, word
+        if "did you mean" in line:
+            suggested += 1
+            assert line.rpartition("did you mean '")[2].rstrip("'?") in valid, line
+    assert suggested
+
+
+@pytest.mark.parametrize("word", [*RENAMED, *NEEDLESS, *(word for _, word, _ in PLACED)])
+def test_a_word_of_keepalived_is_never_taken_for_a_misspelt_key(article: dict[str, Any], word: str) -> None:
+    for path in ((word,), ("pools", "infra", word), ("vips", "infra", word), (*SERVICE.split("."), word)):
+        line = told(changed(article, path, 1))
+        if "unknown key" in line and word not in ("interval", "timeout", "port", "name"):
+            assert "; here it is " in line or "; leave it out: " in line, line
+
+
+@pytest.mark.parametrize(
+    "regex", [r"\d+\s", "(?i)x", "[[:digit:]]", "[[:alpha:](]", "(*UTF)x", r"\Q(\E", "(?<name>x)", "a*+", r"\h(?R)?", "{x}", "(?|a|b)", "a{2}{3}", "^*"]
+)
+def test_what_only_pcre_knows_is_a_valid_regular_expression(article: dict[str, Any], regex: str) -> None:
+    put(article, CHECK, url(regex=regex))
+    assert told(article) == ""
+
+
+@pytest.mark.parametrize("options", [["allow_empty_class"], ["extended"]])
+def test_an_option_that_changes_the_syntax_leaves_the_judgement_to_keepalived(article: dict[str, Any], options: list[str]) -> None:
+    put(article, CHECK, url(regex="[]x(" if options == ["allow_empty_class"] else "a # (", regex_options=options))
+    assert told(article) == ""
+
+
+@pytest.mark.parametrize("path", ["vips.master.virtual_router_id", f"{SERVICE}.port", "ssh.port"])
+def test_a_number_in_quotes_is_still_a_number(article: dict[str, Any], path: str) -> None:
+    put(article, path, "77")
+    assert told(article) == ""
+
+
+def test_a_router_without_floating_ips_needs_no_clients(article: dict[str, Any]) -> None:
+    article["network"]["client_cidrs"] = []
+    for vip in article["vips"].values():
+        vip["floating_ip"] = False
+    assert told(article) == ""
+
+
+def test_a_datagram_service_may_have_the_number_of_the_port_of_ssh(article: dict[str, Any]) -> None:
+    put(article, SERVICE, {"port": 22, "protocol": "UDP", "health_check": {"type": "tcp", "connect_port": 80}})
+    assert told(article) == ""
+
+
+def test_a_root_login_that_first_boot_would_forbid_is_refused(article: dict[str, Any]) -> None:
+    put(article, "pools.infra.cloud_config", {"disable_root": True})
+    assert told(article) == ""
+    article["ssh"]["user"] = "root"
+    assert told(article) == "pools.infra.cloud_config.disable_root: true, and ssh.user is root; remove it or set another ssh.user"
+
+
+def test_the_configuration_as_a_whole_is_named_by_its_key() -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        Cluster.parse([])  # type: ignore[arg-type]
+    assert str(refused.value) == "openshift-lvs:cluster: []: must be a mapping; docs/configuration.md has its keys under openshift-lvs:cluster"
