@@ -222,7 +222,7 @@ TABLE: list[tuple[str, Any, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("path", "value", "says"), TABLE, ids=[f"{path}-{value}"[:70] for path, value, _ in TABLE])
+@pytest.mark.parametrize(("path", "value", "says"), TABLE, ids=[f"{path}-{'removed' if value is REMOVED else value}"[:70] for path, value, _ in TABLE])
 def test_a_wrong_configuration_has_this_message(article: dict[str, Any], path: str, value: Any, says: str) -> None:
     told = refusal(article, (path, value))
     assert says in told.splitlines()

@@ -294,7 +294,7 @@ def test_a_check_script_of_a_user_that_is_not_there_is_refused(fresh: Node, tmp_
 
 
 def test_an_expression_that_cannot_be_is_refused_on_the_node(fresh: Node) -> None:
-    for regex, right in (("(unclosed", False), (r"[a-", False), (r"^v\d+\.[0-9]+ 'x' \\$", True)):
+    for regex, right in (("[[:nosuch:]]", False), (r"\N{BULLET}", False), (r"^v\d+\.[0-9]+ 'x' \\$", True)):
         files = render(cluster(health_check={"type": "http", "urls": [{"regex": regex}]}), "master0")
         done = fresh.verb("deliver", version(files), stdin=bundle(files))
         assert (done.returncode == 0) is right, done.stderr
