@@ -154,10 +154,15 @@ def remove_rules() -> None:
     programs.attempt("nft", "delete", "table", "ip", TABLE)
 
 
+def _units(program: str) -> dict[str, str]:
+    """The text of each unit of a program, by its path below systemd's folder."""
+    source = f"{program}/{PROGRAM_UNITS}"
+    return {os.path.relpath(f"{folder}/{name}", source): state.text(f"{folder}/{name}") for folder, _, names in os.walk(source) for name in names}
+
+
 def install_units(program: str) -> None:
     """Put the units of a program in place and enable them. Safe to run twice."""
-    source = f"{program}/{PROGRAM_UNITS}"
-    units = {os.path.relpath(f"{folder}/{name}", source): state.text(f"{folder}/{name}") for folder, _, names in os.walk(source) for name in names}
+    units = _units(program)
     changed = sorted(path for path, text in units.items() if state.text(f"{state.UNITS}/{path}") != text)
     if changed and os.path.exists(state.UNITS_TOLD):
         # Another release may have written its own units since.
@@ -178,12 +183,9 @@ def install_units(program: str) -> None:
 
 def remove_units(program: str) -> None:
     """Remove the units of a program."""
-    source = f"{program}/{PROGRAM_UNITS}"
-    for folder, _, names in os.walk(source):
-        for name in names:
-            path = f"{state.UNITS}/{os.path.relpath(f'{folder}/{name}', source)}"
-            if os.path.exists(path):
-                os.unlink(path)
+    for path in _units(program):
+        if os.path.exists(f"{state.UNITS}/{path}"):
+            os.unlink(f"{state.UNITS}/{path}")
     programs.run("systemctl", "daemon-reload")
 
 

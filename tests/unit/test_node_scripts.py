@@ -463,7 +463,7 @@ def with_a_port(**vip: Any) -> Cluster:
     return Cluster.parse(data)
 
 
-def nobody_listens_on_443(fresh: Node) -> None:
+def no_server_listens_on_443(fresh: Node) -> None:
     """The servers of the service on port 443 leave the table at every reload."""
     fresh.write("/stub/on-reload", f"#!/bin/sh\nsed -i 's/^{51 << 20 | 443} 192.*/{51 << 20 | 443} - - 0 0/' /stub/table\n", 0o755)
 
@@ -472,7 +472,7 @@ def test_a_new_service_that_no_server_answers_brings_the_old_version_back(servin
     old = serving.in_force
     new = serving.deliver(render(with_a_port(), "master0"))
     # Nobody listens on the new port, everybody on the old one.
-    nobody_listens_on_443(serving)
+    no_server_listens_on_443(serving)
     done = serving.verb("activate", new)
     assert done.returncode == 1
     assert "no server passes its check of the new service 192.168.0.250:443" in done.stderr
@@ -663,7 +663,7 @@ def test_no_rule_of_another_program_sees_our_mark_and_none_takes_it_away(serving
 
 def test_a_new_service_may_wait_for_its_servers_where_no_answer_is_asked_for(serving: Node) -> None:
     new = serving.deliver(render(with_a_port(answers_within=0), "master0"))
-    nobody_listens_on_443(serving)
+    no_server_listens_on_443(serving)
     assert serving.succeeds("activate", new) == f"{new} in force\n"
 
 
