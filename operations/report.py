@@ -8,116 +8,251 @@ symbolic links are not followed.
 from __future__ import annotations
 
 import argparse
-import difflib
+import html
 import re
 import sys
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import NamedTuple
+
+from operations import change
+from operations.change import ANYWHERE, Change, Side
 
 MARK = "<!-- openshift-lvs: what a change does to each host -->"
 """First line of the comment, by which the next run finds it."""
 COMMENT_LIMIT = 65_536
 """GitHub's limit for a comment is in characters; kept in bytes, it holds either way."""
+FOLDED_LINES = 20
+"""A longer fence is folded."""
+SOURCES = 3
+"""So many sources of rules are in the summary."""
 
-_INSTANCE = re.compile(r"^vrrp_instance (\S+) \{\n(.*?)^\}", re.MULTILINE | re.DOTALL)
-_PRIORITY = re.compile(r"^ +priority (\d+)$", re.MULTILINE)
-_ADDRESS = re.compile(r"virtual_ipaddress \{\s+([0-9.]+)")
-
-_PROGRAM = re.compile(r'^  "program": "(.*)",$', re.MULTILINE)
-"""The line of a host's host.json that names the program by a digest of its content."""
 _PROGRAM_FILES = "node/"
 _INSTALL = "node/install"
-"""Not part of the digest: it only puts the program beside the one in force."""
-
-Files = Mapping[str, str]
-"""The files of one host: text by path."""
+"""Not part of the program's digest: it only puts the program beside the one in force."""
 
 
-@dataclass
-class Side:
-    """A stack on one side of the change: its hosts' files, or why it was refused."""
+class Fence(NamedTuple):
+    """A fenced text under a title. Title: Markdown and, for where it is folded, plain text."""
 
-    hosts: dict[str, Files] = field(default_factory=dict)
-    refused: str | None = None
-
-    @classmethod
-    def read(cls, tree: Path, stack: str) -> Side:
-        """What was rendered of that stack; nothing when it is not there."""
-        refused = tree / "refused" / stack
-        hosts: dict[str, Files] = {host: _texts(tree / "stacks" / stack / host) for host in _names(tree / "stacks" / stack)}
-        return cls(hosts, _text(refused) if refused.is_file() and not refused.is_symlink() else None)
+    title: str
+    plain: str
+    language: str
+    text: str
 
 
-@dataclass
-class Address:
-    """A highly available address as the hosts' files have it."""
-
-    address: str
-    priorities: dict[str, int] = field(default_factory=dict)
-
-    @property
-    def owner(self) -> str:
-        """The host that the address belongs to."""
-        return max(self.priorities, key=lambda host: self.priorities[host])
+Section = str | Fence
 
 
 def report(folder: Path, limit: int | None = None) -> str:
     """The whole report, or as much of it as fits in `limit` bytes and a pointer to the rest."""
-    return _fit([f"{MARK}\n## What this change does to each host\n", *_every_host(folder), *_stacks(folder), *_previews(folder)], limit)
+    changes = [Change.read(folder, stack) for stack in change.known_stacks(folder)]
+    alike = [each for each in changes if each.nothing]
+    sections: list[Section] = [f"{MARK}\n{_summary(folder, changes)}\n\n{_commits(folder)}"]
+    if alike:
+        sections.append(f"Unchanged: {_list(each.stack for each in alike)}.\n")
+    if not changes:
+        sections.append("\nNothing was rendered: the log of the run says why.\n")
+    sections += _every_host(folder, changes)
+    for each in changes:
+        if not each.nothing:
+            sections += _stack(each)
+    return _fit([*sections, *_previews(folder)], limit)
 
 
 def patch(folder: Path) -> str:
     """Every difference as one unified diff, host by host."""
     changed = []
-    for stack in _known_stacks(folder):
+    for stack in change.known_stacks(folder):
         base, head = Side.read(folder / "base", stack), Side.read(folder / "head", stack)
-        for host in _union(base.hosts, head.hosts) if not head.refused else []:
-            for path, lines in _differences(base.hosts.get(host, {}), head.hosts.get(host, {})).items():
+        for host in change.union(base.hosts, head.hosts) if head.refused is None else []:
+            for path, lines in change.differences(base.hosts.get(host, {}), head.hosts.get(host, {})).items():
                 name = f"{stack}/{host}/{path}"
                 changed.append(f"--- a/{name}\n+++ b/{name}\n{lines}")
     return "".join(changed)
 
 
-def _stacks(folder: Path) -> Iterator[str]:
-    stacks = _known_stacks(folder)
-    if not stacks:
-        yield "\nNothing was rendered: the log of the run says why.\n"
-    for stack in stacks:
-        base, head = Side.read(folder / "base", stack), Side.read(folder / "head", stack)
-        yield f"\n### Stack {_code(stack)}\n\n"
-        if head.refused is not None:
-            yield f"**The configuration is refused**, and nothing would be touched:\n{_fence(head.refused)}"
-            continue
-        if not head.hosts:
-            yield f"The stack is deleted. Its hosts ({_list(base.hosts)}) keep what they have until `pulumi destroy`.\n"
-            continue
-        if base.refused is not None:
-            yield f"The base could not be rendered, so everything counts as new:\n{_fence(base.refused)}\n"
-        elif not base.hosts:
-            yield "The stack is new.\n\n"
-        yield from (f"- {line}\n" for line in _address_lines(_addresses(base.hosts), _addresses(head.hosts)))
-        yield from (f"- {_code(host)}: {_effect(base.hosts.get(host), head.hosts.get(host))}\n" for host in _union(base.hosts, head.hosts))
-        yield from _diffs(base.hosts, head.hosts)
+def refused(folder: Path) -> bool:
+    """Whether a stack of head is refused: by its model or program, or because it needs two deployments."""
+    changes = [Change.read(folder, stack) for stack in change.known_stacks(folder)]
+    return any(each.refused is not None or each.refusals for each in changes)
 
 
-def _diffs(base: Mapping[str, Files], head: Mapping[str, Files]) -> Iterator[str]:
-    """One fence per difference; hosts with the same one share it."""
+# --- the summary ---
+
+
+def _summary(folder: Path, changes: list[Change]) -> str:
+    """One line for all stacks."""
+    changed = [each for each in changes if not each.nothing]
+    if not changed:
+        return "**No host and no resource changes.**"
+    several = len(changes) > 1
+    return " ".join(f"**{f'{_code(each.stack)}: ' if several else ''}{'; '.join(_clauses(each))}.**" for each in changed)
+
+
+def _clauses(each: Change) -> Iterator[str]:
+    if each.refused is not None:
+        yield "the configuration is refused"
+        return
+    if not each.head.hosts:
+        yield "the stack is removed from the project, and nothing is touched"
+        return
+    if each.refusals:
+        yield "refused, because it needs two deployments"
+    if not each.base.hosts:
+        yield "base cannot be compared" if each.base.refused is not None else "a new stack"
+    yield from _host_clauses(each)
+    yield from _vip_clauses(each)
+    yield from _resource_clauses(each)
+
+
+def _host_clauses(each: Change) -> Iterator[str]:
+    total, steps = len(each.head.hosts), [each.step(host) for host in each.all_hosts]
+    clauses = [
+        *_count(steps.count("reload"), f"of {total} hosts reloads", f"of {total} hosts reload"),
+        *_count(steps.count("restart of keepalived"), f"of {total} hosts restarts keepalived", f"of {total} hosts restart keepalived"),
+        *_count(steps.count("settings applied"), f"of {total} hosts gets new settings", f"of {total} hosts get new settings"),
+        *_count(steps.count("keepalived starts"), "host becomes a director", "hosts become directors"),
+        *_count(steps.count("keepalived stops"), "host is no director any more", "hosts are no directors any more"),
+        *_count(steps.count("new"), "host is new", "hosts are new"),
+        *_count(steps.count("removed from the stack"), "host is removed", "hosts are removed"),
+    ]
+    yield from clauses or ["no host changes"]
+
+
+def _vip_clauses(each: Change) -> Iterator[str]:
+    base, head = each.base.vips, each.head.vips
+    for name in change.union(base, head) if each.base.hosts else []:
+        if name not in head:
+            yield f"{_code(base[name].address)} is given up"
+        elif name not in base:
+            yield f"{_code(head[name].address)} is new"
+        else:
+            if base[name].address != head[name].address:
+                yield f"{_code(base[name].address)} becomes {_code(head[name].address)}"
+            if base[name].owner != head[name].owner:
+                yield f"{_code(head[name].address)} moves to {_code(head[name].owner)}"
+
+
+def _resource_clauses(each: Change) -> Iterator[str]:
+    if not each.listed:
+        yield "OpenStack's part is not known"
+        return
+    if not each.base.hosts:
+        if ANYWHERE in each.opened:
+            yield f"its rules open ports to {ANYWHERE}"
+        return
+    sources = list(dict.fromkeys(each.opened))
+    for source in sources[:SOURCES]:
+        yield from _count(each.opened.count(source), f"rule opens to {_source(source)}", f"rules open to {_source(source)}")
+    yield from _count(sum(each.opened.count(source) for source in sources[SOURCES:]), "more rule opens", "more rules open")
+    yield from _count(len(each.closed), "rule closes", "rules close")
+    if "Instance" in {resource.kind for resource in each.deleted}:
+        yield from _count(sum(resource.kind == "Instance" for resource in each.deleted), "server is deleted", "servers are deleted")
+    named = f" ({_list(resource.title for resource in each.replaced)})"
+    yield from list(_count(len(each.replaced), f"resource is replaced{named}", f"resources are replaced{named}")) or ["nothing is replaced"]
+
+
+def _source(source: str) -> str:
+    return source if source == ANYWHERE else _code(source)
+
+
+def _count(number: int, one: str, many: str) -> Iterator[str]:
+    if number:
+        yield f"{number} {one if number == 1 else many}"
+
+
+def _commits(folder: Path) -> str:
+    base, head = (change.text_of(folder / side / "commit") for side in ("base", "head"))
+    return f"Base {_code(base.strip())}, head {_code(head.strip())}. " if base and head else ""
+
+
+# --- the parts ---
+
+
+def _stack(each: Change) -> Iterator[Section]:
+    yield f"\n### Stack {_code(each.stack)}\n\n"
+    if each.refused is not None:
+        yield f"**The configuration is refused**, and nothing would be touched:\n{_fence(each.refused)}"
+        return
+    if not each.head.hosts:
+        yield f"The stack is deleted. Its hosts ({_list(each.base.hosts)}) keep what they have until `pulumi destroy`.\n"
+        return
+    if each.refusals:
+        yield f"**Refused: this needs two deployments.** Nothing may be deployed of it.\n{_fence(chr(10).join(each.refusals))}\n"
+    if each.base.refused is not None:
+        yield f"The base could not be rendered, so everything counts as new:\n{_fence(each.base.refused)}\n"
+    elif not each.base.hosts:
+        yield "The stack is new.\n\n"
+    elif not each.listed:
+        yield f"The resources in OpenStack cannot be compared, because base could not be asked for its own:\n{_fence(each.base.unlisted or 'unknown')}\n"
+    yield from (f"- {line}\n" for line in _vip_lines(each))
+    steps: dict[str, list[str]] = {}
+    for host in each.all_hosts:
+        steps.setdefault(_step(each, host), []).append(host)
+    yield from (f"- {_list(hosts)}: {step}\n" for step, hosts in steps.items())
+    yield from (f"- before the deployment: `operations drain` {_code(host)}, which may hold {_code(vip)}\n" for host, vip in each.drains)
+    if each.kinds:
+        yield "\n| Change | What happens |\n|---|---|\n"
+        yield from (f"| {effect.change} ({_list(found)}) | {effect.happens} |\n" for effect, found in each.kinds.items())
+    if lines := each.resource_lines:
+        yield Fence(f"**OpenStack**: {_resource_counts(each)}", f"OpenStack: {_resource_counts(each)}", "diff", lines)
+    yield from _diffs(each)
+
+
+def _resource_counts(each: Change) -> str:
+    changed = each.resource_lines.count("\n  ") + each.resource_lines.startswith("  ")
+    counts = {"made": len(each.made), "deleted": len(each.deleted), "changed": changed, "replaced": len(each.replaced)}
+    return ", ".join(f"{count} {word}" for word, count in counts.items() if count)
+
+
+def _vip_lines(each: Change) -> Iterator[str]:
+    base, head = each.base.vips, each.head.vips
+    for name in change.union(base, head):
+        if name not in base:
+            yield f"VIP {_code(head[name].address)} ({_code(name)}) is new, at {_code(head[name].owner)}"
+            continue
+        if name not in head:
+            yield f"VIP {_code(base[name].address)} ({_code(name)}) is given up"
+            continue
+        old, new = base[name], head[name]
+        if old.address != new.address:
+            yield f"VIP {_code(old.address)} ({_code(name)}) becomes {_code(new.address)}"
+        if old.owner != new.owner:
+            yield f"VIP {_code(new.address)} ({_code(name)}) moves from {_code(old.owner)} to {_code(new.owner)}"
+        for host, priority in new.priorities.items():
+            if old.priorities.get(host, priority) != priority:
+                yield f"priority of {_code(host)} for {_code(new.address)}: {old.priorities[host]} → {priority}"
+
+
+def _step(each: Change, host: str) -> str:
+    """What the roll-out does on a host, and to which files."""
+    step = each.step(host)
+    if step in ("new", "removed from the stack", "no change"):
+        return step
+    changed = each.differences(host)
+    if not changed:
+        return f"{step}; only the program changes"
+    return f"{step}; {len(changed)} file{'s' if len(changed) > 1 else ''} ({_list(changed)})"
+
+
+def _diffs(each: Change) -> Iterator[Fence]:
+    """One fence for each difference; hosts with the same one share it."""
     alike: dict[tuple[str, str], list[str]] = {}
-    for host in _union(base, head):
-        for path, lines in _shown_differences(base.get(host, {}), head.get(host, {})).items():
+    for host in each.all_hosts:
+        for path, lines in each.differences(host).items():
             alike.setdefault((path, lines), []).append(host)
     for (path, lines), hosts in alike.items():
-        yield f"\n{_list(hosts)}: {_code(path)}\n{_fence(lines, 'diff')}"
+        yield Fence(f"{_list(hosts)}: {_code(path)}", f"{', '.join(hosts)}: {path}", "diff", lines)
 
 
-def _every_host(folder: Path) -> Iterator[str]:
+def _every_host(folder: Path, changes: list[Change]) -> Iterator[str]:
     """What every host receives unchanged. A pull request shows its text already."""
-    base, head = _texts(folder / "base" / "nodes"), _texts(folder / "head" / "nodes")
-    paths = [*_differences(base, head)]
+    base, head = change.texts(folder / "base" / "nodes"), change.texts(folder / "head" / "nodes")
+    paths = [*change.differences(base, head)]
     program = [path for path in paths if path.startswith(_PROGRAM_FILES) and path != _INSTALL]
     scripts = [path for path in paths if not path.startswith(_PROGRAM_FILES)]
-    new_version = any(before != after for before, after in _digests(folder))
+    new_version = any(change.program(each.base.hosts[host]) != change.program(each.head.hosts[host]) for each in changes for host in each.kept)
     lines = []
     if new_version and scripts:
         what = "The program (`node/`) replaces the scripts" if _INSTALL in head else "Scripts replace the program (`node/`)"
@@ -133,91 +268,18 @@ def _every_host(folder: Path) -> Iterator[str]:
         yield "\n### Every host\n\n" + "".join(f"- {line}\n" for line in lines)
 
 
-def _digests(folder: Path) -> Iterator[tuple[str | None, str | None]]:
-    """The program's digest before and after, of every host that both sides have."""
-    for stack in _known_stacks(folder):
-        base, head = Side.read(folder / "base", stack), Side.read(folder / "head", stack)
-        yield from ((_program(base.hosts[host]), _program(head.hosts[host])) for host in base.hosts.keys() & head.hosts.keys())
+def _previews(folder: Path) -> Iterator[Section]:
+    for name, text in change.texts(folder / "preview").items():
+        stack = name.removesuffix(".txt")
+        yield Fence(f"### `pulumi preview --diff` of {_code(stack)}", f"pulumi preview --diff of {stack}", "text", text)
 
 
-def _program(files: Files) -> str | None:
-    found = _PROGRAM.search(files.get("host.json", ""))
-    return found[1] if found else None
+# --- Markdown ---
 
 
-def _previews(folder: Path) -> Iterator[str]:
-    for name, text in _texts(folder / "preview").items():
-        yield f"\n### `pulumi preview --diff` of {_code(name.removesuffix('.txt'))}\n{_fence(text)}"
-
-
-def _address_lines(base: Mapping[str, Address], head: Mapping[str, Address]) -> Iterator[str]:
-    for name in _union(base, head):
-        if name not in base:
-            yield f"address {_code(head[name].address)} ({_code(name)}) is new, at {_code(head[name].owner)}"
-            continue
-        if name not in head:
-            yield f"address {_code(base[name].address)} ({_code(name)}) is given up"
-            continue
-        old, new = base[name], head[name]
-        if old.address != new.address:
-            yield f"address {_code(old.address)} ({_code(name)}) becomes {_code(new.address)}"
-        if old.owner != new.owner:
-            yield f"address {_code(new.address)} ({_code(name)}) moves from {_code(old.owner)} to {_code(new.owner)}"
-        for host, priority in new.priorities.items():
-            if old.priorities.get(host, priority) != priority:
-                yield f"priority of {_code(host)} for {_code(new.address)}: {old.priorities[host]} → {priority}"
-
-
-def _addresses(hosts: Mapping[str, Files]) -> dict[str, Address]:
-    found: dict[str, Address] = {}
-    for host, files in hosts.items():
-        for name, block in _INSTANCE.findall(files.get("keepalived.conf", "")):
-            if (priority := _PRIORITY.search(block)) and (address := _ADDRESS.search(block)):
-                found.setdefault(name, Address(address[1])).priorities[host] = int(priority[1])
-    return found
-
-
-def _effect(before: Files | None, after: Files | None) -> str:
-    """What the roll-out does on a host."""
-    if after is None:
-        return "removed from the stack"
-    if before is None:
-        return "new"
-    if before == after:
-        return "no change"
-    changed = _shown_differences(before, after)
-    ran, runs = "keepalived.conf" in before, "keepalived.conf" in after
-    effect = {(True, True): "reload", (False, True): "keepalived starts", (True, False): "keepalived stops", (False, False): "settings applied"}[ran, runs]
-    if not changed:
-        return f"{effect}; only the program changes"
-    return f"{effect}; {len(changed)} file{'s' if len(changed) > 1 else ''} ({_list(changed)})"
-
-
-def _shown_differences(before: Files, after: Files) -> dict[str, str]:
-    """The differences without the program's digest, where both sides have one: `Every host` says once that the program changes."""
-    if _program(before) and _program(after):
-        before, after = ({**files, "host.json": _PROGRAM.sub('  "program": "...",', files["host.json"])} for files in (before, after))
-    return _differences(before, after)
-
-
-def _differences(before: Files, after: Files) -> dict[str, str]:
-    """The hunks of every file that differs, without the two lines that name it."""
-    return {
-        path: "".join(f"{line}\n" for line in [*difflib.unified_diff(_lines(before.get(path)), _lines(after.get(path)), lineterm="")][2:])
-        for path in _union(before, after)
-        if before.get(path) != after.get(path)
-    }
-
-
-def _lines(text: str | None) -> list[str]:
-    if not text:
-        return []
-    *lines, last = text.split("\n")
-    return [*lines, last, "\\ No newline at end of file"] if last else lines
-
-
-def _fit(sections: list[str], limit: int | None) -> str:
-    text = "".join(sections)
+def _fit(sections: list[Section], limit: int | None) -> str:
+    """All sections, or the first ones, a fence that is cut where it must be, and a pointer."""
+    text = "".join(map(_shown, sections))
     if limit is None or len(text.encode()) <= limit:
         return text
     pointer = (
@@ -226,32 +288,47 @@ def _fit(sections: list[str], limit: int | None) -> str:
     )
     kept, room = "", limit - len(pointer.encode())
     for section in sections:
-        if len(section.encode()) > room:
-            return kept + _cut(section, room) + pointer
-        kept, room = kept + section, room - len(section.encode())
+        if (size := len(_shown(section).encode())) > room:
+            return kept + (_cut(section, room) if isinstance(section, Fence) else "") + pointer
+        kept, room = kept + _shown(section), room - size
     return kept + pointer
 
 
-def _cut(section: str, room: int) -> str:
-    """The lines of a section with a fence that fit, and the fence's end; nothing when the fence would not even begin."""
-    *lines, end = section.splitlines(keepends=True)
-    fence, kept = end.rstrip(), ""
-    for line in lines:
-        if len((kept + line + end).encode()) > room:
-            break
-        kept += line
-    return kept + end if fence.startswith("```") and f"\n{fence}" in kept else ""
+def _shown(section: Section) -> str:
+    """A section as Markdown: a long fence is folded."""
+    if isinstance(section, str):
+        return section
+    fence = _fence(section.text, section.language)
+    if section.text.count("\n") <= FOLDED_LINES:
+        return f"\n{section.title}\n{fence}"
+    # Markdown is not read within a line of HTML.
+    lines = section.text.count("\n")
+    return f"\n<details><summary><code>{html.escape(_line(section.plain))}</code> ({lines} lines)</summary>\n\n{fence}\n</details>\n"
+
+
+def _cut(fence: Fence, room: int) -> str:
+    """As many lines of a fence as fit; nothing when not one of them does."""
+    lines = fence.text.splitlines(keepends=True)
+    few, many = 0, len(lines)
+    while few < many:
+        half = (few + many + 1) // 2
+        few, many = (half, many) if len(_shown(fence._replace(text="".join(lines[:half]))).encode()) <= room else (few, half - 1)
+    return _shown(fence._replace(text="".join(lines[:few]))) if few else ""
 
 
 def _code(text: str) -> str:
     """A code span that its content cannot end, on one line."""
-    shown = _visible(text).replace("\n", "\\n").replace("\t", "\\t")
+    shown = _line(text)
     ticks = "`" * (_longest_run(shown) + 1)
     pad = " " if len(ticks) > 1 else ""
     return f"{ticks}{pad}{shown}{pad}{ticks}"
 
 
-def _list(texts: Mapping[str, object] | list[str]) -> str:
+def _line(text: str) -> str:
+    return _visible(text).replace("\n", "\\n").replace("\t", "\\t")
+
+
+def _list(texts: Mapping[str, object] | Iterable[str]) -> str:
     return ", ".join(_code(text) for text in texts)
 
 
@@ -268,34 +345,6 @@ def _longest_run(text: str) -> int:
 def _visible(text: str) -> str:
     """Control and direction-changing characters as escapes, so that what is read is what is there."""
     return "".join(char if char.isprintable() or char in "\n\t" else f"\\u{ord(char):04x}" for char in text)
-
-
-def _known_stacks(folder: Path) -> list[str]:
-    return sorted({name for side in ("base", "head") for kind in ("stacks", "refused") for name in _names(folder / side / kind)})
-
-
-def _union(one: Mapping[str, object], other: Mapping[str, object]) -> list[str]:
-    return sorted({*one, *other})
-
-
-def _names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir() if not path.is_symlink()) if folder.is_dir() and not folder.is_symlink() else []
-
-
-def _texts(folder: Path) -> dict[str, str]:
-    """Every regular file below a folder; a link is left out, as it could lead to any file of this machine."""
-    found: dict[str, str] = {}
-    for name in _names(folder):
-        path = folder / name
-        if path.is_dir():
-            found |= {f"{name}/{below}": text for below, text in _texts(path).items()}
-        elif path.is_file():
-            found[name] = _text(path)
-    return found
-
-
-def _text(path: Path) -> str:
-    return path.read_bytes().decode(errors="replace")
 
 
 if __name__ == "__main__":
