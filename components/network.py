@@ -132,6 +132,7 @@ class ClusterNetwork(pulumi.ComponentResource):
     def __init__(self, name: str, args: NetworkArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("openshift-lvs:index:Network", name, None, opts)
         cluster = args.cluster
+        self._args = args
         routed: list[pulumi.Resource] = []
         if cluster.network.existing:
             self._take(cluster.network, cluster.network.existing)
@@ -147,7 +148,7 @@ class ClusterNetwork(pulumi.ComponentResource):
                 pool=cluster.network.external,
                 port_id=self.vip_ports[vip_name].id,
                 # Neutron gives a port an outer address only once its subnet has a router.
-                opts=self._child(depends_on=routed),
+                opts=self._kept(depends_on=routed),
             ).address
             for vip_name, vip in cluster.vips.items()
             if cluster.network.external and vip.floating_ip
@@ -173,7 +174,7 @@ class ClusterNetwork(pulumi.ComponentResource):
             partial(networking.get_network, name=external, external=True, opts=pulumi.InvokeOptions(parent=self)),
         )
         first, last = allocation_pool(cluster)
-        made = networking.Network("network", admin_state_up=True, opts=self._child())
+        made = networking.Network("network", admin_state_up=True, opts=self._kept())
         subnet = networking.Subnet(
             "subnet",
             network_id=made.id,
@@ -183,12 +184,12 @@ class ClusterNetwork(pulumi.ComponentResource):
             no_gateway=None if network.gateway else True,
             allocation_pools=[{"start": str(first), "end": str(last)}],
             dns_nameservers=[str(address) for address in network.dns_nameservers],
-            opts=self._child(),
+            opts=self._kept(),
         )
         self.network_id, self.subnet_id = made.id, subnet.id
         if not outside:
             return []
-        router = networking.Router("router", admin_state_up=True, external_network_id=outside.id, opts=self._child())
+        router = networking.Router("router", admin_state_up=True, external_network_id=outside.id, opts=self._kept())
         return [networking.RouterInterface("router", router_id=router.id, subnet_id=subnet.id, opts=self._child())]
 
     def _security_group(self, cluster: Cluster) -> pulumi.Output[str]:
@@ -220,8 +221,12 @@ class ClusterNetwork(pulumi.ComponentResource):
             fixed_ips=[{"subnet_id": self.subnet_id, "ip_address": str(address)}],
             security_group_ids=[self.security_group_id],
             # Neutron gives a port that has a floating IP no other address: a new address is a new port, and the floating IP moves to it.
-            opts=self._child(replace_on_changes=["fixed_ips"]),
+            opts=self._kept(replace_on_changes=["fixed_ips"]),
         )
 
-    def _child(self, depends_on: list[pulumi.Resource] | None = None, replace_on_changes: list[str] | None = None) -> pulumi.ResourceOptions:
-        return pulumi.ResourceOptions(parent=self, depends_on=depends_on, replace_on_changes=replace_on_changes)
+    def _child(self) -> pulumi.ResourceOptions:
+        return pulumi.ResourceOptions(parent=self)
+
+    def _kept(self, depends_on: list[pulumi.Resource] | None = None, replace_on_changes: list[str] | None = None) -> pulumi.ResourceOptions:
+        """The options of a resource that `protect` keeps."""
+        return pulumi.ResourceOptions(parent=self, depends_on=depends_on, replace_on_changes=replace_on_changes, protect=self._args.cluster.protect or None)

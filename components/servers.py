@@ -118,7 +118,7 @@ class Servers(pulumi.ComponentResource):
             fixed_ips=[{"subnet_id": network.subnet_id, "ip_address": str(node.host.address)}],
             security_group_ids=[network.security_group_id],
             allowed_address_pairs=[{"ip_address": pair} for pair in allowed_address_pairs(cluster, node)],
-            opts=pulumi.ResourceOptions(parent=self),
+            opts=pulumi.ResourceOptions(parent=self, protect=cluster.protect or None),
         )
         server = compute.Instance(
             node.name,
@@ -138,6 +138,7 @@ class Servers(pulumi.ComponentResource):
                 ignore_changes=FIRST_BOOT_ONLY,
                 # Its port can be in one server at a time.
                 delete_before_replace=True,
+                protect=cluster.protect or None,
                 custom_timeouts=pulumi.CustomTimeouts(create="20m", delete="10m"),
             ),
         )

@@ -312,9 +312,10 @@ class Change:
         return [*self._another_network(), *self._renamed_hosts(), *self._renamed_vips(), *self._made_or_existing(), *self._taken_over()]
 
     def _another_network(self) -> Iterator[str]:
-        moved = [after for before, after in self._pairs() if after.kind in ("Port", "Subnet") and _different(before.inputs, after.inputs) & {"cidr", "networkId"}]
-        if moved:
-            yield f"{moved[-1].title}: another network. Create a new stack for it, and keep the network of this one"
+        for before, after in self._pairs():
+            if after.kind in ("Port", "Subnet") and _different(before.inputs, after.inputs) & {"cidr", "networkId"}:
+                yield f"{after.title}: another network, or another range. Keep it, and create a new stack for the other one"
+                return
 
     def _renamed_hosts(self) -> Iterator[str]:
         base, head = self.base.addresses, self.head.addresses
@@ -333,7 +334,10 @@ class Change:
         base, head = self.base.vips, self.head.vips
         for name in sorted(head):
             for old in [old for old in sorted(base) if old != name and base[old].address == head[name].address]:
-                yield f"VIP {name}: {head[name].address} is the address of VIP {old} until this deployment ends. Remove {old}, deploy, then add {name}, or keep its name"
+                yield (
+                    f"VIP {name}: {head[name].address} is the address of VIP {old} until this deployment ends. Remove {old}, deploy, then add {name}, or keep "
+                    f"the name {old}"
+                )
 
     def _made_or_existing(self) -> Iterator[str]:
         if not self.listed:
@@ -356,7 +360,8 @@ class Change:
             for address in port.values("fixedIps", "ipAddress"):
                 holder = holders.get(address)
                 if holder and holder.name != port.name and address not in named:
-                    yield f"{port.name}: {address} is the address of {holder.name} until this deployment ends. Remove {holder.name}, deploy, then add {port.name}"
+                    until = f"{address} is the address of {holder.name} until this deployment ends"
+                    yield f"{port.name}: {until}. Remove {holder.name}, deploy, then add {port.name}"
 
 
 def differences(before: Files, after: Files) -> dict[str, str]:

@@ -193,8 +193,9 @@ def _stack(each: Change) -> Iterator[Section]:
     yield from (f"- {_list(hosts)}: {step}\n" for step, hosts in steps.items())
     yield from (f"- before the deployment: `operations drain` {_code(host)}, which may hold {_code(vip)}\n" for host, vip in each.drains)
     if each.kinds:
-        yield "\n| Change | What happens |\n|---|---|\n"
-        yield from (f"| {effect.change} ({_list(found)}) | {effect.happens} |\n" for effect, found in each.kinds.items())
+        yield "\nWhat happens:\n\n"
+        # No table: a pipe in a name would end its cell.
+        yield from (f"- {effect.change} ({_list(found)}): {effect.happens}\n" for effect, found in each.kinds.items())
     if lines := each.resource_lines:
         yield Fence(f"**OpenStack**: {_resource_counts(each)}", f"OpenStack: {_resource_counts(each)}", "diff", lines)
     yield from _diffs(each)

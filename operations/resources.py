@@ -2,9 +2,9 @@
 
 A script that imports nothing of the project it records, so that one release can record another. `operations diff` runs it for base and head:
 
-    PYTHONPATH=PROJECT python -P operations/resources.py PROJECT STACK
+    PYTHONPATH=PROJECT python -P operations/resources.py PROJECT STACK FILE
 
-It prints a list in JSON, one entry for each resource: `kind` and `name`; `inputs` with the provider's keys, sorted; `ignored`, the inputs that count
+It writes a list in JSON, one entry for each resource: `kind` and `name`; `inputs` with the provider's keys; `ignored`, the inputs that count
 only when the resource is created; `replaced_by`, the inputs whose change replaces it at the program's wish; `protect`. An id is the kind and name of what
 it identifies, such as `Port master0`, and a name that was looked up is its kind and name, such as `image debian-12`.
 
@@ -23,7 +23,7 @@ from typing import Any
 import pulumi
 import yaml
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from pulumi.runtime import mocks, rpc
 
 PROJECT = "openshift-lvs"
@@ -61,7 +61,7 @@ class _Recorder(mocks.MockMonitor):
                 {
                     "kind": _kind(request.type),
                     "name": request.name,
-                    "inputs": {key: _shown(key, given[key]) for key in sorted(given)},
+                    "inputs": {key: _shown(key, value) for key, value in given.items()},
                     "ignored": sorted(request.ignoreChanges),
                     "replaced_by": sorted(request.replaceOnChanges),
                     "protect": bool(request.protect),
@@ -114,6 +114,8 @@ def _kind(token: str) -> str:
 
 if __name__ == "__main__":
     try:
-        print(json.dumps(record(Path(sys.argv[1]), sys.argv[2]), indent=1))
+        resources = record(Path(sys.argv[1]), sys.argv[2])
     except pulumi.RunError as refusal:
         sys.exit(str(refusal))
+    Path(sys.argv[3]).parent.mkdir(exist_ok=True)
+    Path(sys.argv[3]).write_text(json.dumps(resources, indent=1, sort_keys=True))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar
 
-from pydantic import ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from components.configuration import rules
 from components.configuration.errors import ConfigurationError, explain
@@ -27,6 +27,7 @@ class Cluster(Model):
     keepalived: Keepalived = Keepalived()
     pools: Annotated[dict[Label, Pool], Form("a mapping by name: each pool under its name, such as master")]
     vips: Annotated[dict[Label, Vip], Form("a mapping by name: each VIP under its name, such as master")]
+    protect: bool = Field(False, description="Pulumi refuses to delete or replace the servers, ports, floating IPs and network that the program created")
 
     @classmethod
     def parse(cls, data: Mapping[str, Any]) -> Cluster:

@@ -25,6 +25,7 @@ class Registered:
     replace_on_changes: frozenset[str]
     delete_before_replace: bool
     create_timeout: str
+    protect: bool
 
 
 @dataclass
@@ -74,6 +75,7 @@ class RecordingMonitor(mocks.MockMonitor):
                     replace_on_changes=frozenset(request.replaceOnChanges),
                     delete_before_replace=request.deleteBeforeReplace,
                     create_timeout=request.customTimeouts.create,
+                    protect=request.protect,
                 )
             )
         return response

@@ -66,6 +66,7 @@ TABLE: list[tuple[str, Any, str]] = [
     ("ssh", "debian", "ssh: 'debian': must be a mapping; docs/configuration.md has its keys under ssh"),
     ("pools", [], "pools: []: must be a mapping by name: each pool under its name, such as master"),
     ("vips", None, "vips: empty; give a mapping by name: each VIP under its name, such as master"),
+    ("protect", "servers", "protect: 'servers': must be true or false"),
     ("pools.master", None, "pools.master: empty; give a mapping; docs/configuration.md has its keys under pools.NAME"),
     # network
     ("network.cidr", REMOVED, "network.cidr: missing; give a network as ADDRESS/LENGTH with zeros after the length, such as 192.168.0.0/24"),

@@ -184,3 +184,25 @@ def test_a_cluster_that_cannot_work_is_refused_before_anything_is_made(deploy: D
     with pytest.raises(pulumi.RunError, match=r"^vips\.master\.owner: 'infra0' is not a director"):
         run(deploy, article, into=done)
     assert not done.resources and not done.looked_up
+
+
+KEPT = {"FloatingIp", "Instance", "Network", "Port", "Router", "Subnet"}
+
+
+def test_protect_keeps_what_cannot_be_made_again_as_it_was_and_nothing_else_changes(deploy: Deploy, article: dict[str, Any]) -> None:
+    article["network"]["reserved"] = {"bastion": "192.168.0.100"}
+    before = {resource.urn: resource for resource in run(deploy, article).resources}
+    assert not any(resource.protect for resource in before.values()), "off by default"
+    article["protect"] = True
+    after = {resource.urn: resource for resource in run(deploy, article).resources}
+    assert {urn: resource.inputs for urn, resource in after.items()} == {urn: resource.inputs for urn, resource in before.items()}
+    openstack = [resource for resource in after.values() if resource.type.startswith("openstack:")]
+    assert {resource.name for resource in openstack if resource.protect} >= {"master0", "infra1", "vip-master", "reserved-bastion", "network", "subnet", "router"}
+    for resource in after.values():
+        kind = resource.type.rpartition(":")[2]
+        assert resource.protect is (kind in KEPT and resource.type.startswith("openstack:")), f"{kind} {resource.name}"
+
+
+def test_existing_hosts_have_nothing_to_protect(deploy: Deploy, article: dict[str, Any]) -> None:
+    done = run(deploy, existing(article) | {"protect": True})
+    assert done.resources and not any(resource.protect for resource in done.resources)

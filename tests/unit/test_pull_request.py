@@ -39,6 +39,7 @@ def repository(tmp_path: Path) -> Path:
     path = tmp_path / "project"
     for part in ("components", "node", "operations", "templates"):
         shutil.copytree(PROJECT / part, path / part, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(PROJECT / "__main__.py", path)
     shutil.copy(GOLDEN / "Pulumi.example.yaml", path / "Pulumi.dev.yaml")
     (path / ".gitignore").write_text("__pycache__/\n/build/\n")
     git(tmp_path, "init", "--quiet", "--initial-branch=main", str(path))
