@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 from components.configuration import ConfigurationError
-from operations import diff, render, report
+from operations import diff, preview, render, report
 from operations.drain import Draining, Refused
 from operations.nodes import NodesError, reach
 from operations.status import status
@@ -24,6 +24,8 @@ def main(arguments: list[str] | None = None) -> int:
                 return _diff(options)
             case "render":
                 return _render(options)
+            case "check-preview":
+                return _check_preview(options)
             case _:
                 return _on_nodes(options)
     except (ConfigurationError, diff.BaseError, NodesError, Refused) as error:
@@ -42,6 +44,12 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     verb = verbs.add_parser("diff", help="print what the project, as it lies here, changes on each host of every stack since a commit")
     verb.add_argument("--base", required=True, help="a commit or branch: compared with where the project left it")
     verb.add_argument("--output", type=Path, help="write rendered files, hosts.diff and comment.md to this folder instead, made anew")
+    verb.add_argument("--root", type=Path, default=Path.cwd(), help="the project's folder (here)")
+    verb = verbs.add_parser("check-preview", help="refuse a preview that deletes or replaces what the change does not remove, or drops an address pair")
+    verb.add_argument("file", type=Path, help="the output of pulumi preview --json")
+    verb.add_argument("--stack", required=True, help="name of the stack")
+    verb.add_argument("--base", required=True, help="the commit that is deployed now: what it names and Pulumi.STACK.yaml does not may be deleted")
+    verb.add_argument("--allow", action="append", default=[], metavar="RESOURCE", help="let this one pass, such as 'Port master0'; may be repeated")
     verb.add_argument("--root", type=Path, default=Path.cwd(), help="the project's folder (here)")
     for name, what in {
         "status": "show what each host is and does",
@@ -78,6 +86,12 @@ def _diff(options: argparse.Namespace) -> int:
         accepted = diff.diff(options.root, options.base, Path(folder))
         print(report.report(Path(folder)), end="")
     return 0 if accepted else 1
+
+
+def _check_preview(options: argparse.Namespace) -> int:
+    found = preview.check(preview.read(options.file), preview.removed_names(options.root, options.stack, options.base), options.allow)
+    print("\n".join(map(str, found)) or "nothing that is kept would be deleted or replaced, and no allowed address pair removed")
+    return 1 if found else 0
 
 
 def _on_nodes(options: argparse.Namespace) -> int:

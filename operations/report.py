@@ -84,6 +84,8 @@ def refused(folder: Path) -> bool:
 def _summary(folder: Path, changes: list[Change]) -> str:
     """One line for all stacks."""
     changed = [each for each in changes if not each.nothing]
+    if not changed and any(_every_host(folder, changes)):
+        return "**No host reloads; what is installed on every host changes.**"
     if not changed:
         return "**No host and no resource changes.**"
     several = len(changes) > 1
