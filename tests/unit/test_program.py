@@ -197,7 +197,15 @@ def test_protect_keeps_what_cannot_be_made_again_as_it_was_and_nothing_else_chan
     after = {resource.urn: resource for resource in run(deploy, article).resources}
     assert {urn: resource.inputs for urn, resource in after.items()} == {urn: resource.inputs for urn, resource in before.items()}
     openstack = [resource for resource in after.values() if resource.type.startswith("openstack:")]
-    assert {resource.name for resource in openstack if resource.protect} >= {"master0", "infra1", "vip-master", "reserved-bastion", "network", "subnet", "router"}
+    assert {resource.name for resource in openstack if resource.protect} >= {
+        "master0",
+        "infra1",
+        "vip-master",
+        "reserved-bastion",
+        "network",
+        "subnet",
+        "router",
+    }
     for resource in after.values():
         kind = resource.type.rpartition(":")[2]
         assert resource.protect is (kind in KEPT and resource.type.startswith("openstack:")), f"{kind} {resource.name}"
