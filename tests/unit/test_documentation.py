@@ -166,7 +166,8 @@ def test_updates_are_proposed_for_every_folder_with_dependencies() -> None:
     listed = subprocess.run(["git", "ls-files"], cwd=PROJECT, capture_output=True, text=True, check=True).stdout.split()
     kinds = {"go.mod": "gomod", "requirements.in": "pip"}
     there = {(kinds[path.name], f"/{path.parent}".removesuffix(".")) for path in map(Path, listed) if path.name in kinds}
-    assert watched == {*there, ("github-actions", "/")}
+    actions = {("github-actions", f"/{path.parent}") for path in map(Path, listed) if path.name == "action.yaml"}
+    assert watched == {*there, *actions, ("github-actions", "/")}
 
 
 def test_every_decision_is_in_the_list() -> None:

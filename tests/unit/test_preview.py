@@ -90,7 +90,7 @@ def test_the_names_that_a_change_removes_come_from_the_two_configurations(reposi
     change("Pulumi.dev.yaml", "      infra:\n        address:", "      routers:\n        address:")
     assert preview.removed_names(repository, "dev", "main") == {"infra1", "vip-infra"}
     assert preview.removed_names(repository, "new", "main") == set(), "a stack without a file on either side"
-    with pytest.raises(ConfigurationError, match="^--base: 'origin/main' is not a commit here; fetch it first"):
+    with pytest.raises(ConfigurationError, match=r"^--base: 'origin/main' is not a commit here; fetch it first"):
         preview.removed_names(repository, "dev", "origin/main")
 
 
