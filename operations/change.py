@@ -25,7 +25,7 @@ Files = Mapping[str, str]
 ANYWHERE = "0.0.0.0/0"
 
 _INSTANCE = re.compile(r"^vrrp_instance (\S+) \{\n(.*?)^\}", re.MULTILINE | re.DOTALL)
-_SERVICE = re.compile(r"^virtual_server (.+) \{\n(.*?)^\}", re.MULTILINE | re.DOTALL)
+_SERVICE = re.compile(r"^virtual_server ([^\n{]+) \{\n(.*?)^\}", re.MULTILINE | re.DOTALL)
 _PRIORITY = re.compile(r"^ +priority (\d+)$", re.MULTILINE)
 _ADDRESS = re.compile(r"virtual_ipaddress \{\s+([0-9.]+)")
 _VIRTUAL_ROUTER_ID = re.compile(r"^ +virtual_router_id .*$", re.MULTILINE)

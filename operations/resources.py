@@ -95,7 +95,7 @@ def _stand_ins(cluster: dict[str, Any]) -> dict[str, str]:
 
 def _shown(key: str, value: Any) -> Any:
     """An input as a reviewer may see it. Of a server's user data, that is the pool's `cloud_config`."""
-    plain = rpc.unwrap_rpc_secret(value)
+    plain = _whole(rpc.unwrap_rpc_secret(value))
     if key == "publicKey":
         return SECRET
     if not rpc.is_rpc_secret(value):
@@ -105,6 +105,11 @@ def _shown(key: str, value: Any) -> Any:
         logins = config.get("ssh_authorized_keys", [])[1:]
         return {name: each for name, each in config.items() if name not in IDENTITY} | ({"ssh_authorized_keys": logins} if logins else {})
     return SECRET
+
+
+def _whole(value: Any) -> Any:
+    """Whole numbers as such: the engine's protocol has no others than floating ones."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _kind(token: str) -> str:

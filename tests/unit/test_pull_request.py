@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from operations import diff, effects, report
+from operations import diff, effects, render, report, resources
 
 PROJECT = Path(__file__).parents[2]
 SCRIPTS = PROJECT / ".github" / "scripts"
@@ -66,6 +67,33 @@ def shown(repository: Path, base: str = "main") -> str:
     output = repository / "build"
     assert diff.diff(repository, base, output)
     return report.report(output)
+
+
+Compared = Callable[..., str]
+
+
+@pytest.fixture
+def compared(tmp_path: Path) -> Compared:
+    """What a change of the example's file would show: texts replaced by others. Quick, without git and with the code that runs here."""
+
+    def run(*changes: tuple[str, str]) -> str:
+        text = (GOLDEN / "Pulumi.example.yaml").read_text()
+        for side in ("base", "head"):
+            project, output = tmp_path / f"{side}-project", tmp_path / "change" / side
+            project.mkdir()
+            shutil.copy(PROJECT / "__main__.py", project)
+            (project / "Pulumi.dev.yaml").write_text(text)
+            render.write(render.files(project, "dev"), output / "stacks" / "dev")
+            (output / "resources").mkdir()
+            (output / "resources" / "dev.json").write_text(json.dumps(resources.record(project, "dev"), sort_keys=True))
+            for old, new in changes:
+                assert side == "head" or old in text, f"the example has no {old!r} (any more)"
+                text = text.replace(old, new)
+        shown = report.report(tmp_path / "change")
+        assert report.refused(tmp_path / "change") is ("two deployments" in shown)
+        return shown
+
+    return run
 
 
 def summary(text: str) -> str:
@@ -149,51 +177,41 @@ def test_a_rule_that_opens_to_everyone_is_in_the_summary_and_no_host_changes(rep
     change("Pulumi.dev.yaml", "      user: debian", "      user: debian\n      allowed_cidrs: [0.0.0.0/0]")
     text = shown(repository)
     assert summary(text) == "**no host changes; 1 rule opens to 0.0.0.0/0; 1 rule closes; nothing is replaced.**"
-    assert "+ SecGroupRule tcp-22-from-0.0.0.0/0\n+     direction: ingress\n" in text
+    assert "+ SecGroupRule tcp-22-from-0.0.0.0/0\n+     direction: ingress\n" in text and "+     portRangeMin: 22\n" in text
     assert "- SecGroupRule tcp-22-from-10.0.0.0/8\n" in text
     assert f"- {effects.CLIENTS.change} (`2 rules`): {effects.CLIENTS.happens}\n" in text
 
 
-def test_clients_from_everywhere_show_as_rules_and_as_address_pairs_of_every_director(repository: Path, change: Change) -> None:
-    change("Pulumi.dev.yaml", "client_cidrs: [192.168.0.0/24, 10.0.0.0/8]", "client_cidrs: [0.0.0.0/0]")
-    text = shown(repository)
+def test_clients_from_everywhere_show_as_rules_and_as_address_pairs_of_every_director(compared: Compared) -> None:
+    text = compared(("client_cidrs: [192.168.0.0/24, 10.0.0.0/8]", "client_cidrs: [0.0.0.0/0]"))
     assert summary(text) == "**no host changes; 4 rules open to 0.0.0.0/0; 4 rules close; nothing is replaced.**"
     pair = "-     allowedAddressPairs: ipAddress=10.0.0.0/8\n+     allowedAddressPairs: ipAddress=0.0.0.0/0\n"
     for host in ("infra0", "infra1", "master0", "master1", "master2"):
-        there = re.search(rf"^  Port {host}\n((?:[-+] .*\n)+)", text, re.MULTILINE)
+        there = re.search(rf"^  Port {host}\n((?:[-+]     .*\n)+)", text, re.MULTILINE)
         assert there and set(there[1].splitlines()) == set(pair.splitlines())
 
 
 def test_another_external_network_and_flavor_and_image_show_and_say_what_they_do_to_running_servers(repository: Path, change: Change) -> None:
     change("Pulumi.dev.yaml", "external: public", "external: provider")
-    change(
-        "Pulumi.dev.yaml",
-        "        image: debian-12\n        flavor: m1.medium\n        hosts: {infra0",
-        "        image: debian-13\n        flavor: m1.large\n        hosts: {infra0",
-    )
+    infra = "        image: debian-12\n        flavor: m1.medium\n        hosts: {infra0"
+    change("Pulumi.dev.yaml", infra, infra.replace("debian-12", "debian-13").replace("medium", "large"))
     text = shown(repository)
     assert summary(text) == "**no host changes; 2 resources are replaced (`FloatingIp vip-infra`, `FloatingIp vip-master`).**"
     assert "  Router router\n-     externalNetworkId: network public\n+     externalNetworkId: network provider\n" in text
-    assert (
-        "  Instance infra0\n-     flavorName: m1.medium\n+     flavorName: m1.large\n-     imageId: image debian-12\n+     imageId: image debian-13\n" in text
-    )
+    flavor, image = "-     flavorName: m1.medium\n+     flavorName: m1.large\n", "-     imageId: image debian-12\n+     imageId: image debian-13\n"
+    assert f"  Instance infra0\n{flavor}{image}  Instance infra1\n{flavor}{image}" in text
     assert f"- {effects.FIRST_BOOT.change} (`infra0`, `infra1`): {effects.FIRST_BOOT.happens}\n" in text
     assert f"(`router router`, `vip-infra`, `vip-master`): {effects.EXTERNAL.happens}\n" in text
     assert "PRIVATE KEY" not in (repository / "build/head/resources/dev.json").read_text()
 
 
-def test_a_servers_cloud_config_shows_and_its_identity_does_not(repository: Path, change: Change) -> None:
-    change(
-        "Pulumi.dev.yaml",
-        "        hosts: {infra0",
-        "        cloud_config: {timezone: UTC, ssh_authorized_keys: [ssh-ed25519 COLLEAGUE]}\n        hosts: {infra0",
-    )
-    text = shown(repository)
+def test_a_servers_cloud_config_shows_and_its_identity_does_not(compared: Compared) -> None:
+    text = compared(("        hosts: {infra0", "        cloud_config: {timezone: UTC, ssh_authorized_keys: [ssh-ed25519 COLLEAGUE]}\n        hosts: {infra0"))
     assert '+     userData: {"ssh_authorized_keys": ["ssh-ed25519 COLLEAGUE"], "timezone": "UTC"}\n' in text
     assert "ssh_keys" not in text and "host_key" not in text
 
 
-SEVERAL_AT_ONCE = [
+KINDS = [
     ("scheduler", "{port: 80, ", "{port: 80, scheduler: sh, ", effects.SCHEDULER, "`infra0`, `infra1`", "2 of 5 hosts reload"),
     ("forwarding", "{port: 80, ", "{port: 80, forwarding_method: TUN, ", effects.FORWARDING, "`infra0`, `infra1`", "2 of 5 hosts restart keepalived"),
     ("router id", "virtual_router_id: 51", "virtual_router_id: 61", effects.VIRTUAL_ROUTER_ID, "`master0`, `master1`, `master2`", "3 of 5 hosts reload"),
@@ -203,12 +221,9 @@ SEVERAL_AT_ONCE = [
 ]
 
 
-@pytest.mark.parametrize(("old", "new", "effect", "concerned", "summed"), [case[1:] for case in SEVERAL_AT_ONCE], ids=[case[0] for case in SEVERAL_AT_ONCE])
-def test_each_kind_of_change_is_told_with_what_it_does(
-    repository: Path, change: Change, old: str, new: str, effect: effects.Effect, concerned: str, summed: str
-) -> None:
-    change("Pulumi.dev.yaml", old, new)
-    text = shown(repository)
+@pytest.mark.parametrize(("old", "new", "effect", "concerned", "summed"), [case[1:] for case in KINDS], ids=[case[0] for case in KINDS])
+def test_each_kind_of_change_is_told_with_what_it_does(compared: Compared, old: str, new: str, effect: effects.Effect, concerned: str, summed: str) -> None:
+    text = compared((old, new))
     assert f"- {effect.change} ({concerned}): {effect.happens}\n" in text
     assert summed in summary(text)
 
@@ -219,42 +234,60 @@ def test_readmes_table_is_the_table_of_the_code() -> None:
     assert readme.partition("| Change | What happens |\n|---|---|\n")[2].partition("\n\n")[0] + "\n" == effects.table()
 
 
-REFUSALS = [
-    ("a renamed host", "infra1: 192.168.0.6", "infra2: 192.168.0.6",
-     "infra2: 192.168.0.6 is the address of infra1 until this deployment ends. Remove infra1, deploy, then add infra2"),
-    ("a host's other address", "infra1: 192.168.0.6", "infra1: 192.168.0.7", "infra1: its address changes from 192.168.0.6 to 192.168.0.7. Remove infra1, deploy"),
-    ("swapped addresses", "infra0: 192.168.0.5, infra1: 192.168.0.6", "infra0: 192.168.0.6, infra1: 192.168.0.5", "infra1: its address changes from 192.168.0.6 to"),
-    ("a renamed VIP", "      infra:\n        address:", "      routers:\n        address:", "VIP routers: 192.168.0.251 is the address of VIP infra until"),
-    ("a VIP at a removed host's address", ", infra1: 192.168.0.6}", "}", "vip-infra: 192.168.0.6 is the address of infra1 until"),
-    ("another subnet", "cidr: 192.168.0.0/24", "cidr: 192.168.0.0/23", "Subnet subnet: another network, or another range."),
-    ("an existing network", "      external: public", "      existing: ocp", "another network, or another range."),
-]  # fmt: skip
+KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIH/ivFYeZyLdH6xKOyQe5nG+ROJlgBMUjwBjQtBKUx6G"
+INFRA = "hosts: {infra0: 192.168.0.5, infra1: 192.168.0.6}"
+EXISTING = ", ".join(f"infra{n}: {{address: 192.168.0.{5 + n}, host_key: {KEY}}}" for n in range(2))
+REFUSALS = {
+    "a renamed host": (
+        [("infra1: 192.168.0.6", "infra2: 192.168.0.6")],
+        "infra2: 192.168.0.6 is the address of infra1 until this deployment ends. Remove infra1, deploy, then add infra2",
+    ),
+    "a host's other address": (
+        [("infra1: 192.168.0.6", "infra1: 192.168.0.7")],
+        "infra1: its address changes from 192.168.0.6 to 192.168.0.7. Remove infra1, deploy, then add it with the new address",
+    ),
+    "swapped addresses": (
+        [(INFRA, "hosts: {infra0: 192.168.0.6, infra1: 192.168.0.5}")],
+        "infra1: its address changes from 192.168.0.6 to 192.168.0.5. Remove infra1, deploy",
+    ),
+    "a renamed VIP": (
+        [("      infra:\n        address:", "      routers:\n        address:")],
+        "VIP routers: 192.168.0.251 is the address of VIP infra until this deployment ends. Remove infra, deploy, then add routers, or keep the name infra",
+    ),
+    "a VIP at the address of a removed host": (
+        [(", infra1: 192.168.0.6}", "}"), ("address: 192.168.0.251", "address: 192.168.0.6")],
+        "vip-infra: 192.168.0.6 is the address of infra1 until this deployment ends. Remove infra1, deploy, then add vip-infra",
+    ),
+    "another subnet": ([("cidr: 192.168.0.0/24", "cidr: 192.168.0.0/23")], "Subnet subnet: another network, or another range. Keep it, and create a new stack"),
+    "an existing network": ([("      external: public", "      existing: ocp")], "another network, or another range. Keep it, and create a new stack"),
+    "a server in place of which a host exists": (
+        [(INFRA, f"existing: true\n        hosts: {{{EXISTING}}}")],
+        "infra0: becomes an existing host, and its server would be deleted. Remove infra0, deploy, then add the existing host",
+    ),
+}
 
 
-@pytest.mark.parametrize(("old", "new", "says"), [case[1:] for case in REFUSALS], ids=[case[0] for case in REFUSALS])
-def test_a_change_that_needs_two_deployments_is_refused_with_the_remedy(repository: Path, change: Change, old: str, new: str, says: str) -> None:
-    change("Pulumi.dev.yaml", old, new)
-    if says.startswith("vip-infra"):
-        change("Pulumi.dev.yaml", "address: 192.168.0.251", "address: 192.168.0.6")
+@pytest.mark.parametrize("name", REFUSALS)
+def test_a_change_that_needs_two_deployments_is_refused_with_the_remedy(compared: Compared, name: str) -> None:
+    changes, says = REFUSALS[name]
+    text = compared(*changes)
+    assert "refused, because it needs two deployments" in summary(text)
+    assert "**Refused: this needs two deployments.**" in text and says in text
+
+
+def test_a_renamed_host_fails_the_check(repository: Path, change: Change) -> None:
+    change("Pulumi.dev.yaml", "infra1: 192.168.0.6", "infra2: 192.168.0.6")
     done = operations(repository, "diff", "--base", "main")
     assert done.returncode == 1
-    assert "refused, because it needs two deployments" in summary(done.stdout)
-    assert "**Refused: this needs two deployments.**" in done.stdout and says in done.stdout
+    assert summary(done.stdout).startswith("**refused, because it needs two deployments; 1 of 5 hosts reloads; ")
 
 
-def test_servers_in_place_of_existing_hosts_are_refused(repository: Path, change: Change) -> None:
-    key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIH/ivFYeZyLdH6xKOyQe5nG+ROJlgBMUjwBjQtBKUx6G"
-    hosts = ", ".join(f"infra{n}: {{address: 192.168.0.{5 + n}, host_key: {key}}}" for n in range(2))
-    change("Pulumi.dev.yaml", "hosts: {infra0: 192.168.0.5, infra1: 192.168.0.6}", f"existing: true\n        hosts: {{{hosts}}}")
-    done = operations(repository, "diff", "--base", "main")
-    assert done.returncode == 1
-    assert "infra0: becomes an existing host, and its server would be deleted. Remove infra0, deploy, then add the existing host" in done.stdout
+def test_what_is_done_in_one_deployment_is_not_refused(compared: Compared) -> None:
+    assert "refused" not in summary(compared(("infra1: 192.168.0.6", "infra2: 192.168.0.7"), ("address: 192.168.0.250", "address: 192.168.0.249")))
 
 
-def test_an_owner_that_leaves_is_to_be_drained_first(repository: Path, change: Change) -> None:
-    change("Pulumi.dev.yaml", "infra0: 192.168.0.5, infra1: 192.168.0.6", "infra1: 192.168.0.6")
-    change("Pulumi.dev.yaml", "owner: infra0", "owner: infra1")
-    text = shown(repository)
+def test_an_owner_that_leaves_is_to_be_drained_first(compared: Compared) -> None:
+    text = compared((INFRA, "hosts: {infra1: 192.168.0.6}"), ("owner: infra0", "owner: infra1"))
     assert "- before the deployment: `operations drain` `infra0`, which may hold `192.168.0.251`\n" in text
     assert "1 host is removed; `192.168.0.251` moves to `infra1`; 1 server is deleted" in summary(text)
 
@@ -738,6 +771,66 @@ def test_a_preview_ends_as_pulumi_did_and_leaves_no_credentials(called: Callable
     assert (text, backend) == ("clouds: {}", "unset")
     assert not Path(clouds).exists()
     assert "preview --stack dev --diff --non-interactive --color never" in (tmp_path / "calls.txt").read_text()
+
+
+URN = "urn:pulumi:dev::openshift-lvs::openshift-lvs:index:Network$openstack:networking/port:Port::vip-master"
+CHECKED = f"""case "$*" in *--json*) echo '{{"steps": [{{"op": "replace", "urn": "{URN}"}}]}}' ;; *) echo "a change" ;; esac"""
+GIVEN = {"CLOUDS_YAML": "clouds: {}", "BASE": "HEAD", "PYTHON": sys.executable}
+Called = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def test_a_preview_that_would_replace_a_port_fails_and_says_so_first(called: Called, tmp_path: Path) -> None:
+    target = tmp_path / "out/dev.txt"
+    done = called("preview", "pulumi", CHECKED, "dev", str(target), **GIVEN)
+    assert done.returncode == 1, done.stderr
+    assert target.read_text().startswith("refused  Port vip-master: would be replaced") and target.read_text().endswith("\n\na change\n")
+    assert called("preview", "pulumi", CHECKED, "dev", str(target), **GIVEN, ALLOW="Port vip-infra, Port vip-master").returncode == 0
+    assert called("preview", "pulumi", CHECKED, "dev", str(target), **GIVEN, ALLOW="Port vip-infra").returncode == 1
+
+
+def test_a_deployment_previews_once_more_and_deploys_only_what_is_not_refused(called: Called, tmp_path: Path) -> None:
+    calls = tmp_path / "calls.txt"
+    assert called("up", "pulumi", CHECKED, "dev", str(tmp_path / "dev.txt"), **GIVEN).returncode == 1
+    assert not any(line.startswith("up ") for line in calls.read_text().splitlines())
+    done = called("up", "pulumi", CHECKED, "dev", str(tmp_path / "dev.txt"), **GIVEN, ALLOW="Port vip-master")
+    assert done.returncode == 0, done.stderr
+    assert calls.read_text().splitlines()[-1] == "up --stack dev --yes --skip-preview --non-interactive --color never"
+
+
+def test_drift_is_found_in_openstack_and_on_the_nodes_and_nothing_is_changed(called: Called, tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\necho "python $*" >>{tmp_path}/calls.txt\nstat -c %a "$7" >{tmp_path}/mode\nexit "$VERIFIED"\n')
+    python.chmod(0o755)
+    body = 'case "$*" in refresh*) exit "$REFRESHED" ;; config*) echo KEY ;; esac'
+    for refreshed, verified in (("0", "0"), ("1", "0"), ("0", "1"), ("1", "1")):
+        done = called("drift", "pulumi", body, "dev", CLOUDS_YAML="clouds: {}", PYTHON=str(python), REFRESHED=refreshed, VERIFIED=verified)
+        assert bool(done.returncode) == ("1" in (refreshed, verified)), done.stderr
+    calls = (tmp_path / "calls.txt").read_text()
+    assert "refresh --stack dev --preview-only --expect-no-changes --diff --non-interactive" in calls
+    assert "python -m operations verify --stack dev --identity " in calls and calls.count("python -m") == 4, "the nodes are asked in any case"
+    assert (tmp_path / "mode").read_text() == "600\n" and "KEY" not in calls
+
+
+WORKFLOWS = sorted([*(PROJECT / ".github/workflows").glob("*.yaml"), *(PROJECT / ".github/actions").glob("*/action.yaml")])
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: str(path.relative_to(PROJECT / ".github")))
+def test_every_action_is_pinned_by_its_commit_with_the_version_beside_it(path: Path) -> None:
+    used = re.findall(r"uses: *(.*)", path.read_text())
+    assert [line for line in used if not re.fullmatch(r"(\./\.github/actions/\w+|[\w.-]+/[\w.-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+)", line)] == []
+
+
+def test_an_action_has_the_same_commit_wherever_it_is_used() -> None:
+    used = {line for path in WORKFLOWS for line in re.findall(r"uses: *([\w.-]+/[\w.-]+@.*)", path.read_text())}
+    assert len({line.partition("@")[0] for line in used}) == len(used) > 0
+
+
+def test_a_deployment_waits_for_the_approval_of_its_stacks_environment_and_one_runs_at_a_time() -> None:
+    deploy = yaml.safe_load((PROJECT / ".github/workflows/deploy.yaml").read_text())
+    up = deploy["jobs"]["up"]
+    assert up["environment"] == "${{ matrix.stack }}" and up["needs"] == "preview"
+    assert deploy["concurrency"] == {"group": "deploy", "cancel-in-progress": False} and up["strategy"]["max-parallel"] == 1
+    assert "environment" not in deploy["jobs"]["preview"], "what is approved is shown before"
 
 
 def test_a_preview_without_credentials_names_the_secret(called: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path) -> None:
