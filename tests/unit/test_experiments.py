@@ -14,7 +14,7 @@ import pytest
 
 from components.configuration import Cluster
 from lab.nodes import machine, picture, probe, runner, stack
-from lab.nodes.experiments import EXPERIMENTS
+from lab.nodes.experiments import EXPERIMENTS, changes
 from lab.nodes.experiments.changes import CHANGES
 from lab.nodes.experiments.scene import Bound, Experiment, Scene, Step, two_directors
 from lab.nodes.probe import INFRA, MASTER, Delay, Holding, Request, Seen, Stream, Table
@@ -345,6 +345,7 @@ def test_the_model_accepts_every_configuration_that_is_arranged_or_deployed(monk
     monkeypatch.setattr(stack, "up", lambda described, auth_pass=None: deployed.append(Cluster.parse(described)))
     monkeypatch.setattr(probe, "now", lambda: MOMENT)
     monkeypatch.setattr(probe, "holder", lambda target: "master0")
+    monkeypatch.setattr(changes, "files_in_force", lambda node: "")
     monkeypatch.setattr(Scene, "on", lambda scene, node, script: None)
     for experiment in EXPERIMENTS:
         scene = Scene(experiment.target, "master0", "master1", copy.deepcopy(CLUSTER))
@@ -356,6 +357,23 @@ def test_the_model_accepts_every_configuration_that_is_arranged_or_deployed(monk
                 step.act(scene)
     assert len(deployed) >= len(CHANGES[0].steps)
     assert deployed[len(CHANGES[0].steps) - 1] == Cluster.parse(CLUSTER)
+
+
+def test_a_revert_that_leaves_another_file_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    commit, revert = next(experiment for experiment in CHANGES if experiment.name == "pulumi up: a commit with several changes").steps
+    files = {node.name: "versions/one\naaaa  ./keepalived.conf" for node in Cluster.parse(CLUSTER).nodes()}
+    monkeypatch.setattr(changes, "files_in_force", lambda node: files[node])
+    monkeypatch.setattr(stack, "cluster", lambda: copy.deepcopy(CLUSTER))
+    monkeypatch.setattr(stack, "up", lambda described, auth_pass=None: None)
+    monkeypatch.setattr(probe, "now", lambda: MOMENT)
+    monkeypatch.setattr(Scene, "not_in_force", lambda scene: ())
+    scene = Scene(MASTER, "master0", "master1", copy.deepcopy(CLUSTER))
+    commit.act(scene)
+    assert Cluster.parse(scene.described) != Cluster.parse(CLUSTER)
+    revert.act(scene)
+    assert Cluster.parse(scene.described) == Cluster.parse(CLUSTER) and list(revert.evidence(scene)) == []
+    files["master2"] = "versions/one\nbbbb  ./keepalived.conf"
+    assert list(revert.evidence(scene)) == ["master2 has other files than before the commit: aaaa  ./keepalived.conf; bbbb  ./keepalived.conf"]
 
 
 def test_an_experiment_that_could_not_begin_is_a_broken_row_like_any() -> None:

@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from lab.nodes import probe, stack
 from lab.nodes.experiments import bounds
-from lab.nodes.experiments.scene import LVS, Bound, Change, Description, Experiment, Scene, Step, backup_out, on_backup, service, two_directors
+from lab.nodes.experiments.scene import (
+    LVS,
+    Bound,
+    Change,
+    Description,
+    Experiment,
+    Scene,
+    Step,
+    backup_out,
+    files_in_force,
+    on_backup,
+    service,
+    two_directors,
+)
 from lab.nodes.probe import MASTER
 from lab.stack import PROJECT
 
@@ -104,6 +117,35 @@ def _script(line: str) -> Change:
     return lambda described: _write_check(line)
 
 
+def _several(described: Description) -> None:
+    """What one commit may change together: an owner, a check's timing, a weight and a port."""
+    _add_port(described)
+    service(described)["health_check"].update(delay_loop=1)
+    service(described).update(weights={"master2": 2})
+    described["vips"]["master"]["owner"] = "master1"
+
+
+def _undone() -> Experiment:
+    """A commit, and its revert: every node then has the former version again, byte for byte."""
+    former: dict[str, str] = {}
+
+    def commit(scene: Scene) -> None:
+        former.update({node.name: files_in_force(node.name) for node in scene.cluster.nodes()})
+        scene.deploy(_several)
+
+    def differ(scene: Scene) -> Iterable[str]:
+        yield from scene.not_in_force()
+        for node, files in former.items():
+            if (found := files_in_force(node)) != files:
+                lines = sorted(set(found.splitlines()) ^ set(files.splitlines()))
+                yield f"{node} has other files than before the commit: {'; '.join(lines)}"
+
+    return _changes(
+        Step("pulumi up: a commit with several changes", "change", commit, bounds.nothing_lost, evidence=Scene.not_in_force),
+        Step("pulumi up: that commit reverted", "change", lambda scene: scene.deploy(as_it_was), bounds.nothing_lost, evidence=differ),
+    )
+
+
 CHANGES = [
     _changes(
         change("a check's timing", lambda d: service(d)["health_check"].update(delay_loop=2)),
@@ -162,4 +204,5 @@ CHANGES = [
         arrange=_version_2,
         auth_pass={"master": "first"},
     ),
+    _undone(),
 ]  # fmt: skip

@@ -150,6 +150,13 @@ def in_force(node: str) -> str:
     return machine.run("lab", "exec", node, "readlink", "/etc/keepalived/current").stdout.strip().removeprefix("versions/")
 
 
+def files_in_force(node: str) -> str:
+    """The version that a node runs, and a digest of each file of it. Files of the program are named by its folder's link."""
+    links, files = "find . -type l -printf '%p -> %l\\n' | sort", "find . -type f -exec sha256sum {} + | sort -k 2"
+    script = f"readlink /etc/keepalived/current; cd /etc/keepalived/current/; {links}; {files}"
+    return machine.run("lab", "exec", node, "sh", "-euc", script).stdout
+
+
 def stands_back(node: str) -> str:
     """What lowers a node's priorities, as `FILE:WEIGHT`; nothing on one that sees its servers and is not drained."""
     files = "/run/openshift-lvs/view-* /run/openshift-lvs/drain-*"
