@@ -199,7 +199,7 @@ class Change:
         vips = sorted(base.vips.keys() & head.vips.keys())
         match effect:
             case effects.RELOAD:
-                return [host for host in self.kept if self.step(host) == "reload" and self.differences(host)]
+                return [host for host in self.kept if self.step(host) == "reload" and self._services_differ(host)]
             case effects.SCHEDULER:
                 return [host for host, before, after in both if _another(_SERVICE, _SCHEDULER, before, after)]
             case effects.FORWARDING:
@@ -231,6 +231,12 @@ class Change:
                 return [name for name in self._changed("Instance") if self._inputs(f"Instance {name}") & head.of("Instance")[name].ignored]
             case _:
                 return []
+
+    def _services_differ(self, host: str) -> bool:
+        """Whether more differs than the host's VRRP instances, and than host.json, which follows from the other files."""
+        changed = self.differences(host).keys() - {"host.json"}
+        before, after = (_INSTANCE.sub("", side.hosts[host].get("keepalived.conf", "")) for side in (self.base, self.head))
+        return bool(changed - {"keepalived.conf"}) or before != after
 
     @property
     def drains(self) -> list[tuple[str, str]]:

@@ -157,6 +157,7 @@ def test_another_owner_moves_the_vip_and_both_commits_are_named(repository: Path
     assert "- priority of `infra1` for `192.168.0.251`: 140 → 150\n" in text
     assert "192.168.0.250` (`master`) moves" not in text
     assert f"- `owner` (`infra`): {effects.OWNER.happens}\n" in text
+    assert effects.RELOAD.change not in text, "no health check, weight or port changes"
 
 
 def test_another_address_and_a_new_and_a_lost_vip_are_said_and_the_reservation_is_replaced(repository: Path, change: Change) -> None:
