@@ -8,6 +8,7 @@ import time
 
 _FORMAT = "%Y-%m-%d %H:%M:%S UTC"
 
+
 def note(text: str) -> None:
     """Write a line under the name `openshift-lvs`."""
     syslog.openlog("openshift-lvs", syslog.LOG_PID, syslog.LOG_DAEMON)

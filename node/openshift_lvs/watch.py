@@ -15,7 +15,7 @@ import sys
 from . import belief as beliefs
 from . import clock, host, ipvs, journal, own_calls, repairs, state
 from .belief import Belief
-from .description import Description, current
+from .description import Description, current, in_force
 from .errors import Refused, TimedOut
 from .kernel_events import AddressEvents, RuleEvents
 from .lock import Changes
@@ -144,7 +144,7 @@ class Watch:
             return
         drained = state.drained()
         if drained != self._drained:
-            self._drained, self._table_from, self._follow_due = drained, clock.now() + SETTLE_S, True
+            self._drained, self._table_from, self._follow_due, self._shown = drained, clock.now() + SETTLE_S, True, ""
         if self._follow_due and self.description.director:
             self._follow_due = False
             before = self.belief
@@ -299,7 +299,8 @@ def sync_sides(shown: str) -> int:
 
 
 def watch() -> None:
-    """Run until another program comes into force; systemd then starts that one's."""
+    """Run until another program comes into force; systemd then starts that one's. Raises Refused when no version is in force."""
+    in_force()
     state.prepare_run()
     pipe = beliefs.open_pipe()
     addresses, rules = AddressEvents(), RuleEvents(host.TABLE)
@@ -355,5 +356,3 @@ def notify(what: str) -> None:
             to.sendto(what.encode(), f"\0{address[1:]}" if address.startswith("@") else address)
         except OSError as fault:
             journal.note(f"systemd was not told {what}: {fault}")
-
-
