@@ -243,6 +243,8 @@ def broken(bound: Bound, scene: Scene, seen: Seen) -> Iterable[str]:
         yield f"{len(counted.failures)} of {len(counted.requests)} failed: {counted.errors}"
     if bound.never_silent and (silent := sum(request.error in LEFT_WAITING for request in counted.failures)):
         yield f"{silent} requests were left without an answer or a refusal"
+    if bound.never_refused and refused:
+        yield f"{refused} requests were refused"
     lost = [stream for stream in seen.lost_streams if bound.may_lose_streams_of not in (stream.server, "*")]
     if lost:
         yield f"{len(lost)} of {len(seen.streams)} streams lost: {sorted({f'{s.server}: {s.error}' for s in lost})}"

@@ -104,6 +104,7 @@ class System:
     now: float = 1000.0
     restored: list[str] = field(default_factory=list)
     """What `ipvsadm --restore` was given."""
+    after_restore: Callable[[], object] = lambda: None
     while_waiting: Callable[[], object] = lambda: None
 
     def attempt(self, *command: str, stdin: str = "") -> tuple[int, str, str]:
@@ -130,6 +131,7 @@ class System:
             self.restored += stdin.splitlines()
             for line in stdin.splitlines():
                 self._restore(line.split())
+            self.after_restore()
         if command[:2] == ("systemctl", "stop") and "keepalived.service" in command:
             self.running = False
         if command[:2] == ("systemctl", "start") and "keepalived.service" in command:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,7 @@ class Running:
 
     def __init__(self, system: System, folder: Path, said: Description) -> None:
         self.system, self.folder = system, folder
+        system.after_restore = self.show
         in_force("v1", said)
         Path(state.CURRENT, "sysctl.conf").write_text("# ARP\nnet.ipv4.conf.all.arp_ignore = 1\nnet.ipv4.vs.sync_threshold = 0 0\n")
         self.sysctl("net/ipv4/conf/all/arp_ignore", "1\n")
@@ -178,21 +180,15 @@ def test_a_failed_server_keeps_its_place_with_weight_0_or_is_removed() -> None:
 
 
 def test_a_lost_quorum_gives_everything_to_the_sorry_server() -> None:
-    said = served(service(**{**GIVEN, "fail_open": False}, sorry_server=ipvs_address("192.168.0.9")))
+    said = served(service(**{**GIVEN, "fail_open": False}, sorry_server=ip_address("192.168.0.9")))
     table = belief.wanted(said, Belief({(MARK, SECOND): False}, {MARK: False}), set())
     assert {address: server.weight for address, server in table[MARK].servers.items()} == {HERE: 0, SECOND: 0, THIRD: 0, "192.168.0.9": 1}
     table = belief.wanted(said, Belief({(MARK, SECOND): False}), set())
     assert {address: server.weight for address, server in table[MARK].servers.items()} == {HERE: 1, SECOND: 0, THIRD: 1}
 
 
-def ipvs_address(text: str) -> object:
-    from ipaddress import ip_address
-
-    return ip_address(text)
-
-
 def test_a_restored_service_has_every_option_of_the_configuration() -> None:
-    options = {"persistence_timeout": 300, "persistence_granularity": ipvs_address("255.255.255.0"), "ops": True, "uthreshold": 10, "lthreshold": 5}
+    options = {"persistence_timeout": 300, "persistence_granularity": ip_address("255.255.255.0"), "ops": True, "uthreshold": 10, "lthreshold": 5}
     said = served(service(weights={HERE: 3}, **GIVEN, **options))
     lines = belief.difference(said.services[0], belief.wanted(said, Belief(), set())[MARK], None)
     assert lines == [
@@ -208,7 +204,7 @@ def test_an_idle_look_starts_no_process_and_writes_nothing(running: Running) -> 
     running.look()
     assert running.look(4) == []
     assert running.system.notes == []
-    assert not os.path.exists(state.REPAIRS)
+    assert not Path(state.REPAIRS).exists()
 
 
 def test_an_emptied_table_is_restored_at_the_second_look_with_the_belief_and_the_place_of_every_server(running: Running) -> None:
@@ -369,8 +365,9 @@ def test_another_program_in_force_ends_this_process_when_no_command_changes_vers
     other = tmp_path / "other"
     other.mkdir()
     in_force("v2", served())
-    os.unlink(f"{state.VERSIONS}/v2/program")
-    os.symlink(other, f"{state.VERSIONS}/v2/program")
+    link = Path(state.VERSIONS, "v2", "program")
+    link.unlink()
+    link.symlink_to(other)
     assert not running.watch.read_version()
     with Lock(state.LOCK, 0, "activate v2"):
         assert not watch._lock_is_free()
@@ -530,7 +527,7 @@ def test_the_process_repairs_real_rules_and_a_real_vip_and_stays_small(real: Nod
     said = real.python("""
 from openshift_lvs import programs
 programs.run("nft", "flush", "ruleset"); programs.run("ip", "address", "delete", "192.168.0.250/32", "dev", "lo")
-programs.run("/usr/sbin/sysctl"[10:], "-q", "-p", "-", stdin="net.ipv4.conf.all.arp_ignore = 0\\n")
+programs.run("sysctl", "-q", "-p", "-", stdin="net.ipv4.conf.all.arp_ignore = 0\\n")
 watched = watch.Watch()
 assert watched.read_version()
 watched.read_belief()
@@ -540,7 +537,7 @@ print(host.rules_that_differ(), "192.168.0.250" in host.addresses("lo"), host.sy
 kilobytes = [line.split()[1] for line in open("/proc/self/status") if line.startswith("VmRSS")][0]
 print("small" if int(kilobytes) < 25000 else kilobytes)
 """)
-    assert said.splitlines() == [" True []", "small"]
+    assert said.splitlines() == ["True []", "small"]
 
 
 CALL = """
