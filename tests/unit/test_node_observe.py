@@ -16,6 +16,7 @@ from node.openshift_lvs.facts import Facts
 from node.openshift_lvs.ipvs import RealServer, SyncDaemon, VirtualServer, parse
 from node.openshift_lvs.probes import Target
 from node.openshift_lvs.record import replace
+from node.openshift_lvs.repairs import Repair
 from tests.unit.node_functions import ADDRESSES, HERE, MARK, System, description, drain, in_force, vip
 
 EVERYTHING = Facts(
@@ -41,6 +42,8 @@ EVERYTHING = Facts(
     witnesses={"192.168.0.9:22": False, "192.168.0.8:22": True},
     rules="-old\n+new",
     strangers="a stranger",
+    watch="active",
+    repairs=(Repair("IPVS table", 2, 7, "kube-proxy", True),),
 )
 
 
