@@ -118,13 +118,14 @@ class Watch:
         out = self._out()
         now_open = {service.mark for service in self.description.services if beliefs.fails_open(service, self.belief, out)}
         before = set(self.belief.open_since)
-        if now_open != before:
+        if now_open | before:
             since = {mark: self.belief.open_since.get(mark) or journal.now() for mark in now_open}
             self.belief = Belief(self.belief.servers, self.belief.quorums, since)
             kernel, wanted = self._kernel(), beliefs.wanted(self.description, self.belief, out)
             lines = []
             for service in self.description.services:
-                if service.mark in now_open ^ before and service.mark in kernel:
+                # Also one that goes on failing open: its servers may be drained meanwhile, and keepalived leaves the weight of a failed server alone.
+                if service.mark in now_open | before and service.mark in kernel:
                     lines += beliefs.difference(service, wanted[service.mark], kernel[service.mark])
             try:
                 ipvs.restore(lines)

@@ -112,7 +112,7 @@ BARE = {"port": 8443, "health_check": {"type": "tcp"}}
         (SERVICE, {**BARE, "expected_servers": 1, "quorum": 2}, [f"{SERVICE}.quorum: 2 is more than the expected", "(1); 1 at most, or a higher"]),
         (SERVICE, {**BARE, "expected_servers": 2, "weights": {"master0": 5}, "quorum": 3}, [f"{SERVICE}.quorum: 3 is more than", "(2)", "2 at most"]),
         (SERVICE, {**BARE, "expected_servers": 2, "quorum": 2, "hysteresis": 1}, [f"{SERVICE}.hysteresis: 1 above the quorum of 2", "(2)", "0 at most"]),
-        (SERVICE, {**BARE, "expected_servers": 2, "fail_open": True}, [f"{SERVICE}.fail_open: true, and expected_servers is 2 of 3 hosts", "leave fail_open out"]),
+        (SERVICE, {**BARE, "expected_servers": 2, "fail_open": True}, [f"{SERVICE}.fail_open: true, and expected_servers is 2 of 3", "leave fail_open out"]),
         (SERVICE, {**BARE, "sorry_server": "192.168.0.99", "fail_open": True}, ["fail_open: true, and sorry_server", "remove one of the two"]),
         (
             SERVICE,

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,7 +25,7 @@ BOTH_SIDES = """   sl  local_address rem_address   st
   1: 00000000:BC8F 510000E0:2290 01
   2: 510000E0:2290 00000000:0000 07
 """
-GIVEN: dict[str, object] = {"scheduler": "mh", "scheduler_flags": ("mh-fallback", "mh-port"), "fail_open": True}
+GIVEN: dict[str, Any] = {"scheduler": "mh", "scheduler_flags": ("mh-fallback", "mh-port"), "fail_open": True}
 
 
 def served(*services: Service) -> Description:
@@ -88,7 +89,7 @@ class Running:
 
 
 @pytest.fixture
-def make(system: System, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[type[Running]]:
+def make(system: System, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> type[Running]:
     monkeypatch.setattr(watch, "PROC_TABLE", str(tmp_path / "ip_vs"))
     monkeypatch.setattr(watch, "PROC_UDP", str(tmp_path / "udp"))
     monkeypatch.setattr(host, "PROC_SYS", str(tmp_path / "sys"))
@@ -188,7 +189,13 @@ def test_a_lost_quorum_gives_everything_to_the_sorry_server() -> None:
 
 
 def test_a_restored_service_has_every_option_of_the_configuration() -> None:
-    options = {"persistence_timeout": 300, "persistence_granularity": ip_address("255.255.255.0"), "ops": True, "uthreshold": 10, "lthreshold": 5}
+    options: dict[str, Any] = {
+        "persistence_timeout": 300,
+        "persistence_granularity": ip_address("255.255.255.0"),
+        "ops": True,
+        "uthreshold": 10,
+        "lthreshold": 5,
+    }
     said = served(service(weights={HERE: 3}, **GIVEN, **options))
     lines = belief.difference(said.services[0], belief.wanted(said, Belief(), set())[MARK], None)
     assert lines == [
@@ -405,6 +412,15 @@ def test_a_service_whose_healthy_servers_are_all_drained_fails_open_to_the_other
     running.system.fails(*ADDRESSES)
     running.hear(down(SECOND, THIRD))
     assert running.system.weights() == {HERE: 0, SECOND: 1, THIRD: 1}
+
+
+def test_a_server_that_is_drained_while_its_service_fails_open_gets_no_more_connections_at_once(running: Running) -> None:
+    running.system.fails(*ADDRESSES)
+    running.hear(down(*ADDRESSES))
+    drain(SECOND)
+    running.look(1)
+    assert running.system.weights() == {HERE: 1, SECOND: 0, THIRD: 1}
+    assert not Path(state.REPAIRS).exists()
 
 
 def test_without_inhibit_on_failure_removed_servers_are_added_and_removed_again(make: type[Running], system: System, tmp_path: Path) -> None:
