@@ -147,7 +147,7 @@ def _repairs(host: str, seen: Facts) -> Iterator[Finding]:
             continue
         times = "once" if each.count == 1 else f"{each.count} times"
         said = f"{each.what}: {times} since the boot, last {each.seconds_ago} s ago" + (f"; changed by {each.by}" if each.by else "")
-        remedy = "; another program changes it again and again: end that (journalctl -t openshift-lvs on the node)"
+        remedy = "; another program changes it again and again: end that (on the node: journalctl -t openshift-lvs)"
         yield Finding(host, "repaired", not each.contested, said + (remedy if each.contested else ""))
 
 

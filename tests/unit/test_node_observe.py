@@ -149,6 +149,7 @@ def test_a_director_reports_services_servers_witnesses_and_faults(system: System
         "witness     192.168.0.9:22: silent",
         "witness     192.168.0.8:22: answers",
         "sync        master on eth0 with 51",
+        "repaired    IPVS table: 2 times, last 7 s ago, changed by kube-proxy; another program changes it again and again",
         "FAULT       a stranger",
         "FAULT       nftables rules differ from the version's; openshift-lvs apply",
     ]
