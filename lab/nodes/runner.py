@@ -241,7 +241,8 @@ def broken(bound: Bound, scene: Scene, seen: Seen) -> Iterable[str]:
     refused = sum(request.error == "refused" for request in counted.failures)
     if bound.failed is not None and len(counted.failures) - min(refused, bound.refused) > bound.failed:
         yield f"{len(counted.failures)} of {len(counted.requests)} failed: {counted.errors}"
-    if bound.never_silent and (silent := sum(request.error in LEFT_WAITING for request in counted.failures)):
+    silent = sum(request.error in LEFT_WAITING for request in counted.failures)
+    if bound.never_silent and silent > bound.waiting:
         yield f"{silent} requests were left without an answer or a refusal"
     if bound.never_refused and refused:
         yield f"{refused} requests were refused"

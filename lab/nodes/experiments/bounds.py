@@ -92,12 +92,13 @@ def repaired_unseen(_: Scene) -> Bound:
 
 def failed_open(_: Scene) -> Bound:
     """Every check fails and every server works. A SYN between the last verdict and failing open is sent again."""
-    return Bound("0 refused, every stream alive, nothing fails for longer than a SYN is sent again", failed=None, gap_s=1.1 + LOOK_S, never_refused=True)
+    return Bound(f"0 refused, {REFUSED} SYNs sent again at most, every stream alive", failed=REFUSED, never_refused=True)
 
 
 def nobody_left(_: Scene) -> Bound:
-    """No server at all: a clear refusal."""
-    return Bound("refused, never silent", failed=None, may_lose_streams_of="*", never_silent=True)
+    """No server at all: a clear refusal, by the servers themselves once the service fails open. A SYN of the moment before that is sent again."""
+    text = f"refused, never silent but for {REFUSED} SYNs that are sent again at most"
+    return Bound(text, failed=None, may_lose_streams_of="*", never_silent=True, waiting=REFUSED)
 
 
 def sorry(_: Scene) -> Bound:

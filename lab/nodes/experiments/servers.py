@@ -48,14 +48,14 @@ def _only_http(bound: Callable[[Scene], Bound]) -> Callable[[Scene], Bound]:
     return lambda scene: bound(scene)._replace(text=f"{bound(scene).text} (http-checked port)", only=scene.target.vip)
 
 
-def all_masters(verb: str) -> Callable[[Scene], None]:
+def _all_masters(verb: str) -> Callable[[Scene], None]:
     """systemctl VERB for the server of every master, at once."""
     return lambda scene: scene.do(
         "sh", "-euc", "".join(f"lab exec {node} systemctl {verb} lab-workload & " for node in scene.cluster.pools["master"].hosts) + "wait"
     )
 
 
-def none_live(scene: Scene) -> dict[str, int]:
+def _none_live(scene: Scene) -> dict[str, int]:
     """With a sorry server, that one. Else the service fails open: the tables have every server, and the servers refuse."""
     return dict.fromkeys(scene.live(), 1) if service(scene.described).get("sorry_server") else scene.live()
 
@@ -104,15 +104,15 @@ SERVERS = [
     Experiment(
         MASTER,
         (
-            Step("all servers gone", "server", all_masters("stop"), bounds.nobody_left, none_live),
-            Step("all servers back", "server back", all_masters("start"), bounds.everybody_back),
+            Step("all servers gone", "server", _all_masters("stop"), bounds.nobody_left, _none_live),
+            Step("all servers back", "server back", _all_masters("start"), bounds.everybody_back),
         ),
     ),
     Experiment(
         MASTER,
         (
-            Step("all servers gone, with a sorry server", "server", all_masters("stop"), bounds.sorry, none_live),
-            Step("all servers back, and the sorry server out", "server back", all_masters("start"), bounds.everybody_back),
+            Step("all servers gone, with a sorry server", "server", _all_masters("stop"), bounds.sorry, _none_live),
+            Step("all servers back, and the sorry server out", "server back", _all_masters("start"), bounds.everybody_back),
         ),
         arrange=_sorry_server,
         before=f"ip -n {SORRY_NODE} address replace {MASTER.address}/32 dev lo",
