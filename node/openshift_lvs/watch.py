@@ -65,6 +65,7 @@ class Watch:
         self._table_from = 0.0
         self._shown = ""
         self._turn = 0
+        self._sync_hidden = False
         self._seen: list[tuple[str, str]] = []
         self._live: set[Key] | None = None
         self.rules_due = True
@@ -237,8 +238,12 @@ class Watch:
     def _sync_faults(self, description: Description) -> list[Fault]:
         if description.sync_id is None or not host.keepalived_runs():
             return []
-        sides = sync_sides(state.text(PROC_UDP))
+        if self._sync_hidden or sync_sides(state.text(PROC_UDP)) == 2:
+            return []
+        sides = len(ipvs.sync_daemons())
         if sides == 2:
+            # This kernel does not show the sockets: asking ipvsadm every other second would cost too much.
+            self._sync_hidden = True
             return []
         return [Fault(SYNC, f"{2 - sides} of its two sides had ended", lambda: ipvs.keep_sync(description))]
 

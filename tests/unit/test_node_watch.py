@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from components import keepalived
 from node.openshift_lvs import belief, host, ipvs, observe, own_calls, repairs, state, vrrp, watch
 from node.openshift_lvs.belief import Belief
 from node.openshift_lvs.description import Description, Service
@@ -17,7 +18,7 @@ from node.openshift_lvs.errors import Refused
 from node.openshift_lvs.lock import Lock
 from node.openshift_lvs.watch import Watch
 from tests.unit.node_functions import ADDRESSES, HERE, MARK, System, description, drain, in_force, service, vip
-from tests.unit.node_root import Node
+from tests.unit.node_root import OPENSHIFT_LVS, PROGRAM, Node, replace_clock
 from tests.unit.test_node_scripts import activated
 
 SECOND, THIRD = ADDRESSES[1:]
@@ -351,6 +352,20 @@ def test_connection_sync_that_ended_is_started_again(running: Running, monkeypat
     assert kept
 
 
+def test_connection_sync_whose_sockets_the_kernel_does_not_show_is_not_asked_for_again_and_again(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    sides = tuple(ipvs.SyncDaemon(side, "eth0", 51, 1472) for side in ("master", "backup"))
+    asked: list[object] = []
+
+    def sync_daemons() -> tuple[ipvs.SyncDaemon, ...]:
+        asked.append(1)
+        return sides
+
+    monkeypatch.setattr(ipvs, "sync_daemons", sync_daemons)
+    Path(watch.PROC_UDP).write_text("")
+    assert running.look(6) == []
+    assert (len(asked), running.system.notes) == (1, [])
+
+
 def test_a_rival_that_changes_the_same_thing_again_and_again_is_named_and_waited_for(system: System) -> None:
     made = repairs.Repairs(lambda: system.now)
     waits = []
@@ -554,6 +569,32 @@ kilobytes = [line.split()[1] for line in open("/proc/self/status") if line.start
 print("small" if int(kilobytes) < 25000 else kilobytes)
 """)
     assert said.splitlines() == ["True []", "small"]
+
+
+def test_the_process_itself_hears_and_repairs_until_it_is_ended(real: Node) -> None:
+    real.write(f"{PROGRAM}/openshift_lvs/clock.py", (keepalived.PROGRAM / "openshift_lvs" / "clock.py").read_text())
+    try:
+        real.sh(f"{OPENSHIFT_LVS} watch >/stub/watch.log 2>&1 </dev/null & echo $! >/stub/watch.pid")
+        real.sh("""
+            deadline=$(($(date +%s) + 40))
+            until_so() {
+                until "$@" >/dev/null 2>&1; do
+                    [ "$(date +%s)" -lt "$deadline" ] || { echo "not so: $*; $(cat /stub/watch.log)" >&2; exit 1; }
+                    /usr/bin/sleep 0.1
+                done
+            }
+            # The process holds the pipe open once it is there.
+            until_so sh -c 'ls -l /proc/$(cat /stub/watch.pid)/fd | grep -q verdicts'
+            echo "RS [192.168.0.3]:none:0 FWM 53485819 DOWN" >/run/openshift-lvs/verdicts
+            until_so grep -q '"192.168.0.3", false' /run/openshift-lvs/belief
+            nft flush ruleset; ip address delete 192.168.0.250/32 dev lo
+            until_so nft list table ip openshift_lvs
+            until_so sh -c 'ip address show dev lo | grep -q 192.168.0.250'
+            grep -q '"nftables rules", 1' /run/openshift-lvs/repairs
+        """)
+    finally:
+        real.sh('kill "$(cat /stub/watch.pid)"')
+        replace_clock(real)
 
 
 CALL = """
