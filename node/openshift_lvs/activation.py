@@ -230,7 +230,9 @@ class _Activation:
         state.link(state.EXECUTABLE, f"{state.CURRENT}/{versions.PROGRAM}/openshift-lvs")
         host.install_units(program)
         apply(description)
-        _start_watch(program)
+        if not host.watched(program):
+            # keepalived of the release before tells nothing.
+            belief.forget()
         try:
             ipvs.keep_sync(description)
         except (Refused, OSError) as fault:
@@ -331,19 +333,6 @@ class _Activation:
 def running() -> bool:
     """Whether keepalived runs."""
     return programs.succeeds("systemctl", "-q", "is-active", "keepalived.service")
-
-
-def _start_watch(program: str) -> None:
-    """Start the resident process, or stop it where the version in force was delivered before there was one.
-
-    One that runs ends by itself when this activation has ended, if its program is not the one in force; then systemd starts the new one.
-    """
-    if host.watched(program):
-        programs.run("systemctl", "start", host.WATCH_UNIT)
-    else:
-        programs.attempt("systemctl", "stop", host.WATCH_UNIT)
-        # keepalived tells nothing any more.
-        belief.forget()
 
 
 def apply(description: Description) -> None:

@@ -201,7 +201,7 @@ def _units(program: str) -> dict[str, str]:
 
 
 def install_units(program: str) -> None:
-    """Put the units of a program in place and enable them. Safe to run twice."""
+    """Put the units of a program in place, enable them, and start the resident process. Safe to run twice."""
     units = _units(program)
     changed = sorted(path for path, text in units.items() if state.text(f"{state.UNITS}/{path}") != text)
     if changed and os.path.exists(state.UNITS_TOLD):
@@ -217,6 +217,11 @@ def install_units(program: str) -> None:
     own = sorted(path for path in units if "/" not in path and path.endswith(".service"))
     programs.run("systemctl", "-q", "enable", *own, "keepalived.service")
     programs.run("systemctl", "daemon-reload")
+    # One that runs ends by itself after this activation if its program is not the one in force, and systemd starts the new one.
+    if WATCH_UNIT in units:
+        programs.run("systemctl", "start", WATCH_UNIT)
+    else:
+        programs.attempt("systemctl", "stop", WATCH_UNIT)
     state.write(state.UNITS_TOLD, told)
     if changed:
         journal.note(f"units changed: {', '.join(changed)}")
