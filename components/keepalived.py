@@ -19,7 +19,7 @@ PROGRAM = ROOT / "node"
 """What every host receives unchanged."""
 CURRENT = "/etc/keepalived/current"
 """Where a node finds the version in force: a symbolic link that is swapped in one step."""
-_DELIVERED = ("openshift-lvs", "witness", "server-changed", "openshift_lvs/*.py", "systemd/**/*")
+_DELIVERED = ("openshift-lvs", "witness", "openshift_lvs/*.py", "systemd/**/*")
 """The program's files. `install` is run from its text instead."""
 _MODULES = {"DR": (), "NAT": (), "TUN": ("ipip",)}
 
@@ -112,6 +112,16 @@ def _described(cluster: Cluster, vip_name: str, vip: Vip, service: VirtualServic
         check_user=check.user if isinstance(check, MiscCheck) else None,
         regexes=tuple(url.regex for url in check.urls if url.regex) if isinstance(check, HttpCheck) else (),
         real_servers=tuple(description.RealServer(name, host.address, service.weight(name)) for name, host in hosts.items()),
+        scheduler=service.scheduler,
+        scheduler_flags=service.scheduler_flags,
+        ops=service.ops,
+        persistence_timeout=service.persistence_timeout,
+        persistence_granularity=service.persistence_granularity,
+        inhibit_on_failure=service.inhibit_on_failure,
+        uthreshold=service.uthreshold or 0,
+        lthreshold=service.lthreshold or 0,
+        dynamic_weights=service.dynamic_weights,
+        fail_open=service.fails_open(hosts),
     )
 
 
@@ -195,6 +205,7 @@ def _service(cluster: Cluster, vip_name: str, vip: Vip, service: VirtualService)
         "mark": vip.mark(service),
         "flags": service.scheduler_flags,
         "quorum": service.quorum_of(hosts),
+        "refusals_dropped": service.refusals_dropped(hosts),
         "real_servers": [{"name": name, "address": str(host.address), "weight": service.weight(name)} for name, host in hosts.items()],
         "check": {
             **check,

@@ -104,7 +104,7 @@ class Draining:
     def _refuse_the_last_server(self, seen: Mapping[str, Facts]) -> None:
         for name in self.cluster.vips_of(self._pool):
             for label, service, servers in self._services(seen, name):
-                if [address for address, server in servers.items() if server.weight] == [self._address]:
+                if [address for address, server in servers.items() if server.weight and server.healthy] == [self._address]:
                     move = ", or move the service to another host" if service.expected_servers else ""
                     raise Refused(f"{self.host} is the last live server of {label}; undrain or mend another first{move}")
 

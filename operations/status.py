@@ -42,8 +42,9 @@ def _row(cluster: Cluster, host: str, seen: Facts, root: Path) -> tuple[str, ...
     for name, vip in vips.items() if is_director else ():
         for service in vip.services:
             there = seen.table.get(vip.mark(service))
-            alive = sum(1 for server in there.servers.values() if server.weight) if there else 0
-            live.append(f"{name}:{service.port} {alive}/{service.expected_servers or len(cluster.pools[pool].hosts)}")
+            alive = sum(1 for server in there.servers.values() if server.weight and server.healthy) if there else 0
+            opens = " (fails open)" if there and there.open_since else ""
+            live.append(f"{name}:{service.port} {alive}/{service.expected_servers or len(cluster.pools[pool].hosts)}{opens}")
     return (
         host,
         seen.keepalived if is_director else "-",

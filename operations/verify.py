@@ -13,13 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from components import keepalived
-from components.configuration import Cluster, MiscCheck, Vip, VirtualService
+from components.configuration import Cluster, Vip, VirtualService
 from node.openshift_lvs.facts import Facts
 from node.openshift_lvs.ipvs import VirtualServer
 from operations.nodes import Answer, Nodes
 
 MISSED_CHANCE = 1e-6
 """How likely the connections of one question may miss a healthy server."""
+RECENT_S = 3600
+"""Repairs of the last hour are reported."""
 CONNECTIONS_MAX = 400
 """For one service: a burst that no service minds."""
 
@@ -87,12 +89,13 @@ def inside(cluster: Cluster, host: str, seen: Facts, root: Path) -> Iterator[Fin
             yield _witnesses(host, node.pool_name, seen)
     if seen.version == "none":
         return
+    yield from _repairs(host, seen)
     yield _settings(host, files, seen, {str(vip.address) for vip in vips.values()}, is_director)
     if is_director:
         for name, vip in vips.items():
             tables = [_service(cluster, host, f"{name}:{service.port}/{service.protocol}", vip, service, seen) for service in vip.services]
             yield from tables
-            if seen.views.get(name) and all(table.holds for table in tables) and not any(_weighs_itself(service) for service in vip.services):
+            if seen.views.get(name) and all(table.holds for table in tables) and not any(service.dynamic_weights for service in vip.services):
                 stale = f"priority for {name} lowered by {-seen.views[name]} as if servers were lost, and none is; openshift-lvs recount on the node"
                 yield Finding(host, "view", False, stale)
         yield _sync(host, node.pool.interface, cluster.sync_id(node.pool_name), seen)
@@ -135,6 +138,19 @@ def _settings(host: str, files: Mapping[str, str], seen: Facts, addresses: set[s
     return Finding(host, "kernel", not faults, "; ".join(faults) + remedy if faults else "sysctls, addresses on lo and rules as rendered")
 
 
+def _repairs(host: str, seen: Facts) -> Iterator[Finding]:
+    """What the node repaired lately. Only what another program keeps changing is a fault."""
+    if seen.watch not in ("", "active"):
+        yield Finding(host, "watch", False, f"openshift-lvs-watch.service is {seen.watch}; systemctl start openshift-lvs-watch on the node")
+    for each in seen.repairs:
+        if each.seconds_ago > RECENT_S and not each.contested:
+            continue
+        times = "once" if each.count == 1 else f"{each.count} times"
+        said = f"{each.what}: {times} since the boot, last {each.seconds_ago} s ago" + (f"; changed by {each.by}" if each.by else "")
+        remedy = "; another program changes it again and again: end that (on the node: journalctl -t openshift-lvs)"
+        yield Finding(host, "repaired", not each.contested, said + (remedy if each.contested else ""))
+
+
 def _sync(host: str, interface: str, sync_id: int | None, seen: Facts) -> Finding:
     running = {f"{daemon.side} on {daemon.interface} with {daemon.sync_id}" for daemon in seen.sync}
     if running == {f"{side} on {interface} with {sync_id}" for side in ("master", "backup")}:
@@ -161,10 +177,10 @@ def _service(cluster: Cluster, host: str, name: str, vip: Vip, service: VirtualS
         if address in seen.drained:
             drained.append(server)
             weight = 0
-        if real is None or (weight and not real.weight):
+        if real is None or (weight and not (real.weight and real.healthy)):
             if weight:
                 failing.append(server)
-        elif real.weight != weight and not _weighs_itself(service):
+        elif real.weight != weight and not service.dynamic_weights:
             faults.append(f"{server} has weight {real.weight}, should have {weight}; systemctl restart keepalived on the node")
         elif real.method != service.forwarding_method:
             faults.append(f"{server} by {real.method}, rendered {service.forwarding_method}; systemctl restart keepalived on the node")
@@ -172,7 +188,8 @@ def _service(cluster: Cluster, host: str, name: str, vip: Vip, service: VirtualS
             live += real.weight > 0
     enough = service.expected_servers is not None and live >= _needed(service, hosts, drained)
     if not enough:
-        faults = [f"{server} is out of rotation: its check fails here" for server in failing] + faults
+        says = "gets connections although its check fails here" if there.open_since else "is out of rotation: its check fails here"
+        faults = [f"{server} {says}" for server in failing] + faults
     others = set(there.servers) - {str(machine.address) for machine in hosts.values()} - {str(service.sorry_server)}
     faults += [f"{address} is no real server of ours; on the node: ipvsadm -d -f {number} -r {address}" for address in sorted(others)]
     seen_live = f"{live} of {len(hosts)} servers live"
@@ -180,6 +197,7 @@ def _service(cluster: Cluster, host: str, name: str, vip: Vip, service: VirtualS
         seen_live = f"{live} of {expected} expected servers live" if live <= expected else f"{live} servers live, {expected} expected"
     if enough and failing:
         seen_live += f" ({', '.join(failing)} {'fails its' if len(failing) == 1 else 'fail their'} health check)"
+    seen_live += f", fails open since {there.open_since}" if there.open_since else ""
     seen_live += f", drained: {', '.join(drained)}" if drained else ""
     return Finding(host, check, not faults, "; ".join([seen_live, *faults]))
 
@@ -189,11 +207,6 @@ def _needed(service: VirtualService, hosts: Iterable[str], drained: Iterable[str
     weighted = {server for server in hosts if service.weight(server)}
     out = weighted & set(drained)
     return min(len(weighted - out), max(1, (service.expected_servers or len(weighted)) - len(out)))
-
-
-def _weighs_itself(service: VirtualService) -> bool:
-    """Whether its check gives the servers their weights."""
-    return isinstance(service.health_check, MiscCheck) and service.health_check.misc_dynamic
 
 
 def _shown(server: VirtualServer) -> str:
@@ -261,7 +274,7 @@ def _forwarding(nodes: Nodes, cluster: Cluster, name: str, vip: Vip, asker: str,
     for service in (service for service in vip.services if service.protocol == "TCP"):
         check = f"path {service.port}/TCP"
         there = seen.table.get(vip.mark(service))
-        live = {address: real.weight for address, real in there.servers.items() if real.weight} if there else {}
+        live = {address: real.weight for address, real in there.servers.items() if real.weight and real.healthy} if there else {}
         if not live:
             yield Finding(name, check, False, f"{holder} has no live server: mend one, or undrain one (operations status)")
             continue

@@ -159,6 +159,11 @@ def weights_and_quorum(key: str, hosts: Mapping[str, Host], service: VirtualServ
         raise ValueError(
             f"{key}.expected_servers: {service.expected_servers} is more than the number of hosts with a weight above 0; {weighted} at most, or leave it out"
         )
+    if service.fail_open and not service.expects_all(hosts):
+        raise ValueError(
+            f"{key}.fail_open: true, and expected_servers is {service.expected_servers} of {weighted} hosts: a host without the service would get "
+            "connections; leave fail_open out"
+        )
     expected = service.expected_weight(hosts)
     reach = f"all servers weigh together ({total})"
     if service.expected_servers:

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from components.configuration.health_checks import HealthCheck, HttpCheck, SmtpCheck, TcpCheck
+from components.configuration.health_checks import HealthCheck, HttpCheck, MiscCheck, SmtpCheck, TcpCheck
 from components.configuration.model import NUMBER, Address, Form, Label, Model, Port, Word
 
 EVICTION_MAX = 600
@@ -48,6 +48,9 @@ class VirtualService(Model):
     uthreshold: Annotated[int, Field(ge=0, le=65535), NUMBER] | None = None
     lthreshold: Annotated[int, Field(ge=0, le=65535), NUMBER] | None = None
     sorry_server: Address | None = Field(default=None, description="the machine that answers on the same port when the quorum is lost")
+    fail_open: bool | None = Field(
+        None, description="while no server passes its health check, every server that is not drained gets connections; on where that makes sense"
+    )
     virtualhost: Word | None = None
     smtp_alert: bool | None = None
 
@@ -66,6 +69,10 @@ class VirtualService(Model):
             raise ValueError("health_check.enable_sni: true, and no name of a host to send; set virtualhost in the check, in every url or in the service")
         if self.uthreshold and self.lthreshold and self.lthreshold >= self.uthreshold:
             raise ValueError(f"lthreshold: {self.lthreshold} must be below uthreshold {self.uthreshold}")
+        if self.fail_open and self.sorry_server:
+            raise ValueError("fail_open: true, and sorry_server answers when no server is healthy; remove one of the two")
+        if self.fail_open and self.dynamic_weights:
+            raise ValueError("fail_open: true, and the script of a misc_dynamic check decides which server gets connections; leave fail_open out")
         if self.verdict_seconds > EVICTION_MAX:
             raise ValueError(
                 f"health_check: a silent server would be out after {self.verdict_seconds:g} s; a roll-out waits for every check and gives up "
@@ -86,6 +93,28 @@ class VirtualService(Model):
     def expected_weight(self, hosts: Iterable[str]) -> int:
         """The least weight of the expected servers: that of the lightest hosts, so that any `expected_servers` hosts reach it. Weight 0 does not count."""
         return sum(sorted(weight for weight in map(self.weight, hosts) if weight)[: self.expected_servers])
+
+    @property
+    def dynamic_weights(self) -> bool:
+        """Whether the health check gives the servers their weights."""
+        return isinstance(self.health_check, MiscCheck) and self.health_check.misc_dynamic
+
+    def expects_all(self, hosts: Iterable[str]) -> bool:
+        """Whether every host with a weight is expected to pass the health check."""
+        hosts = list(hosts)
+        return self.expected_weight(hosts) == sum(map(self.weight, hosts))
+
+    def fails_open(self, hosts: Iterable[str]) -> bool:
+        """Whether all servers get connections while none passes its check. Off where a server that fails its check may not even have the service."""
+        return self.fail_open if self.fail_open is not None else not self.sorry_server and not self.dynamic_weights and self.expects_all(hosts)
+
+    def refusals_dropped(self, hosts: Iterable[str]) -> bool:
+        """Whether IPVS's own refusals of this service never leave a director: they could only come from the moment before it fails open.
+
+        A server that is full (`uthreshold`), or the share of a failed one without `fallback`, is refused by IPVS as well: these refusals leave.
+        """
+        shares = self.scheduler in SCHEDULER_FLAGS and not self.fallback
+        return self.protocol == "TCP" and self.fails_open(hosts) and not self.uthreshold and not shares
 
     def quorum_of(self, hosts: Iterable[str]) -> int:
         """The minimum live weight of these real servers. Below it a director lowers its VRRP priority, so that a healthier one takes over."""

@@ -241,8 +241,11 @@ def broken(bound: Bound, scene: Scene, seen: Seen) -> Iterable[str]:
     refused = sum(request.error == "refused" for request in counted.failures)
     if bound.failed is not None and len(counted.failures) - min(refused, bound.refused) > bound.failed:
         yield f"{len(counted.failures)} of {len(counted.requests)} failed: {counted.errors}"
-    if bound.never_silent and (silent := sum(request.error in LEFT_WAITING for request in counted.failures)):
+    silent = sum(request.error in LEFT_WAITING for request in counted.failures)
+    if bound.never_silent and silent > bound.waiting:
         yield f"{silent} requests were left without an answer or a refusal"
+    if bound.never_refused and refused:
+        yield f"{refused} requests were refused"
     lost = [stream for stream in seen.lost_streams if bound.may_lose_streams_of not in (stream.server, "*")]
     if lost:
         yield f"{len(lost)} of {len(seen.streams)} streams lost: {sorted({f'{s.server}: {s.error}' for s in lost})}"

@@ -9,7 +9,7 @@ import contextlib
 import json
 import os
 
-from . import clock, host, ipvs, journal, legacy, own_calls, programs, servers, state, versions, vrrp
+from . import belief, clock, host, ipvs, journal, legacy, own_calls, programs, servers, state, versions, vrrp
 from .description import Description, current
 from .errors import Refused, TimedOut
 from .ipvs import Key, Lowered
@@ -113,15 +113,15 @@ class _Activation:
         if self.current:
             vrrp.stand_by(self.current.instances)
         kept = self.progress.answered_before
-        if kept is None or (self._in_force(self.old) and (running() or ipvs.live(ipvs.table()))):
+        if kept is None or (self._in_force(self.old) and (running() or ipvs.answering(belief.table()))):
             self._remember()
 
     def _in_force(self, version: str) -> bool:
         return state.target(state.CURRENT) == version and not self.progress.unread
 
     def _remember(self) -> None:
-        """Record which servers get connections, also of a version whose activation is interrupted and empties the table."""
-        self.progress.answered_before = sorted(ipvs.live(ipvs.table()))
+        """Record which servers pass their checks and get connections, also of a version whose activation is interrupted and empties the table."""
+        self.progress.answered_before = sorted(ipvs.answering(belief.table()))
         self.progress.write()
 
     def _raise_lowered(self) -> None:
@@ -162,7 +162,7 @@ class _Activation:
                 # Only the holder of a VIP waits for the connections of removed servers.
                 self._lower_removed()
                 leave = list(self.current.instances)
-            elif servers.failing(self.current, ipvs.table()) and self._only_checks_change():
+            elif servers.failing(self.current, belief.table()) and self._only_checks_change():
                 leave = list(self.current.instances)
             if leave:
                 try:
@@ -230,6 +230,9 @@ class _Activation:
         state.link(state.EXECUTABLE, f"{state.CURRENT}/{versions.PROGRAM}/openshift-lvs")
         host.install_units(program)
         apply(description)
+        if not host.watched(program):
+            # keepalived of the release before tells nothing.
+            belief.forget()
         try:
             ipvs.keep_sync(description)
         except (Refused, OSError) as fault:
@@ -271,7 +274,7 @@ class _Activation:
             return ""
         if not running():
             return f"keepalived.service is {programs.attempt('systemctl', 'is-active', 'keepalived.service')[1].strip()}"
-        kernel = ipvs.table()
+        kernel = belief.table()
         lacking = sorted(str(service.mark) for service in description.services if service.mark not in kernel)
         if lacking:
             return f"the kernel's table lacks the virtual servers {' '.join(lacking)}"
@@ -284,7 +287,7 @@ class _Activation:
     def _unanswered(self) -> str:
         """Empty when every new service that must answer has a live server; else its VIP and port."""
         known = {service.mark for service in Description.read(versions.folder(self.old)).services} if self.old else set()
-        live = {mark for mark, _ in ipvs.live(ipvs.table())}
+        live = {mark for mark, _ in ipvs.answering(belief.table())}
         for vip in self.new.vips:
             for service in vip.services if vip.answers_expected else ():
                 if service.mark not in known | live:

@@ -85,11 +85,12 @@ def apply() -> None:
 
 
 def start() -> None:
-    from . import ipvs, journal, servers, state, vrrp
+    from . import belief, ipvs, journal, servers, state, vrrp
     from .description import in_force
 
     description = in_force()
     vrrp.start(description)
+    belief.begin()
     servers.write_drained_files(os.path.realpath(state.CURRENT), description)
     servers.correct_weights(description)
     try:
@@ -100,12 +101,10 @@ def start() -> None:
 
 
 def started() -> None:
-    from . import own_calls, servers
+    from . import servers
     from .description import in_force
 
-    description = in_force()
-    servers.keep_place_of_drained(description)
-    own_calls.redirect(description)
+    servers.keep_place_of_drained(in_force())
 
 
 def drain() -> None:
@@ -128,11 +127,10 @@ def quorum(vip: str, service: str, weight: str) -> None:
     quorums.quorum(vip, service, weight)
 
 
-def own_calls() -> None:
-    from . import own_calls as calls
-    from .description import in_force
+def watch() -> None:
+    from . import watch as resident
 
-    calls.redirect(in_force())
+    resident.watch()
 
 
 def status(form: str = "") -> str:
@@ -224,9 +222,9 @@ COMMANDS: dict[str, tuple[Callable[..., str | None], str, str, str]] = {
     "start": (start, "", "systemd", "before keepalived starts: tracked files, weights, connection sync"),
     "started": (started, "", "systemd", "after keepalived started: the place of drained servers in the hash table"),
     "drain": (drain, "", "systemd, operator", "hand every VIP over, until keepalived starts again"),
+    "watch": (watch, "", "systemd", "stay: repair what other programs change, let services fail open, redirect own calls"),
     "rules": (rules, "", "systemd", "load the nftables rules of the version in force"),
     "quorum": (quorum, "VIP SERVICE WEIGHT", "keepalived", "record that a service gained (0) or lost its quorum"),
-    "own-calls": (own_calls, "", "keepalived", "send this node's calls to other servers while its own is down"),
     "status": (status, "[--json]", "operator", "explain this node; with --json every fact for `operations`"),
     "ownership": (ownership, "off|on", "operator", "take no VIP, over restarts and reboots; or end that"),
     "rotation": (rotation, "out|in ADDRESS", "operator", "give a real server no new connection; or end that"),

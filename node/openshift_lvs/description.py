@@ -51,6 +51,18 @@ class Service(Record):
     check_user: str | None
     regexes: tuple[str, ...]
     real_servers: tuple[RealServer, ...]
+    # A version that was delivered before a field existed has its default.
+    scheduler: str = ""
+    scheduler_flags: tuple[str, ...] = ()
+    ops: bool = False
+    persistence_timeout: int | None = None
+    persistence_granularity: Address | None = None
+    inhibit_on_failure: bool = True
+    uthreshold: int = 0
+    lthreshold: int = 0
+    dynamic_weights: bool = False
+    """Whether the script of a misc_dynamic check sets the weights."""
+    fail_open: bool = False
 
     @property
     def all_expected(self) -> bool:
@@ -179,6 +191,8 @@ def _service(data: dict[str, Any]) -> Service:
     # A version that was delivered before this field existed expects every server.
     expected = data.get("expected_weight", sum(server.weight for server in servers))
     read = {"expected_weight": expected, "sorry_server": sorry, "regexes": tuple(data["regexes"]), "real_servers": servers}
+    granularity = data.get("persistence_granularity")
+    read |= {"scheduler_flags": tuple(data.get("scheduler_flags", ())), "persistence_granularity": ip_address(granularity) if granularity else None}
     return Service(**{**_known(Service, data), **read})
 
 

@@ -6,6 +6,7 @@ import json
 
 from .ipvs import RealServer, SyncDaemon, VirtualServer
 from .record import Record, plain
+from .repairs import Repair
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -54,6 +55,10 @@ class Facts(Record):
     """Difference between the nftables rules of the version and the loaded ones."""
     strangers: str = ""
     """Routers on the segment that use our virtual_router_id."""
+    watch: str = ""
+    """What systemd says of the resident process; empty in facts of a release that had none."""
+    repairs: tuple[Repair, ...] = ()
+    """What `watch` repaired since the last boot."""
 
     @property
     def aside(self) -> list[str]:
@@ -85,6 +90,7 @@ class Facts(Record):
         for name in ("drained", "held", "lo", "sysctl"):
             data[name] = frozenset(data[name])
         data["sync"] = tuple(SyncDaemon(**each) for each in data["sync"])
+        data["repairs"] = tuple(Repair(**each) for each in data.get("repairs", ()))
         data["table"] = {int(mark): _virtual_server(each) for mark, each in data["table"].items()}
         return cls(**data)
 

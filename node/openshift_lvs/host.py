@@ -22,6 +22,9 @@ _EARLY = ("net.ipv4.conf.all.arp_", "net.ipv4.conf.lo.arp_")
 """The sysctls without which no VIP may be on lo."""
 PROGRAM_UNITS = "systemd"
 """The folder of the units, below the program's."""
+WATCH_UNIT = "openshift-lvs-watch.service"
+PROC_SYS = "/proc/sys"
+KEEPALIVED_PID = "/run/keepalived.pid"
 
 
 def addresses(interface: str) -> set[str]:
@@ -75,6 +78,42 @@ def sysctls_in_force(folder: str) -> list[str]:
     return found
 
 
+def wanted_sysctls(folder: str) -> list[tuple[str, str]]:
+    """Name and value of every sysctl that a version sets."""
+    return [(name.strip(), " ".join(value.split())) for name, _, value in (line.partition("=") for line in _lines(f"{folder}/{SYSCTLS}"))]
+
+
+def sysctls_that_differ(wanted: list[tuple[str, str]]) -> list[tuple[str, str, str]]:
+    """Name, the value that is wanted and the value in the kernel, where they differ. One that the kernel does not have is left out.
+
+    `watch` asks every other second, so it reads as little as possible.
+    """
+    found = []
+    for name, value in wanted:
+        try:
+            file = os.open(f"{PROC_SYS}/{name.replace('.', '/')}", os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue
+        try:
+            there = " ".join(os.read(file, 100).decode().split())
+        finally:
+            os.close(file)
+        if there != value:
+            found.append((name, value, there))
+    return found
+
+
+def set_sysctl(name: str, value: str) -> None:
+    """Set one sysctl."""
+    _set_sysctls([f"{name} = {value}"])
+
+
+def keepalived_runs() -> bool:
+    """Whether keepalived runs, without asking systemd: that would start a process."""
+    pid = state.read(KEEPALIVED_PID)
+    return pid.isdigit() and state.read(f"/proc/{pid}/comm") == "keepalived"
+
+
 def load_modules(folder: str) -> None:
     """Load the modules that a version names. Raises Refused for one that this kernel does not have."""
     for module in _lines(f"{folder}/{MODULES}"):
@@ -90,13 +129,14 @@ def _loaded(module: str) -> bool:
     return f"/{module}.ko" in state.read(f"/lib/modules/{os.uname().release}/modules.builtin")
 
 
-def add_vips(description: Description) -> None:
-    """Put the VIPs on lo, where they are not yet."""
+def add_vips(description: Description) -> list[str]:
+    """Put the VIPs on lo, where they are not yet. Returns the ones that were missing."""
     there = addresses("lo")
     missing = [vip for vip in description.vips if str(vip.address) not in there]
     if missing:
         programs.run("ip", "-batch", "-", stdin="".join(f"address replace {vip.prefix} dev lo\n" for vip in missing))
         journal.note(f"put on lo: {', '.join(str(vip.address) for vip in missing)}")
+    return [str(vip.address) for vip in missing]
 
 
 def remove_vips(vips: Iterable[str]) -> None:
@@ -161,7 +201,7 @@ def _units(program: str) -> dict[str, str]:
 
 
 def install_units(program: str) -> None:
-    """Put the units of a program in place and enable them. Safe to run twice."""
+    """Put the units of a program in place, enable them, and start the resident process. Safe to run twice."""
     units = _units(program)
     changed = sorted(path for path, text in units.items() if state.text(f"{state.UNITS}/{path}") != text)
     if changed and os.path.exists(state.UNITS_TOLD):
@@ -174,11 +214,22 @@ def install_units(program: str) -> None:
     told = "".join(f"# {path}\n{units[path]}" for path in sorted(units))
     if state.text(state.UNITS_TOLD) == told:
         return
-    programs.run("systemctl", "-q", "enable", "openshift-lvs.service", "keepalived.service")
+    own = sorted(path for path in units if "/" not in path and path.endswith(".service"))
+    programs.run("systemctl", "-q", "enable", *own, "keepalived.service")
     programs.run("systemctl", "daemon-reload")
+    # One that runs ends by itself after this activation if its program is not the one in force, and systemd starts the new one.
+    if WATCH_UNIT in units:
+        programs.run("systemctl", "start", WATCH_UNIT)
+    else:
+        programs.attempt("systemctl", "stop", WATCH_UNIT)
     state.write(state.UNITS_TOLD, told)
     if changed:
         journal.note(f"units changed: {', '.join(changed)}")
+
+
+def watched(program: str) -> bool:
+    """Whether a program has the resident process: releases before it have not."""
+    return WATCH_UNIT in _units(program)
 
 
 def remove_units(program: str) -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _METHODS = {"Route": "DR", "Tunnel": "TUN", "Masq": "NAT"}
 """keepalived's word for what ipvsadm shows."""
-_OPTIONS = {"DR": "--gatewaying", "TUN": "--ipip", "NAT": "--masquerading"}
+OPTIONS = {"DR": "--gatewaying", "TUN": "--ipip", "NAT": "--masquerading"}
 FORGET_S = 10
 SYNC_MESSAGE_MAX = 1472
 """Bytes of a sync message for an MTU of 1500: the kernel fills no longer ones by itself, and hears none that are longer than it was told."""
@@ -29,6 +29,8 @@ class RealServer(Record):
     method: str
     weight: int
     connections: int
+    healthy: bool = True
+    """keepalived's verdict, where one was added (`belief.judged`). A service that fails open has weights for servers whose check fails."""
 
 
 class VirtualServer(Record):
@@ -39,6 +41,8 @@ class VirtualServer(Record):
     persistence: int | None
     servers: dict[str, RealServer]
     """By address."""
+    open_since: str = ""
+    """When it began to fail open, where that was added (`belief.judged`); empty while it does not."""
 
 
 Table = dict[int, VirtualServer]
@@ -74,17 +78,57 @@ def parse(shown: str) -> Table:
     return found
 
 
+def parse_proc(shown: str) -> Table:
+    """What /proc/net/ip_vs shows, without starting a program: addresses and marks are hexadecimal, the scheduler's flags are missing.
+
+    The persistence is in the kernel's ticks, whose length it does not tell: only whether there is one is known.
+    """
+    found: Table = {}
+    current: VirtualServer | None = None
+    for line in shown.splitlines():
+        words = line.split()
+        if words[:1] == ["FWM"]:
+            flags = ("ops",) if "ops" in words[3:] else ()
+            current = found[int(words[1], 16)] = VirtualServer(words[2], flags, 0 if "persistent" in words else None, {})
+        elif words[:1] == ["->"] and current and len(words) > 4 and words[2] in _METHODS:
+            current.servers[_address(words[1])] = RealServer(_METHODS[words[2]], int(words[3]), int(words[4]))
+        elif words[:1] in (["TCP"], ["UDP"], ["SCTP"]):
+            current = None
+    return found
+
+
+def _address(shown: str) -> str:
+    """`192.168.0.2` of `C0A80002:0000`; the kernel writes each group of an IPv6 address in full."""
+    address = shown.rpartition(":")[0]
+    if address.startswith("["):
+        from ipaddress import ip_address
+
+        return str(ip_address(address.strip("[]")))
+    return ".".join(str(byte) for byte in bytes.fromhex(address))
+
+
 def live(kernel: Table) -> set[Key]:
     """The real servers that get new connections."""
     return {(mark, address) for mark, virtual in kernel.items() for address, server in virtual.servers.items() if server.weight > 0}
 
 
+def answering(judged: Table) -> set[Key]:
+    """The real servers that get new connections and pass their health check."""
+    return {(mark, address) for mark, address in live(judged) if judged[mark].servers[address].healthy}
+
+
 def set_weight(mark: int, address: str, method: str, weight: int) -> None:
     """Change the weight of a real server. A server that its health check removes at the same moment is no error."""
-    command = ["ipvsadm", "--edit-server", "--fwmark-service", str(mark), "--real-server", address, _OPTIONS[method], "--weight", str(weight)]
+    command = ["ipvsadm", "--edit-server", "--fwmark-service", str(mark), "--real-server", address, OPTIONS[method], "--weight", str(weight)]
     status, _, errors = programs.attempt(*command)
     if status and address in table().get(mark, VirtualServer("", (), None, {})).servers:
         raise Refused(f"{' '.join(command)}: {errors.strip()}")
+
+
+def restore(lines: list[str]) -> None:
+    """Have one ipvsadm do several things. Each line has the options of a call of its own. Raises Refused when the last one fails."""
+    if lines:
+        programs.run("ipvsadm", "--restore", stdin="".join(f"{line}\n" for line in lines))
 
 
 def delete_server(mark: int, address: str) -> None:

@@ -6,6 +6,8 @@ import os
 import syslog
 import time
 
+_FORMAT = "%Y-%m-%d %H:%M:%S UTC"
+
 
 def note(text: str) -> None:
     """Write a line under the name `openshift-lvs`."""
@@ -13,9 +15,14 @@ def note(text: str) -> None:
     syslog.syslog(syslog.LOG_NOTICE, text)
 
 
+def now() -> str:
+    """This moment, as `2026-01-31 12:00:00 UTC`."""
+    return time.strftime(_FORMAT, time.gmtime())
+
+
 def since(path: str) -> str:
     """When a file was written last, as `2026-01-31 12:00:00 UTC`; `never` when it is missing."""
     try:
-        return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(os.lstat(path).st_mtime))
+        return time.strftime(_FORMAT, time.gmtime(os.lstat(path).st_mtime))
     except FileNotFoundError:
         return "never"

@@ -42,17 +42,24 @@ class Lock:
 
 
 class Changes:
-    """Held by every command that changes versions or what is in force: one at a time."""
+    """Held by every command that changes versions or what is in force: one at a time. `seconds`: how long to wait for another one."""
 
-    def __init__(self, command: str) -> None:
+    def __init__(self, command: str, seconds: float = CHANGES_S) -> None:
         state.prepare_run()
-        self._locks = [Lock(state.LOCK, CHANGES_S, command)]
+        self._locks = [Lock(state.LOCK, seconds, command)]
         if os.path.exists(f"{state.LIB}/lock"):
-            self._locks.append(Lock(LEGACY_LOCK, CHANGES_S, command))
+            self._locks.append(Lock(LEGACY_LOCK, seconds, command))
 
     def __enter__(self) -> None:
-        for each in self._locks:
-            each.__enter__()
+        entered: list[Lock] = []
+        try:
+            for each in self._locks:
+                each.__enter__()
+                entered.append(each)
+        except TimedOut:
+            for each in reversed(entered):
+                each.__exit__()
+            raise
 
     def __exit__(self, *_: object) -> None:
         for each in reversed(self._locks):

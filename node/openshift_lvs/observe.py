@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 
-from . import host, ipvs, journal, programs, state, vrrp
+from . import belief, clock, host, ipvs, journal, programs, repairs, state, vrrp
 from .description import Description, current
 from .facts import Facts
 from .record import replace
@@ -13,7 +13,9 @@ from .record import replace
 
 def facts() -> Facts:
     """The facts of this node."""
-    keepalived = programs.attempt("systemctl", "is-active", "keepalived.service")[1].strip()
+    # One systemctl for both, since it takes long on a slow processor.
+    states = programs.attempt("systemctl", "is-active", "keepalived.service", host.WATCH_UNIT)[1].split()
+    keepalived, watch = (*states, "", "")[:2]
     description = current()
     seen = Facts(
         keepalived=keepalived,
@@ -22,6 +24,8 @@ def facts() -> Facts:
         since=journal.since(state.CURRENT),
         owns_nothing=state.owns_nothing(),
         drained=frozenset(state.drained()),
+        watch=watch,
+        repairs=repairs.read(clock.now()),
     )
     if description is None:
         return seen
@@ -39,7 +43,7 @@ def facts() -> Facts:
         return seen
     return replace(
         seen,
-        table=ipvs.table(),
+        table=belief.table(),
         sync=ipvs.sync_daemons(),
         views={name: int(state.read(state.view_file(name)) or 0) for name in description.instances},
         drains={name: int(state.read(state.drain_file(name)) or 0) for name in description.instances},
@@ -79,7 +83,7 @@ def report(seen: Facts, description: Description | None) -> str:
     lines.insert(0, f"host        {description.host}, pool {description.pool}, {'director and real server' if description.director else 'real server'}")
     names = {str(server.address): server.name for vip in description.vips for service in vip.services for server in service.real_servers}
     if not description.director:
-        return "\n".join([*lines, *(_vip_on_lo(vip.name, str(vip.address), seen) for vip in description.vips)])
+        return "\n".join([*lines, *(_vip_on_lo(vip.name, str(vip.address), seen) for vip in description.vips), *_repairs(seen), *_faults(seen)])
     lines.insert(1, f"keepalived  {seen.keepalived}" + ("" if seen.keepalived == "active" else "; journalctl --unit keepalived says why"))
     if seen.owns_nothing:
         lines.append(f"drained     takes no VIP since {journal.since(state.OWNERSHIP)}; operations undrain {description.host}")
@@ -92,17 +96,35 @@ def report(seen: Facts, description: Description | None) -> str:
         lines.append(_vip_on_lo(vip.name, str(vip.address), seen) + f", {holds}, owner {owner}" + (f"; priority lowered: {', '.join(why)}" if why else ""))
         for service in vip.services:
             virtual = seen.table.get(service.mark)
-            lines.append(f"  {service.port}/{service.protocol}, mark {service.mark}" + ("" if virtual else ": not in the kernel's table"))
+            opens = f": no check passes, fails open since {virtual.open_since}" if virtual and virtual.open_since else ""
+            lines.append(f"  {service.port}/{service.protocol}, mark {service.mark}" + (opens if virtual else ": not in the kernel's table"))
             for server in service.real_servers if virtual else ():
                 there = virtual.servers.get(str(server.address)) if virtual else None
                 drained = f", drained since {journal.since(f'{state.DRAINED}/{server.address}')}" if str(server.address) in seen.drained else ""
-                fails = server.weight and not drained and not (there and there.weight)
-                weight = "fails its health check" if fails else f"weight {there.weight if there else 0}"
+                fails = server.weight and not drained and not (there and there.weight and there.healthy)
+                weight = f"weight {there.weight if there else 0}"
+                if fails:
+                    weight = "fails its health check" + (f", {weight}" if there and there.weight else "")
                 lines.append(f"    {server.name} {server.address}: {weight}, {there.connections if there else 0} connections{drained}")
     lines += [f"witness     {witness}: {'answers' if answers else 'silent'}" for witness, answers in seen.witnesses.items()]
     lines += [f"sync        {daemon.side} on {daemon.interface} with {daemon.sync_id}" for daemon in seen.sync]
-    lines += [f"FAULT       {text}" for text in (seen.strangers, seen.rules and "nftables rules differ from the version's; openshift-lvs apply") if text]
-    return "\n".join(lines)
+    return "\n".join([*lines, *_repairs(seen), *_faults(seen)])
+
+
+def _repairs(seen: Facts) -> list[str]:
+    """A line for each thing that was repaired."""
+    lines = []
+    for each in seen.repairs:
+        by = f", changed by {each.by}" if each.by else ""
+        contested = "; another program changes it again and again" if each.contested else ""
+        lines.append(f"repaired    {each.what}: {each.count} times, last {each.seconds_ago} s ago{by}{contested}")
+    return lines
+
+
+def _faults(seen: Facts) -> list[str]:
+    watch = f"openshift-lvs-watch.service is {seen.watch}: nothing is repaired, and no service fails open" if seen.watch not in ("", "active") else ""
+    rules = seen.rules and "nftables rules differ from the version's; openshift-lvs apply"
+    return [f"FAULT       {text}" for text in (seen.strangers, rules, watch) if text]
 
 
 def _vip_on_lo(name: str, address: str, seen: Facts) -> str:

@@ -17,16 +17,17 @@ from .lock import Lock
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .description import Description
+    from .ipvs import Table
 
 TABLE = "openshift_lvs_own"
 LOCK_S = 5
 _CHAINS = {"prerouting": "prerouting priority dstnat - 1", "output": "output priority -101", "postrouting": "postrouting priority srcnat - 1"}
 
 
-def redirect(description: Description) -> None:
+def redirect(description: Description, kernel: Table | None = None) -> None:
     """Bring the rules to the kernel's IPVS table. Does nothing where they are right, or where there were none and none are needed."""
     with Lock(f"{state.OWN_CALLS}.lock", LOCK_S, "own-calls"):
-        elsewhere = _elsewhere(description)
+        elsewhere = _elsewhere(description, ipvs.table() if kernel is None else kernel)
         wanted = rules(description, elsewhere)
         if wanted == state.text(state.OWN_CALLS) or (not elsewhere and not os.path.exists(state.OWN_CALLS)):
             return
@@ -36,9 +37,9 @@ def redirect(description: Description) -> None:
         journal.note(f"calls from this node and its pods to {names} go to other servers" if names else "calls from this node end at its own server again")
 
 
-def _elsewhere(description: Description) -> dict[tuple[str, str, int], list[str]]:
+def _elsewhere(description: Description, kernel: Table) -> dict[tuple[str, str, int], list[str]]:
     """The live servers of each service, by VIP, protocol and port, where this node's own server is not one of them and another one is."""
-    live = ipvs.live(ipvs.table())
+    live = ipvs.live(kernel)
     found = {}
     for vip in description.vips if description.director else ():
         for service in vip.services:
@@ -68,6 +69,16 @@ def rules(description: Description, elsewhere: dict[tuple[str, str, int], list[s
     for name, rules_of_chain in chains.items():
         lines += [f"flush chain ip {TABLE} {name}", *(f"add rule ip {TABLE} {name} {rule}" for rule in rules_of_chain)]
     return "\n".join(lines) + "\n"
+
+
+def missing() -> bool:
+    """Whether another program removed the chains."""
+    return bool(state.text(state.OWN_CALLS)) and not programs.succeeds("nft", "list", "table", "ip", TABLE)
+
+
+def load_again() -> None:
+    """Load the rules that were there last."""
+    programs.run("nft", "--file", "-", stdin=state.text(state.OWN_CALLS))
 
 
 def remove() -> None:

@@ -14,6 +14,7 @@ from .errors import Refused
 def remove() -> str:
     """Move the VIPs away, stop keepalived, remove the program's files. Safe to run twice."""
     in_force, program = current(), versions.program_of_this_process()
+    programs.attempt("systemctl", "-q", "disable", "--now", host.WATCH_UNIT)
     if in_force:
         programs.attempt("systemctl", "-q", "disable", "--now", "keepalived.service")
         host.release_vips(in_force)

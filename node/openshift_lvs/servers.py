@@ -18,7 +18,9 @@ TABLE_S = 10
 
 
 def failing(description: Description, kernel: Table) -> set[Key]:
-    """The real servers that fail their health check here: they have a configured weight, are not drained, and get no new connection."""
+    """The real servers that fail their health check here: they have a configured weight, are not drained, and keepalived says so or gives them no
+    new connection. `kernel` has keepalived's verdicts (`belief.table`).
+    """
     drained = state.drained()
     wanted = {
         (service.mark, str(server.address))
@@ -26,7 +28,7 @@ def failing(description: Description, kernel: Table) -> set[Key]:
         for server in service.real_servers
         if server.weight and str(server.address) not in drained
     }
-    return wanted - ipvs.live(kernel)
+    return wanted - ipvs.answering(kernel)
 
 
 def named(description: Description) -> set[Key]:

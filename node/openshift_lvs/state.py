@@ -33,7 +33,13 @@ FILE
 /run/openshift-lvs/activation.json
     what an interrupted activation must know (activation.Progress); activate; activate; gone
 /run/openshift-lvs/own-calls
-    the loaded rules for calls from this node, once there were any; own-calls, start, activate, rotation; own-calls; gone, as the rules are
+    the loaded rules for calls from this node, once there were any; watch, activate, rotation; the same; gone, as the rules are
+/run/openshift-lvs/verdicts
+    a pipe: a line for each verdict of keepalived's health checks (lvs_notify_fifo); keepalived, start; watch; gone, `start` makes it
+/run/openshift-lvs/belief
+    the last verdict on each real server, and since when services fail open (belief.Belief); watch; activate, recount, status; gone
+/run/openshift-lvs/repairs
+    what was repaired, how often and when (repairs.Repair); watch; status; gone
 /run/openshift-lvs/units
     the text of the units that systemd has read and enabled; activate; activate; gone
 /run/openshift-lvs/lock, VIP.lock
@@ -63,6 +69,9 @@ QUORUM = f"{RUN}/quorum"
 ACTIVATION = f"{RUN}/activation.json"
 UNITS_TOLD = f"{RUN}/units"
 OWN_CALLS = f"{RUN}/own-calls"
+VERDICTS = f"{RUN}/verdicts"
+BELIEF = f"{RUN}/belief"
+REPAIRS = f"{RUN}/repairs"
 
 
 def prepare_run() -> None:

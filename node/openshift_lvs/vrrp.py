@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 
-from . import clock, host, ipvs, journal, programs, quorum, servers, state
+from . import belief, clock, host, ipvs, journal, programs, quorum, servers, state
 from .description import Description, Service
 from .errors import Refused
 
@@ -115,8 +115,8 @@ def others_able(description: Description, new: Description) -> bool:
     The highest priority in force takes them. A director whose health checks all fail counts as unreachable. Checks of a service that expects only some
     servers do not count: they fail on healthy hosts too.
     """
-    kernel, drained = ipvs.table(), state.drained()
-    live = {address for _, address in ipvs.live(kernel)}
+    kernel, drained = belief.table(), state.drained()
+    live = {address for _, address in ipvs.answering(kernel)}
     telling = {service.mark for service in description.services if service.all_expected}
     dead = {address for mark, address in servers.failing(description, kernel) if mark in telling} - live
     staying = set(new.directors)
@@ -136,6 +136,7 @@ def others_able(description: Description, new: Description) -> bool:
 def start(description: Description, missing_only: bool = False) -> None:
     """Write the files that the instances track, before keepalived reads them. With `missing_only` existing ones stay as they are."""
     state.prepare_run()
+    belief.prepare()
     for instance in description.instances:
         if not missing_only or not os.path.exists(state.drain_file(instance)):
             stand_by([instance])
@@ -176,10 +177,13 @@ def recount(description: Description) -> None:
 
 
 def _has_quorum(service: Service) -> bool:
-    """Whether the kernel's table has as much live weight as keepalived needs to call the quorum gained."""
-    virtual = ipvs.table().get(service.mark)
+    """Whether the kernel's table has as much live weight as keepalived needs to call the quorum gained.
+
+    A server to which a service fails open does not count.
+    """
+    virtual = belief.table().get(service.mark)
     named = {str(server.address) for server in service.real_servers}
-    live = sum(real.weight for address, real in virtual.servers.items() if address in named) if virtual else -1
+    live = sum(real.weight for address, real in virtual.servers.items() if address in named and real.healthy) if virtual else -1
     return live >= sum(service.quorum_without(state.drained()))
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from node.openshift_lvs import clock, journal, lock, programs, state, versions
+from node.openshift_lvs import clock, ipvs, journal, lock, programs, state, versions
 from node.openshift_lvs.description import NAME, Description, RealServer, Service, Vip
 
 ADDRESSES = ("192.168.0.2", "192.168.0.3", "192.168.0.4")
@@ -35,6 +35,9 @@ _STATE = (
     "ACTIVATION",
     "UNITS_TOLD",
     "OWN_CALLS",
+    "VERDICTS",
+    "BELIEF",
+    "REPAIRS",
 )
 
 
@@ -99,6 +102,9 @@ class System:
     """The VIPs that left, in their order."""
     running: bool = True
     now: float = 1000.0
+    restored: list[str] = field(default_factory=list)
+    """What `ipvsadm --restore` was given."""
+    after_restore: Callable[[], object] = lambda: None
     while_waiting: Callable[[], object] = lambda: None
 
     def attempt(self, *command: str, stdin: str = "") -> tuple[int, str, str]:
@@ -121,9 +127,14 @@ class System:
             return self._edit(int(command[3]), command[5], int(command[-1]))
         if command[:2] == ("ipvsadm", "--delete-server"):
             del self.table[int(command[3])][command[5]]
-        if command[:2] == ("systemctl", "stop"):
+        if command == ("ipvsadm", "--restore"):
+            self.restored += stdin.splitlines()
+            for line in stdin.splitlines():
+                self._restore(line.split())
+            self.after_restore()
+        if command[:2] == ("systemctl", "stop") and "keepalived.service" in command:
             self.running = False
-        if command[:2] == ("systemctl", "start"):
+        if command[:2] == ("systemctl", "start") and "keepalived.service" in command:
             self.running = True
         return 0, "", ""
 
@@ -158,6 +169,30 @@ class System:
         """Stands for clock.pause."""
         self.now += 1
         self.while_waiting()
+
+    def _restore(self, words: list[str]) -> None:
+        """One line of `ipvsadm --restore`."""
+        given = dict(zip(words, [*words[1:], ""], strict=True))
+        mark, address = int(given["--fwmark-service"]), given.get("--real-server", ":").rpartition(":")[0]
+        method = next((each for each, option in ipvs.OPTIONS.items() if option in words), "")
+        if words[0] == "--add-service":
+            self.table[mark] = {}
+        elif words[0] == "--delete-server":
+            del self.table[mark][address]
+        elif words[0] in ("--add-server", "--edit-server"):
+            assert (address in self.table[mark]) == (words[0] == "--edit-server"), words
+            self.table[mark][address] = (method, int(given["--weight"]), self.table[mark].get(address, ("", 0, 0))[2])
+
+    @property
+    def proc(self) -> str:
+        """The table as /proc/net/ip_vs shows it."""
+        lines = ["IP Virtual Server version 1.2.1 (size=4096)", "Prot LocalAddress:Port Scheduler Flags"]
+        lines.append("  -> RemoteAddress:Port Forward Weight ActiveConn InActConn")
+        for mark, servers in self.table.items():
+            lines.append(f"FWM  {mark:08X} mh ")
+            for address, (method, weight, connections) in servers.items():
+                lines.append(f"  -> {int(ip_address(address)):08X}:0000      {_METHODS[method]:<7} {weight:<6} {connections:<10} 0         ")
+        return "\n".join(lines) + "\n"
 
     def _edit(self, mark: int, address: str, weight: int) -> tuple[int, str, str]:
         servers = self.table.get(mark, {})

@@ -112,6 +112,13 @@ BARE = {"port": 8443, "health_check": {"type": "tcp"}}
         (SERVICE, {**BARE, "expected_servers": 1, "quorum": 2}, [f"{SERVICE}.quorum: 2 is more than the expected", "(1); 1 at most, or a higher"]),
         (SERVICE, {**BARE, "expected_servers": 2, "weights": {"master0": 5}, "quorum": 3}, [f"{SERVICE}.quorum: 3 is more than", "(2)", "2 at most"]),
         (SERVICE, {**BARE, "expected_servers": 2, "quorum": 2, "hysteresis": 1}, [f"{SERVICE}.hysteresis: 1 above the quorum of 2", "(2)", "0 at most"]),
+        (SERVICE, {**BARE, "expected_servers": 2, "fail_open": True}, [f"{SERVICE}.fail_open: true, and expected_servers is 2 of 3", "leave fail_open out"]),
+        (SERVICE, {**BARE, "sorry_server": "192.168.0.99", "fail_open": True}, ["fail_open: true, and sorry_server", "remove one of the two"]),
+        (
+            SERVICE,
+            {**BARE, "health_check": {"type": "misc", "script": "checks/a", "misc_dynamic": True}, "fail_open": True},
+            ["fail_open: true, and the script of a misc_dynamic check", "leave fail_open out"],
+        ),
         (SERVICE, {**BARE, "expected_servers": 2, "hysteresis": 2}, [f"{SERVICE}.hysteresis: 2 must be below the quorum, which is 2"]),
         (CHECK, {"type": "tcp", "delay_loop": 3600}, [CHECK, "out after 3601.5 s", "lower delay_loop"]),
         ("vips.master.answers_within", 2, ["vips.master.answers_within", "2 s is less", "2.236 s", "or 0 to ask nothing"]),
@@ -185,6 +192,33 @@ def test_the_quorum_is_the_majority_of_the_expected_weight(
     of = of_size(article, hosts, 0).vips["master"].services[0]
     names = [f"master{n}" for n in range(hosts)]
     assert (of.quorum_of(names), of.expected_weight(names)) == (quorum, expected_weight)
+
+
+@pytest.mark.parametrize(
+    ("service", "opens", "refusals_dropped"),
+    [
+        ({}, True, True),
+        ({"fail_open": False}, False, False),
+        ({"sorry_server": "192.168.0.99"}, False, False),
+        ({"health_check": {"type": "misc", "script": "checks/a", "misc_dynamic": True}}, False, False),
+        ({"health_check": {"type": "misc", "script": "checks/a"}}, True, True),
+        ({"expected_servers": 2}, False, False),
+        ({"expected_servers": 3}, True, True),
+        ({"expected_servers": 2, "weights": {"master0": 0}}, True, True),
+        # IPVS itself refuses on purpose.
+        ({"uthreshold": 10}, True, False),
+        ({"fallback": False}, True, False),
+        ({"scheduler": "wlc", "fallback": False}, True, True),
+        ({"protocol": "UDP", "health_check": {"type": "tcp", "connect_port": 53}}, True, False),
+    ],
+)
+def test_a_service_fails_open_where_a_server_that_fails_its_check_may_have_the_service(
+    article: dict[str, Any], service: dict[str, Any], opens: bool, refusals_dropped: bool
+) -> None:
+    put(article, SERVICE, {**BARE, **service})
+    made = Cluster.parse(article)
+    of, hosts = made.vips["master"].services[0], made.pools["master"].hosts
+    assert (of.fails_open(hosts), of.refusals_dropped(hosts)) == (opens, refusals_dropped)
 
 
 def test_every_fault_is_told_at_once_one_a_line(article: dict[str, Any]) -> None:

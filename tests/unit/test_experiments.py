@@ -75,6 +75,20 @@ def test_so_many_may_be_refused_and_nothing_else_may_fail() -> None:
     assert "4 of 24 failed" in broken(NOTHING_LOST._replace(refused=3), seen(requests=(*refused, dataclasses.replace(rest[0], error="reset"), *rest[1:])))[0]
 
 
+def test_a_refusal_breaks_a_bound_of_none_and_a_request_that_waits_does_not() -> None:
+    first, *rest = seen().requests
+    bound = NOTHING_LOST._replace(failed=1, never_refused=True)
+    assert broken(bound, seen(requests=(dataclasses.replace(first, error="SYN sent again"), *rest))) == []
+    assert "1 requests were refused" in broken(bound, seen(requests=(dataclasses.replace(first, error="refused"), *rest)))[0]
+
+
+def test_so_many_may_wait_where_the_rest_is_refused() -> None:
+    first, second, *rest = (dataclasses.replace(request, error="SYN sent again") if index < 2 else request for index, request in enumerate(seen().requests))
+    bound = NOTHING_LOST._replace(failed=None, never_silent=True)
+    assert broken(bound._replace(waiting=2), seen(requests=(first, second, *rest))) == []
+    assert "2 requests were left without an answer" in broken(bound._replace(waiting=1), seen(requests=(first, second, *rest)))[0]
+
+
 def test_a_gap_lasts_from_the_last_sign_of_life_to_the_next() -> None:
     assert seen(failed=(3.0, 3.25, 3.5)).longest_gap_s == 0.91
 

@@ -11,7 +11,11 @@ from node.openshift_lvs import host, state
 from node.openshift_lvs.errors import Refused
 from tests.unit.node_functions import System, description, vip
 
-ENABLED = ["systemctl -q enable openshift-lvs.service keepalived.service", "systemctl daemon-reload"]
+ENABLED = [
+    "systemctl -q enable openshift-lvs-watch.service openshift-lvs.service keepalived.service",
+    "systemctl daemon-reload",
+    "systemctl start openshift-lvs-watch.service",
+]
 
 
 def test_the_units_of_the_program_are_put_in_place_and_enabled(system: System) -> None:

@@ -16,6 +16,7 @@ from node.openshift_lvs.facts import Facts
 from node.openshift_lvs.ipvs import RealServer, SyncDaemon, VirtualServer, parse
 from node.openshift_lvs.probes import Target
 from node.openshift_lvs.record import replace
+from node.openshift_lvs.repairs import Repair
 from tests.unit.node_functions import ADDRESSES, HERE, MARK, System, description, drain, in_force, vip
 
 EVERYTHING = Facts(
@@ -41,6 +42,8 @@ EVERYTHING = Facts(
     witnesses={"192.168.0.9:22": False, "192.168.0.8:22": True},
     rules="-old\n+new",
     strangers="a stranger",
+    watch="active",
+    repairs=(Repair("IPVS table", 2, 7, "kube-proxy", True),),
 )
 
 
@@ -146,6 +149,7 @@ def test_a_director_reports_services_servers_witnesses_and_faults(system: System
         "witness     192.168.0.9:22: silent",
         "witness     192.168.0.8:22: answers",
         "sync        master on eth0 with 51",
+        "repaired    IPVS table: 2 times, last 7 s ago, changed by kube-proxy; another program changes it again and again",
         "FAULT       a stranger",
         "FAULT       nftables rules differ from the version's; openshift-lvs apply",
     ]

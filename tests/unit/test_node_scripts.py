@@ -398,7 +398,7 @@ def test_first_activation_starts_keepalived_and_its_unit_at_boot(fresh: Node) ->
     name = fresh.deliver(render(cluster(), "master0"))
     assert fresh.succeeds("activate", name) == f"{name} in force\n"
     assert fresh.in_force == name
-    assert kernel_calls(fresh) == ["systemctl start openshift-lvs.service keepalived.service"]
+    assert kernel_calls(fresh) == ["systemctl start openshift-lvs-watch.service", "systemctl start openshift-lvs.service keepalived.service"]
     assert f"192.168.0.250 . 6 . 8443 : 0x{int(MARK):08x}" in fresh.sh("nft list table ip openshift_lvs")
     assert fresh.read("/run/openshift-lvs/drain-master") == "0\n"
     assert table(fresh) == {"192.168.0.2": 1, "192.168.0.3": 1, "192.168.0.4": 1}

@@ -14,6 +14,7 @@ from components.keepalived import File
 from node.openshift_lvs.facts import Facts
 from node.openshift_lvs.ipvs import RealServer, SyncDaemon, VirtualServer, parse
 from node.openshift_lvs.record import replace
+from node.openshift_lvs.repairs import Repair
 from operations.nodes import Answer, Nodes
 from operations.status import status
 from operations.verify import Finding, verify
@@ -468,3 +469,37 @@ def test_status_counts_live_servers_against_the_expected_ones(five: Cluster) -> 
     assert "infra:80 2/2, infra:443 2/2  good" in status(said, five, keepalived.ROOT)[0]
     fail(said, five, "infra", "infra1")
     assert "infra:80 1/2, infra:443 1/2  good" in status(said, five, keepalived.ROOT)[0]
+
+
+def test_servers_of_a_service_that_fails_open_count_as_failed(said: Said, cluster: Cluster) -> None:
+    failing = with_server(said.facts["master0"], MASTERS["master1"], RealServer("DR", 1, 0, healthy=False))
+    opened = replace(failing, table={mark: replace(virtual, open_since="2026-01-31 12:00:00 UTC") for mark, virtual in failing.table.items()})
+    said.facts["master0"] = opened
+    told = [str(finding) for finding in verify(said, cluster, keepalived.ROOT) if finding.subject == "master0" and "table" in finding.check]
+    assert all(line.startswith("FAILED") for line in told)
+    assert "2 of 3 servers live, fails open since 2026-01-31 12:00:00 UTC; master1 gets connections although its check fails here" in told[0]
+    shown, _ = status(said, cluster, keepalived.ROOT)
+    assert "master:8443 2/3 (fails open)" in shown
+
+
+@pytest.mark.parametrize(
+    ("repair", "words"),
+    [
+        (Repair("IPVS table", 1, 5, "kube-proxy"), ["ok", "IPVS table: once since the boot, last 5 s ago; changed by kube-proxy"]),
+        (Repair("IPVS table", 9, 5, "kube-proxy", contested=True), ["FAILED", "9 times", "another program changes it again and again"]),
+        (Repair("IPVS table", 1, 4000), []),
+    ],
+)
+def test_repairs_of_the_last_hour_are_reported_and_are_a_fault_only_if_another_program_goes_on(
+    said: Said, cluster: Cluster, repair: Repair, words: list[str]
+) -> None:
+    said.facts["master0"] = replace(said.facts["master0"], watch="active", repairs=(repair,))
+    told = [str(finding) for finding in verify(said, cluster, keepalived.ROOT) if finding.check == "repaired"]
+    assert len(told) == bool(words)
+    assert all(word in told[0] for word in words)
+
+
+def test_a_resident_process_that_does_not_run_is_a_fault(said: Said, cluster: Cluster) -> None:
+    said.facts["infra0"] = replace(said.facts["infra0"], watch="failed")
+    told = [str(finding) for finding in verify(said, cluster, keepalived.ROOT) if finding.check == "watch"]
+    assert told == ["FAILED  infra0    watch: openshift-lvs-watch.service is failed; systemctl start openshift-lvs-watch on the node"]

@@ -12,6 +12,8 @@ SLACK_S = float(os.environ.get("SLACK_S") or LOOK_S)
 """The same for the loss of a director, whose bound has no room of its own: $SLACK_S where other work may go on beside the lab."""
 REFUSED = 5
 """A tenth of a second of the probes' connections: a grace period on a slow machine."""
+REPAIRED_S = 5.0
+"""What another program changed is as it was within this."""
 SERVER_S = 4.0
 """A server that fails is out of rotation within this, and back within it."""
 
@@ -72,9 +74,31 @@ def server_back(_: Scene) -> Bound:
     return Bound(f"0 failed, every stream alive, back in rotation within {SERVER_S:g} s", tables_after_s=SERVER_S + LOOK_S)
 
 
+def repaired(_: Scene) -> Bound:
+    """The node repairs it by itself. Until then the holder serves alone, and the streams of other servers that speak meanwhile are reset."""
+    return Bound(
+        f"repaired within {REPAIRED_S:g} s, nothing fails after it; only streams that the kernel forgot are lost",
+        failed=None,
+        may_lose_streams_of="*",
+        quiet_after_s=REPAIRED_S,
+        tables_after_s=REPAIRED_S + LOOK_S,
+    )
+
+
+def repaired_unseen(_: Scene) -> Bound:
+    """The node repairs it by itself, and no client notices."""
+    return Bound(f"0 failed, every stream alive, repaired within {REPAIRED_S:g} s", tables_after_s=REPAIRED_S + LOOK_S)
+
+
+def failed_open(_: Scene) -> Bound:
+    """Every check fails and every server works. A SYN between the last verdict and failing open is sent again."""
+    return Bound(f"0 refused, {REFUSED} SYNs sent again at most, every stream alive", failed=REFUSED, never_refused=True)
+
+
 def nobody_left(_: Scene) -> Bound:
-    """No server at all: a clear refusal."""
-    return Bound("refused, never silent", failed=None, may_lose_streams_of="*", never_silent=True)
+    """No server at all: a clear refusal, by the servers themselves once the service fails open. A SYN of the moment before that is sent again."""
+    text = f"refused, never silent but for {REFUSED} SYNs that are sent again at most"
+    return Bound(text, failed=None, may_lose_streams_of="*", never_silent=True, waiting=REFUSED)
 
 
 def sorry(_: Scene) -> Bound:

@@ -42,6 +42,10 @@ class Bound(NamedTuple):
     every_server: bool = False
     never_silent: bool = False
     """A request may be refused, but is not left waiting."""
+    waiting: int = 0
+    """So many may be left waiting all the same."""
+    never_refused: bool = False
+    """A request may be left waiting for a moment, but is not refused."""
     only: str = ""
     """Count the failures of these requests only."""
     reported: bool = False

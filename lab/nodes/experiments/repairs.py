@@ -1,0 +1,111 @@
+"""Another program changes what this one has set, on the holder and on a backup; and health checks that fail while every server works.
+
+That clients are refused while a service fails open and every server is stopped is in servers.py: "all servers gone".
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+
+from lab.nodes import machine
+from lab.nodes.experiments import bounds
+from lab.nodes.experiments.scene import LVS, NOW, Bound, Experiment, Scene, Step
+from lab.nodes.probe import MASTER
+
+BLOCKED_S = 8
+FLUSHED = "ipvsadm --clear"
+RULES_FLUSHED = "nft flush ruleset"
+SYSCTL = "net.ipv4.vs.sloppy_tcp"
+SYSCTL_CHANGED = f"sysctl -qw {SYSCTL}=0"
+VIP_REMOVED = f"ip address delete {MASTER.address}/32 dev lo"
+KILLED = f"pid=$(systemctl show --property=MainPID --value openshift-lvs-watch); {NOW}; kill -9 $pid"
+SYNC_STOPPED = "ipvsadm --stop-daemon master; ipvsadm --stop-daemon backup"
+
+Which = Callable[[Scene], str]
+WHICH: dict[str, Which] = {"the holder": lambda scene: scene.owner, "a backup": lambda scene: scene.backup}
+
+
+def _on(which: Which, script: str) -> Callable[[Scene], None]:
+    def act(scene: Scene) -> None:
+        scene.on(which(scene), script)
+        time.sleep(bounds.REPAIRED_S)  # what must be repaired within that is looked at then
+
+    return act
+
+
+def _repaired(which: Which, what: str) -> Callable[[Scene], Iterable[str]]:
+    """Nothing that `verify` compares differs on the node, and its status names the repair."""
+
+    def evidence(scene: Scene) -> Iterable[str]:
+        told = machine.run("lab", "exec", which(scene), LVS, "status").stdout
+        if f"repaired    {what}" not in told:
+            yield f"status of {which(scene)} does not name the repair of {what}"
+        if "FAULT" in told or "NOT ON lo" in told:
+            yield f"{which(scene)} has a fault: {told}"
+        if what == "sysctl" and machine.run("lab", "exec", which(scene), "sysctl", "-n", SYSCTL).stdout.strip() != "1":
+            yield f"{SYSCTL} is not 1 on {which(scene)}"
+
+    return evidence
+
+
+def _row(name: str, script: str, what: str, bound: Callable[[Scene], Bound]) -> list[Experiment]:
+    return [
+        Experiment(MASTER, (Step(f"{name} on {where}", "repair", _on(which, script), bound, evidence=_repaired(which, what)),))
+        for where, which in WHICH.items()
+    ]
+
+
+def _died_meanwhile(where: str, which: Which) -> Experiment:
+    return Experiment(
+        MASTER,
+        (
+            Step(
+                f"the table emptied and a server stopped on {where}",
+                "repair",
+                _on(which, f"{FLUSHED}; systemctl stop lab-workload"),
+                bounds.repaired,
+                lambda scene: scene.live(which(scene)),
+                evidence=_repaired(which, "IPVS table"),
+            ),
+            Step(f"that server of {where} started again", "server back", _on(which, "systemctl start lab-workload"), bounds.server_back),
+        ),
+    )
+
+
+def _watch_killed(where: str, which: Which) -> Experiment:
+    def runs(scene: Scene) -> Iterable[str]:
+        if machine.run("lab", "exec", which(scene), "systemctl", "is-active", "openshift-lvs-watch").stdout.strip() != "active":
+            yield f"openshift-lvs-watch does not run on {which(scene)}"
+
+    return Experiment(MASTER, (Step(f"the resident process killed on {where}", "repair", _on(which, KILLED), bounds.nothing_lost, evidence=runs),))
+
+
+def _checks_blocked(scene: Scene) -> None:
+    """Every director's checks fail at once: SYNs whose source is the node itself. A balanced SYN has its client's address."""
+    scripts = []
+    for node in scene.cluster.directors("master"):
+        own = scene.cluster.pools["master"].hosts[node].address
+        table = f"table ip checks {{ chain output {{ type filter hook output priority -10; ip saddr {own} tcp dport 8443 tcp flags syn drop; }}; }}"
+        scripts.append(f"lab exec {node} sh -euc 'echo \"{table}\" | nft -f -; sleep {BLOCKED_S}; nft delete table ip checks' & ")
+    scene.do("sh", "-euc", "".join(scripts) + "wait")
+
+
+def _failed_open(scene: Scene) -> Iterable[str]:
+    """Every director says that it failed open, and no longer does."""
+    for node in scene.cluster.directors("master"):
+        told = machine.run("lab", "exec", node, "journalctl", "--identifier=openshift-lvs", "--output=cat", f"--since=@{scene.moment:.0f}").stdout
+        if "fails open: no health check" not in told or "no longer fails open" not in told:
+            yield f"{node} did not fail open and end that: {told}"
+
+
+REPAIRS = [
+    *_row("the table emptied", FLUSHED, "IPVS table", bounds.repaired),
+    *(_died_meanwhile(where, which) for where, which in WHICH.items()),
+    *_row("every nftables rule removed", RULES_FLUSHED, "nftables rules", bounds.repaired),
+    *_row("a sysctl changed", SYSCTL_CHANGED, "sysctl", bounds.repaired_unseen),
+    *_row("the VIP removed from lo", VIP_REMOVED, "VIPs on lo", bounds.repaired),
+    *_row("connection sync stopped", SYNC_STOPPED, "connection sync", bounds.repaired_unseen),
+    *(_watch_killed(where, which) for where, which in WHICH.items()),
+    Experiment(MASTER, (Step("every health check blocked", "fail open", _checks_blocked, bounds.failed_open, evidence=_failed_open),)),
+]

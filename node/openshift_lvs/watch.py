@@ -1,0 +1,364 @@
+"""The resident process: it repairs what other programs change, lets services fail open, and keeps this node's own calls on live servers.
+
+It sleeps until keepalived writes a verdict, the kernel tells of a change, or a second has passed. In a second in which nothing happens it reads some
+files of /proc, and starts no process. While another command changes versions (lock.Changes) it repairs nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import socket
+import sys
+
+from . import belief as beliefs
+from . import clock, host, ipvs, journal, own_calls, repairs, state
+from .belief import Belief
+from .description import Description, current, in_force
+from .errors import Refused, TimedOut
+from .kernel_events import AddressEvents, RuleEvents
+from .lock import Changes
+from .record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .ipvs import Key, Table
+
+LOOK_S = 1.0
+"""Seconds between two looks."""
+AGAIN_S = 0.2
+"""Seconds until a difference is looked at again: keepalived changes the kernel first and tells of it then."""
+SETTLE_S = 5.0
+"""Seconds after a drain or its end in which keepalived, not this process, changes the weights."""
+ALIVE_S = 5.0
+"""Seconds between two signs of life for systemd's watchdog."""
+PROC_TABLE = "/proc/net/ip_vs"
+PROC_UDP = "/proc/net/udp"
+SYNC_GROUP = ("224.0.0.81", 8848)
+"""Where both sides of connection sync have a socket of the kernel's (linux/ip_vs.h)."""
+IPVS, RULES, OWN_RULES, VIPS, SYNC = "IPVS table", "nftables rules", "nftables rules of own calls", "VIPs on lo", "connection sync"
+
+
+class Fault(Record):
+    """Something that is not as it should be: what, how it is, what repairs it, and who changed it where that is known."""
+
+    what: str
+    how: str
+    repair: Callable[[], object]
+    by: str = ""
+
+
+class Watch:
+    """One node, from one look to the next. Its methods start a process only when something is wrong."""
+
+    def __init__(self) -> None:
+        self.repairs = repairs.Repairs(clock.now)
+        self.description: Description | None = None
+        self._program = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
+        self._version = ""
+        self._sysctls: list[tuple[str, str]] = []
+        self.belief = Belief()
+        self._drained = state.drained()
+        self._table_from = 0.0
+        self._shown = ""
+        self._turn = 0
+        self._sync_hidden = False
+        self._seen: list[tuple[str, str]] = []
+        self._live: set[Key] | None = None
+        self.rules_due = True
+        self.vips_due = True
+        self.rules_by = ""
+        self._follow_due = True
+        self._part = ""
+
+    @property
+    def again(self) -> bool:
+        """Whether something looked wrong, and is looked at again soon."""
+        return bool(self._seen)
+
+    def read_version(self) -> bool:
+        """Take over what is in force. False when another program is: this one must end."""
+        version = state.target(state.CURRENT)
+        if version == self._version:
+            return True
+        if version and os.path.realpath(f"{state.CURRENT}/program") != self._program:
+            return False
+        self._version = version
+        self.description = current()
+        self._sysctls = host.wanted_sysctls(state.CURRENT) if version else []
+        self._shown, self._live = "", None
+        self.rules_due = self.vips_due = self._follow_due = True
+        return True
+
+    def read_belief(self) -> None:
+        """Begin with what the process before recorded, or with what the kernel's table tells."""
+        recorded = beliefs.read()
+        if recorded is None and self.description and self.description.director and host.keepalived_runs():
+            recorded = beliefs.from_table(self.description, ipvs.parse_proc(state.text(PROC_TABLE)), state.drained())
+            state.write(state.BELIEF, recorded.to_json())
+        self.belief = recorded or Belief()
+
+    def hear(self, data: bytes) -> None:
+        """Take over what keepalived wrote, and act on it at once."""
+        lines = (self._part + data.decode(errors="replace")).split("\n")
+        self._part = lines.pop()
+        before = self.belief
+        self.belief = before.heard(lines)
+        if self.belief != before or beliefs.START in lines:
+            self.follow()
+            state.write(state.BELIEF, self.belief.to_json())
+        self._shown = ""
+
+    def follow(self) -> None:
+        """Begin and end failing open as the belief and the drains say, and bring own calls to the table. Also while a version changes."""
+        if self.description is None or not self.description.director:
+            return
+        out = self._out()
+        now_open = {service.mark for service in self.description.services if beliefs.fails_open(service, self.belief, out)}
+        before = set(self.belief.open_since)
+        if now_open | before:
+            since = {mark: self.belief.open_since.get(mark) or journal.now() for mark in now_open}
+            self.belief = Belief(self.belief.servers, self.belief.quorums, since)
+            kernel, wanted = self._kernel(), beliefs.wanted(self.description, self.belief, out)
+            lines = []
+            for service in self.description.services:
+                # Also one that goes on failing open: its servers may be drained meanwhile, and keepalived leaves the weight of a failed server alone.
+                if service.mark in now_open | before and service.mark in kernel:
+                    lines += beliefs.difference(service, wanted[service.mark], kernel[service.mark])
+            try:
+                ipvs.restore(lines)
+            except (Refused, OSError) as fault:
+                # The next look finds the difference.
+                journal.note(str(fault))
+            for service in self.description.services:
+                if service.mark in now_open - before:
+                    journal.note(f"{service.name} fails open: no health check passes, so every server that is not drained gets connections")
+                elif service.mark in before - now_open:
+                    journal.note(f"{service.name} no longer fails open: only servers that pass their health check get connections")
+        self._redirect(self._kernel())
+
+    def look(self) -> None:
+        """Compare everything that is due, and repair what was wrong at the last look too."""
+        if self.description is None:
+            return
+        drained = state.drained()
+        if drained != self._drained:
+            self._drained, self._table_from, self._follow_due, self._shown = drained, clock.now() + SETTLE_S, True, ""
+        if self._follow_due and self.description.director:
+            self._follow_due = False
+            before = self.belief
+            self.follow()
+            if self.belief != before:
+                state.write(state.BELIEF, self.belief.to_json())
+        faults = [fault for fault in self._faults() if self.repairs.allowed(fault.what) or self._leave(fault)]
+        lasting = [fault for fault in faults if (fault.what, fault.how) in self._seen]
+        self._seen = [(fault.what, fault.how) for fault in faults]
+        if lasting:
+            try:
+                with Changes("watch", 0):
+                    if state.target(state.CURRENT) == self._version:
+                        self._repair([(fault.what, fault.how) for fault in lasting])
+            except TimedOut:
+                # Another command changes versions. What is wrong then is looked at afterwards.
+                self._seen = []
+                self.rules_due |= any(fault.what in (RULES, OWN_RULES) for fault in faults)
+                self.vips_due |= any(fault.what == VIPS for fault in faults)
+
+    def _repair(self, lasting: list[tuple[str, str]]) -> None:
+        """Repair what is still wrong now that no other command changes anything."""
+        for fault in self._faults():
+            if (fault.what, fault.how) not in lasting:
+                continue
+            by = fault.by or repairs.suspects()
+            try:
+                fault.repair()
+            except (Refused, OSError) as why:
+                self.repairs.done(fault.what, f"{fault.how}; it failed: {why}", by)
+            else:
+                self.repairs.done(fault.what, fault.how, by)
+        self._seen = []
+        self._shown = ""
+
+    def _leave(self, fault: Fault) -> bool:
+        """Note what is not repaired for now. Never true, so that it reads as a condition."""
+        if fault.what.startswith(repairs.SYSCTL):
+            self.repairs.left_alone(fault.what, fault.how)
+        return False
+
+    def _faults(self) -> list[Fault]:
+        """What is not as the version in force and keepalived's belief say."""
+        assert self.description
+        self._turn += 1
+        faults = self._sysctl_faults() if self._turn % 2 or self._seen else []
+        if self.vips_due or any(what == VIPS for what, _ in self._seen):
+            faults += self._vip_faults(self.description)
+        if not self.description.director:
+            return faults
+        faults += self._table_faults(self.description)
+        if not self._turn % 2 or self._seen:
+            faults += self._sync_faults(self.description)
+        if self.rules_due or any(what in (RULES, OWN_RULES) for what, _ in self._seen):
+            faults += self._rule_faults()
+        return faults
+
+    def _table_faults(self, description: Description) -> list[Fault]:
+        shown = state.text(PROC_TABLE)
+        if shown == self._shown or clock.now() < self._table_from or not host.keepalived_runs():
+            return []
+        kernel = ipvs.parse_proc(shown)
+        if ipvs.live(kernel) != self._live:
+            self._redirect(kernel)
+        wanted = beliefs.wanted(description, self.belief, self._out())
+        lines = []
+        for service in description.services:
+            if service.scheduler:
+                lines += beliefs.difference(service, wanted[service.mark], kernel.get(service.mark))
+        if not lines:
+            self._shown = shown
+            return []
+        return [Fault(IPVS, told(lines), lambda: ipvs.restore(lines))]
+
+    def _sysctl_faults(self) -> list[Fault]:
+        differ = host.sysctls_that_differ(self._sysctls)
+        faults = []
+        for name, value, there in differ:
+            faults.append(Fault(f"{repairs.SYSCTL}{name}", f"was {there}, is {value}", lambda name=name, value=value: host.set_sysctl(name, value)))  # type: ignore[misc]
+        self.repairs.are_right({f"{repairs.SYSCTL}{name}" for name, _, _ in differ})
+        return faults
+
+    def _vip_faults(self, description: Description) -> list[Fault]:
+        self.vips_due = False
+        there = host.addresses("lo")
+        missing = [str(vip.address) for vip in description.vips if str(vip.address) not in there]
+        return [Fault(VIPS, f"{', '.join(missing)} was missing", lambda: host.add_vips(description))] if missing else []
+
+    def _sync_faults(self, description: Description) -> list[Fault]:
+        if description.sync_id is None or not host.keepalived_runs():
+            return []
+        if self._sync_hidden or sync_sides(state.text(PROC_UDP)) == 2:
+            return []
+        sides = len(ipvs.sync_daemons())
+        if sides == 2:
+            # This kernel does not show the sockets: asking ipvsadm every other second would cost too much.
+            self._sync_hidden = True
+            return []
+        return [Fault(SYNC, f"{2 - sides} of its two sides had ended", lambda: ipvs.keep_sync(description))]
+
+    def _rule_faults(self) -> list[Fault]:
+        self.rules_due = False
+        faults = []
+        if differs := host.rules_that_differ():
+            faults.append(Fault(RULES, differs, lambda: host.load_rules(state.CURRENT), self.rules_by))
+        if own_calls.missing():
+            faults.append(Fault(OWN_RULES, f"table ip {own_calls.TABLE} was missing", own_calls.load_again, self.rules_by))
+        return faults
+
+    def _kernel(self) -> Table:
+        return ipvs.parse_proc(state.text(PROC_TABLE))
+
+    def _redirect(self, kernel: Table) -> None:
+        """Bring own calls to the live servers of the table."""
+        live = ipvs.live(kernel)
+        if live == self._live or self.description is None:
+            return
+        self._live = live
+        try:
+            own_calls.redirect(self.description, kernel)
+        except (Refused, OSError) as fault:
+            self._live = None
+            journal.note(f"calls from this node were not redirected: {fault}")
+
+    def _out(self) -> set[Key]:
+        """The real servers that get no connection although their check passes: drained by an operator, or removed by an activation that runs."""
+        assert self.description
+        text = state.read(state.ACTIVATION)
+        lowered = {(mark, address) for mark, address, _, _ in json.loads(text)["lowered"]} if text else set()
+        return beliefs.out_of_rotation(self.description, state.drained()) | lowered
+
+
+def told(lines: list[str]) -> str:
+    """What `ipvsadm --restore` is told, in words: how much, and the first line."""
+    counts = [(sum(line.startswith(f"--{verb}-{kind}") for line in lines), f"{kind}s {done}") for kind, verb, done in _WORDS]
+    said = ", ".join(f"{number} {what}" for number, what in counts if number)
+    return f"{said} ({lines[0].lstrip('-')}{', ...' if len(lines) > 1 else ''})"
+
+
+_WORDS = (
+    ("service", "add", "put back"),
+    ("service", "edit", "corrected"),
+    ("server", "add", "put back"),
+    ("server", "edit", "corrected"),
+    ("server", "delete", "removed"),
+)
+
+
+def sync_sides(shown: str) -> int:
+    """How many sides of connection sync run, in /proc/net/udp: one sends to the group, one hears on it."""
+    address, port = SYNC_GROUP
+    # The kernel prints the address as one number of this machine's byte order.
+    group = f"{int.from_bytes(socket.inet_aton(address), sys.byteorder):08X}:{port:04X}"
+    columns = [line.split()[1:3] for line in shown.splitlines()[1:]]
+    return sum(any(found[at] == group for found in columns if len(found) > at) for at in (0, 1))
+
+
+def watch() -> None:
+    """Run until another program comes into force; systemd then starts that one's. Raises Refused when no version is in force."""
+    in_force()
+    state.prepare_run()
+    pipe = beliefs.open_pipe()
+    addresses, rules = AddressEvents(), RuleEvents(host.TABLE)
+    watched = Watch()
+    if not watched.read_version():
+        return
+    watched.read_belief()
+    poll = select.poll()
+    for each in (pipe, addresses.fileno(), rules.fileno()):
+        poll.register(each, select.POLLIN)
+    notify("READY=1")
+    looked = alive = clock.now()
+    while True:
+        wait = max(0.0, looked + (AGAIN_S if watched.again else LOOK_S) - clock.now())
+        ready = {file for file, _ in poll.poll(wait * 1000)}
+        if pipe in ready:
+            watched.hear(os.read(pipe, 1 << 16))
+        if addresses.fileno() in ready:
+            watched.vips_due |= addresses.left_lo()
+        if rules.fileno() in ready:
+            watched.rules_due |= rules.changed()
+            watched.rules_by = rules.by
+        now = clock.now()
+        if now < looked + (AGAIN_S if watched.again else LOOK_S):
+            continue
+        looked = now
+        if not watched.read_version():
+            if _lock_is_free():
+                return
+        else:
+            watched.look()
+        if now >= alive + ALIVE_S:
+            alive = now
+            notify("WATCHDOG=1")
+
+
+def _lock_is_free() -> bool:
+    """Whether no other command changes versions: verdicts of an activation's keepalived are read until it has ended."""
+    try:
+        with Changes("watch", 0):
+            return True
+    except TimedOut:
+        return False
+
+
+def notify(what: str) -> None:
+    """Tell systemd (sd_notify(3))."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as to:
+        try:
+            to.sendto(what.encode(), f"\0{address[1:]}" if address.startswith("@") else address)
+        except OSError as fault:
+            journal.note(f"systemd was not told {what}: {fault}")

@@ -1,0 +1,616 @@
+"""The resident process: what keepalived believes, the table that follows, repairs, failing open, and what the kernel tells."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components import keepalived
+from node.openshift_lvs import belief, host, ipvs, observe, own_calls, repairs, state, vrrp, watch
+from node.openshift_lvs.belief import Belief
+from node.openshift_lvs.description import Description, Service
+from node.openshift_lvs.errors import Refused
+from node.openshift_lvs.lock import Lock
+from node.openshift_lvs.watch import Watch
+from tests.unit.node_functions import ADDRESSES, HERE, MARK, System, description, drain, in_force, service, vip
+from tests.unit.node_root import OPENSHIFT_LVS, PROGRAM, Node, replace_clock
+from tests.unit.test_node_scripts import activated
+
+SECOND, THIRD = ADDRESSES[1:]
+BOTH_SIDES = """   sl  local_address rem_address   st
+  1: 00000000:BC8F 510000E0:2290 01
+  2: 510000E0:2290 00000000:0000 07
+"""
+GIVEN: dict[str, Any] = {"scheduler": "mh", "scheduler_flags": ("mh-fallback", "mh-port"), "fail_open": True}
+
+
+def served(*services: Service) -> Description:
+    return description(vip(services=services or (service(**GIVEN),)))
+
+
+def down(*addresses: str, mark: int = MARK) -> str:
+    return "".join(f"RS [{address}]:none:0 FWM {mark} DOWN\n" for address in addresses)
+
+
+def up(*addresses: str, mark: int = MARK) -> str:
+    return down(*addresses, mark=mark).replace("DOWN", "UP")
+
+
+class Running:
+    """A node with a version in force, a keepalived that runs, and the resident process between its looks."""
+
+    def __init__(self, system: System, folder: Path, said: Description) -> None:
+        self.system, self.folder = system, folder
+        system.after_restore = self.show
+        in_force("v1", said)
+        Path(state.CURRENT, "sysctl.conf").write_text("# ARP\nnet.ipv4.conf.all.arp_ignore = 1\nnet.ipv4.vs.sync_threshold = 0 0\n")
+        self.sysctl("net/ipv4/conf/all/arp_ignore", "1\n")
+        self.sysctl("net/ipv4/vs/sync_threshold", "0\t0\n")
+        Path(watch.PROC_UDP).write_text(BOTH_SIDES)
+        system.fill(said)
+        system.answers["ip -oneline address show dev lo"] = (0, "1: lo inet 192.168.0.250/32 scope global lo\n", "")
+        self.watch = self.started()
+
+    def started(self) -> Watch:
+        """Another resident process."""
+        self.show()
+        made = Watch()
+        made._program = os.path.realpath(f"{state.CURRENT}/program")
+        assert made.read_version()
+        made.read_belief()
+        made.rules_due = False
+        return made
+
+    def sysctl(self, path: str, text: str) -> None:
+        file = self.folder / "sys" / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+
+    def show(self) -> None:
+        Path(watch.PROC_TABLE).write_text(self.system.proc)
+
+    def hear(self, lines: str) -> None:
+        self.show()
+        self.watch.hear(lines.encode())
+
+    def look(self, times: int = 2) -> list[str]:
+        """So many looks; what ipvsadm was told to restore, and what else was asked."""
+        self.system.restored.clear()
+        self.system.asked.clear()
+        for _ in range(times):
+            self.show()
+            self.system.now += 1
+            self.watch.look()
+        return [*self.system.restored, *(line for line in self.system.asked if line != "ipvsadm --restore" and not line.startswith("ip -oneline"))]
+
+
+@pytest.fixture
+def make(system: System, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> type[Running]:
+    monkeypatch.setattr(watch, "PROC_TABLE", str(tmp_path / "ip_vs"))
+    monkeypatch.setattr(watch, "PROC_UDP", str(tmp_path / "udp"))
+    monkeypatch.setattr(host, "PROC_SYS", str(tmp_path / "sys"))
+    monkeypatch.setattr(host, "keepalived_runs", lambda: True)
+    monkeypatch.setattr(repairs, "suspects", lambda: "kube-proxy")
+    return Running
+
+
+@pytest.fixture
+def running(make: type[Running], system: System, tmp_path: Path) -> Running:
+    return make(system, tmp_path, served())
+
+
+# What keepalived believes
+
+
+def test_lines_of_keepalived_become_verdicts_and_others_are_left_out() -> None:
+    lines = [f"RS [{HERE}]:none:0 FWM {MARK} DOWN", "RS [2001:db8::2]:none:0 FWM 7 UP", f"VS FWM {MARK} DOWN", "RS half", "VS [192.0.2.1]:tcp:80 UP", ""]
+    heard = Belief().heard(lines)
+    assert heard.servers == {(MARK, HERE): False, (7, "2001:db8::2"): True}
+    assert heard.quorums == {MARK: False}
+
+
+def test_a_server_of_which_keepalived_said_nothing_passes_unless_the_service_begins_with_none() -> None:
+    assert Belief().passes(service(), HERE)
+    assert not Belief().passes(service(alpha=True), HERE)
+
+
+def test_a_keepalived_that_starts_forgets_what_the_one_before_believed() -> None:
+    assert Belief().heard([f"RS [{HERE}]:none:0 FWM {MARK} DOWN", "START"]).servers == {}
+    assert Belief().heard(["START", f"RS [{HERE}]:none:0 FWM {MARK} DOWN"]).servers == {(MARK, HERE): False}
+
+
+def test_the_start_of_keepalived_reaches_a_process_that_reads_later(system: System) -> None:
+    pipe = belief.open_pipe()
+    state.write(state.BELIEF, Belief({(MARK, HERE): False}).to_json())
+    belief.begin()
+    assert os.read(pipe, 100) == b"START\n"
+    assert belief.read() is None
+    os.close(pipe)
+
+
+def test_the_belief_is_the_same_after_it_was_written(system: System) -> None:
+    known = Belief({(MARK, HERE): False, (MARK, SECOND): True}, {MARK: False}, {MARK: "2026-01-31 12:00:00 UTC"})
+    state.write(state.BELIEF, known.to_json())
+    assert belief.read() == known
+
+
+def test_a_line_that_arrives_in_two_parts_is_read_whole(running: Running) -> None:
+    running.hear(down(SECOND)[:20])
+    running.hear(down(SECOND)[20:])
+    assert not running.watch.belief.passes(service(), SECOND)
+
+
+def test_without_a_record_the_first_belief_is_what_the_table_of_a_running_keepalived_tells(make: type[Running], system: System, tmp_path: Path) -> None:
+    made = make(system, tmp_path, served())
+    drain(THIRD)
+    system.fails(SECOND, THIRD)
+    belief.forget()
+    seen = made.started().belief
+    assert [seen.passes(service(), address) for address in ADDRESSES] == [True, False, True], "one that is drained tells nothing"
+
+
+# The table that follows
+
+
+def test_a_table_as_the_kernel_shows_it_is_read_without_a_program() -> None:
+    shown = """IP Virtual Server version 1.2.1 (size=4096)
+Prot LocalAddress:Port Scheduler Flags
+  -> RemoteAddress:Port Forward Weight ActiveConn InActConn
+TCP  0A600001:01BB rr
+  -> 0A580005:20FB      Masq    1      0          0
+FWM  0330192B mh
+  -> C0A80002:0000      Route   1      7          2
+  -> [2001:0db8:0000:0000:0000:0000:0000:0002]:0000      Tunnel  0      0          0
+FWM  00000007 sh ops persistent 75000 FFFFFFFF
+"""
+    assert ipvs.parse_proc(shown) == {
+        0x0330192B: ipvs.VirtualServer("mh", (), None, {HERE: ipvs.RealServer("DR", 1, 7), "2001:db8::2": ipvs.RealServer("TUN", 0, 0)}),
+        7: ipvs.VirtualServer("sh", ("ops",), 0, {}),
+    }
+
+
+def test_a_failed_server_keeps_its_place_with_weight_0_or_is_removed() -> None:
+    failed = Belief({(MARK, SECOND): False})
+    for inhibit, weights in ((True, {HERE: 1, SECOND: 0, THIRD: 1}), (False, {HERE: 1, THIRD: 1})):
+        table = belief.wanted(served(service(**GIVEN, inhibit_on_failure=inhibit)), failed, set())
+        assert {address: server.weight for address, server in table[MARK].servers.items()} == weights
+
+
+def test_a_lost_quorum_gives_everything_to_the_sorry_server() -> None:
+    said = served(service(**{**GIVEN, "fail_open": False}, sorry_server=ip_address("192.168.0.9")))
+    table = belief.wanted(said, Belief({(MARK, SECOND): False}, {MARK: False}), set())
+    assert {address: server.weight for address, server in table[MARK].servers.items()} == {HERE: 0, SECOND: 0, THIRD: 0, "192.168.0.9": 1}
+    table = belief.wanted(said, Belief({(MARK, SECOND): False}), set())
+    assert {address: server.weight for address, server in table[MARK].servers.items()} == {HERE: 1, SECOND: 0, THIRD: 1}
+
+
+def test_a_restored_service_has_every_option_of_the_configuration() -> None:
+    options: dict[str, Any] = {
+        "persistence_timeout": 300,
+        "persistence_granularity": ip_address("255.255.255.0"),
+        "ops": True,
+        "uthreshold": 10,
+        "lthreshold": 5,
+    }
+    said = served(service(weights={HERE: 3}, **GIVEN, **options))
+    lines = belief.difference(said.services[0], belief.wanted(said, Belief(), set())[MARK], None)
+    assert lines == [
+        f"--add-service --fwmark-service {MARK} --scheduler mh --sched-flags mh-fallback,mh-port --persistent 300 --netmask 255.255.255.0 --ops",
+        f"--add-server --fwmark-service {MARK} --real-server {HERE}:0 --gatewaying --u-threshold 10 --l-threshold 5 --weight 3",
+    ]
+
+
+# Repairs
+
+
+def test_an_idle_look_starts_no_process_and_writes_nothing(running: Running) -> None:
+    running.look()
+    assert running.look(4) == []
+    assert running.system.notes == []
+    assert not Path(state.REPAIRS).exists()
+
+
+def test_an_emptied_table_is_restored_at_the_second_look_with_the_belief_and_the_place_of_every_server(running: Running) -> None:
+    drain(THIRD)
+    running.system.fails(THIRD)
+    running.hear(down(SECOND))
+    running.look()
+    running.system.now += watch.SETTLE_S
+    running.system.table.clear()
+    assert running.look(1) == [], "keepalived may be at work"
+    assert running.look(1) == [
+        f"--add-service --fwmark-service {MARK} --scheduler mh --sched-flags mh-fallback,mh-port",
+        f"--add-server --fwmark-service {MARK} --real-server {HERE}:0 --gatewaying --weight 1",
+        *(
+            f"--{verb}-server --fwmark-service {MARK} --real-server {address}:0 --gatewaying --weight {weight}"
+            for address in (SECOND, THIRD)
+            for verb, weight in (("add", 1), ("edit", 0))
+        ),
+    ]
+    assert running.system.weights() == {HERE: 1, SECOND: 0, THIRD: 0}
+    assert running.system.notes[-1].startswith("repaired IPVS table: 1 services put back, 3 servers put back, 2 servers corrected (add-service")
+    assert running.system.notes[-1].endswith("; changed by kube-proxy")
+    assert running.look() == []
+
+
+def test_a_server_that_dies_between_the_flush_and_the_repair_is_restored_as_dead(running: Running) -> None:
+    running.system.table.clear()
+    running.look(1)
+    running.hear(down(SECOND))
+    running.look()
+    assert running.system.weights() == {HERE: 1, SECOND: 0, THIRD: 1}
+
+
+@pytest.mark.parametrize(
+    ("change", "repair"),
+    [
+        (lambda table: table.pop(SECOND), f"add-server --fwmark-service {MARK} --real-server {SECOND}:0 --gatewaying --weight 1"),
+        (lambda table: table.update({SECOND: ("DR", 5, 0)}), f"edit-server --fwmark-service {MARK} --real-server {SECOND}:0 --gatewaying --weight 1"),
+        (lambda table: table.update({SECOND: ("NAT", 1, 0)}), f"edit-server --fwmark-service {MARK} --real-server {SECOND}:0 --gatewaying --weight 1"),
+        (lambda table: table.update({"192.168.0.77": ("DR", 1, 0)}), f"delete-server --fwmark-service {MARK} --real-server 192.168.0.77:0"),
+    ],
+)
+def test_a_changed_real_server_is_corrected(running: Running, change: object, repair: str) -> None:
+    change(running.system.table[MARK])  # type: ignore[operator]
+    assert running.look() == [f"--{repair}"]
+
+
+def test_what_keepalived_did_and_reports_a_moment_later_is_no_change_by_others(running: Running) -> None:
+    running.system.fails(SECOND)
+    assert running.look(1) == []
+    running.hear(down(SECOND))
+    assert running.look(3) == []
+    assert running.system.notes == []
+
+
+def test_weights_that_a_script_sets_are_left_alone(make: type[Running], system: System, tmp_path: Path) -> None:
+    running = make(system, tmp_path, served(service(**{**GIVEN, "fail_open": False}, dynamic_weights=True)))
+    running.system.table[MARK][SECOND] = ("DR", 7, 0)
+    assert running.look() == []
+
+
+def test_nothing_is_repaired_while_another_command_changes_versions(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    running.system.table.clear()
+    with Lock(state.LOCK, 0, "activate v2"):
+        assert running.look(4) == []
+    assert running.look()
+
+
+def test_nothing_is_put_into_the_table_while_keepalived_does_not_run(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "keepalived_runs", lambda: False)
+    running.system.table.clear()
+    assert running.look(3) == []
+
+
+def test_weights_rest_for_keepalived_after_a_drain(running: Running) -> None:
+    running.look()
+    drain(SECOND)
+    assert running.look(3) == []
+    running.system.now += watch.SETTLE_S
+    assert running.look() == [f"--edit-server --fwmark-service {MARK} --real-server {SECOND}:0 --gatewaying --weight 0"]
+
+
+def test_a_changed_sysctl_is_set_again_twice_and_then_left_to_its_owner(running: Running) -> None:
+    for _ in range(repairs.SYSCTL_TIMES):
+        running.sysctl("net/ipv4/conf/all/arp_ignore", "0\n")
+        assert running.look(3)[0] == "sysctl -q -p -"
+        running.sysctl("net/ipv4/conf/all/arp_ignore", "1\n")
+        running.look()
+    running.sysctl("net/ipv4/conf/all/arp_ignore", "0\n")
+    assert running.look(4) == []
+    assert [note.partition(":")[0] for note in running.system.notes] == ["repaired sysctl net.ipv4.conf.all.arp_ignore"] * 2 + ["not repaired again"]
+    found = repairs.read(running.system.now)
+    assert [(each.what, each.count, each.contested) for each in found] == [("sysctl net.ipv4.conf.all.arp_ignore", 2, True)]
+    running.sysctl("net/ipv4/conf/all/arp_ignore", "1\n")
+    running.look()
+    assert not repairs.read(running.system.now)[0].contested
+
+
+def test_a_vip_that_left_lo_is_put_back(running: Running) -> None:
+    running.look()
+    running.system.answers["ip -oneline address show dev lo"] = (0, "", "")
+    assert running.look() == [], "the kernel told of nothing"
+    running.watch.vips_due = True
+    assert running.look() == ["ip -batch -"]
+    assert running.system.notes[-1] == "repaired VIPs on lo: 192.168.0.250 was missing; changed by kube-proxy"
+
+
+def test_a_server_that_is_no_director_has_its_sysctls_and_vips_repaired(make: type[Running], system: System, tmp_path: Path) -> None:
+    running = make(system, tmp_path, description(director=False, directors=()))
+    running.sysctl("net/ipv4/conf/all/arp_ignore", "0\n")
+    running.system.answers["ip -oneline address show dev lo"] = (0, "", "")
+    assert running.look() == ["sysctl -q -p -", "ip -batch -"]
+
+
+def test_rules_that_another_program_removed_are_loaded_again_and_name_it(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    differ = ["table ip openshift_lvs is missing"] * 2
+    monkeypatch.setattr(host, "rules_that_differ", lambda: differ.pop() if differ else "")
+    Path(state.CURRENT, host.RULES).touch()
+    state.write(state.OWN_CALLS, own_calls.rules(served(), {}))
+    running.system.answers["nft list table ip openshift_lvs_own"] = (1, "", "No such file")
+    running.watch.rules_due, running.watch.rules_by = True, "nft (process 7, started by firewalld)"
+    differ.append("table ip openshift_lvs is missing")
+    assert running.look() == [f"nft --file {state.CURRENT}/{host.RULES}", "nft --file -"]
+    assert running.system.notes[0] == ("repaired nftables rules: table ip openshift_lvs is missing; changed by nft (process 7, started by firewalld)")
+
+
+@pytest.mark.parametrize(("shown", "sides"), [(BOTH_SIDES, 2), (BOTH_SIDES[: BOTH_SIDES.index("  2:")], 1), ("  sl  local_address rem_address\n", 0)])
+def test_a_side_of_connection_sync_is_seen_by_its_socket(shown: str, sides: int) -> None:
+    assert watch.sync_sides(shown) == sides
+
+
+def test_connection_sync_that_ended_is_started_again(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[object] = []
+    monkeypatch.setattr(ipvs, "keep_sync", kept.append)
+    Path(watch.PROC_UDP).write_text("")
+    running.look(3)
+    assert kept
+
+
+def test_connection_sync_whose_sockets_the_kernel_does_not_show_is_not_asked_for_again_and_again(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    sides = tuple(ipvs.SyncDaemon(side, "eth0", 51, 1472) for side in ("master", "backup"))
+    asked: list[object] = []
+
+    def sync_daemons() -> tuple[ipvs.SyncDaemon, ...]:
+        asked.append(1)
+        return sides
+
+    monkeypatch.setattr(ipvs, "sync_daemons", sync_daemons)
+    Path(watch.PROC_UDP).write_text("")
+    assert running.look(6) == []
+    assert (len(asked), running.system.notes) == (1, [])
+
+
+def test_a_rival_that_changes_the_same_thing_again_and_again_is_named_and_waited_for(system: System) -> None:
+    made = repairs.Repairs(lambda: system.now)
+    waits = []
+    for _ in range(9):
+        asked = 0
+        while not made.allowed("IPVS table"):
+            system.now += 1
+            asked += 1
+        waits.append(asked)
+        made.done("IPVS table", "emptied", "kube-proxy")
+    assert waits == [0, 0, 0, 5, 10, 20, 40, 60, 60]
+    assert repairs.read(system.now)[0] == repairs.Repair("IPVS table", 9, 0, "kube-proxy", True)
+    system.now += repairs.ROW_S
+    assert made.allowed("IPVS table")
+    assert not repairs.read(system.now)[0].contested, "it has rested"
+
+
+def test_another_program_in_force_ends_this_process_when_no_command_changes_versions(running: Running, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    in_force("v2", served())
+    link = Path(state.VERSIONS, "v2", "program")
+    link.unlink()
+    link.symlink_to(other)
+    assert not running.watch.read_version()
+    with Lock(state.LOCK, 0, "activate v2"):
+        assert not watch._lock_is_free()
+    assert watch._lock_is_free()
+
+
+# Fail open
+
+
+def test_a_service_fails_open_at_once_when_its_last_server_fails_and_closes_at_the_first_success(running: Running) -> None:
+    for failed in ((HERE,), (SECOND,), (THIRD,)):
+        running.system.fails(*failed)
+        running.hear(down(*failed))
+    assert running.system.weights() == dict.fromkeys(ADDRESSES, 1)
+    assert "master-8443 fails open: no health check passes, so every server that is not drained gets connections" in running.system.notes
+    assert running.look(4) == [], "that is no change by others"
+    seen = belief.judged(ipvs.parse_proc(running.system.proc), belief.read())
+    assert ipvs.answering(seen) == set() and seen[MARK].open_since
+    running.hear(up(SECOND))
+    assert running.system.weights() == {HERE: 0, SECOND: 1, THIRD: 0}
+    assert "master-8443 no longer fails open: only servers that pass their health check get connections" in running.system.notes
+    assert running.look(4) == []
+
+
+def test_a_service_that_fails_open_never_includes_drained_servers_nor_weight_0(make: type[Running], system: System, tmp_path: Path) -> None:
+    running = make(system, tmp_path, served(service(weights={HERE: 2, SECOND: 1, THIRD: 0}, **GIVEN)))
+    drain(SECOND)
+    system.fails(*ADDRESSES)
+    running.hear(down(*ADDRESSES))
+    assert system.weights() == {HERE: 2, SECOND: 0, THIRD: 0}
+
+
+def test_a_service_whose_healthy_servers_are_all_drained_fails_open_to_the_others(running: Running) -> None:
+    drain(HERE)
+    running.system.fails(*ADDRESSES)
+    running.hear(down(SECOND, THIRD))
+    assert running.system.weights() == {HERE: 0, SECOND: 1, THIRD: 1}
+
+
+def test_a_server_that_is_drained_while_its_service_fails_open_gets_no_more_connections_at_once(running: Running) -> None:
+    running.system.fails(*ADDRESSES)
+    running.hear(down(*ADDRESSES))
+    drain(SECOND)
+    running.look(1)
+    assert running.system.weights() == {HERE: 1, SECOND: 0, THIRD: 1}
+    assert not Path(state.REPAIRS).exists()
+
+
+def test_without_inhibit_on_failure_removed_servers_are_added_and_removed_again(make: type[Running], system: System, tmp_path: Path) -> None:
+    running = make(system, tmp_path, served(service(**GIVEN, inhibit_on_failure=False)))
+    system.table[MARK].clear()
+    running.hear(down(*ADDRESSES))
+    assert system.weights() == dict.fromkeys(ADDRESSES, 1)
+    running.hear(up(HERE))
+    assert system.weights() == {HERE: 1}
+
+
+def test_a_service_that_must_not_fail_open_refuses(make: type[Running], system: System, tmp_path: Path) -> None:
+    running = make(system, tmp_path, served(service(**{**GIVEN, "fail_open": False})))
+    system.fails(*ADDRESSES)
+    running.hear(down(*ADDRESSES))
+    assert set(system.weights().values()) == {0}
+    assert running.look() == []
+
+
+def test_failing_open_goes_on_after_a_restart_of_the_process_and_after_a_reload(running: Running) -> None:
+    running.system.fails(*ADDRESSES)
+    running.hear(down(*ADDRESSES))
+    since = running.watch.belief.open_since
+    running.watch = running.started()
+    assert running.watch.belief.open_since == since
+    in_force("v2", served(service(quorum=1, **GIVEN)))
+    assert running.watch.read_version()
+    running.watch.rules_due = False
+    assert running.look(4) == []
+    assert running.watch.belief.open_since == since
+    assert running.system.weights() == dict.fromkeys(ADDRESSES, 1)
+
+
+def test_a_service_fails_open_while_an_activation_runs_but_not_to_servers_that_it_removes(running: Running) -> None:
+    state.write(state.ACTIVATION, f'{{"answered_before": null, "unread": false, "lowered": [[{MARK}, "{THIRD}", "DR", 1]]}}')
+    running.system.fails(*ADDRESSES)
+    with Lock(state.LOCK, 0, "activate v2"):
+        running.hear(down(*ADDRESSES))
+    assert running.system.weights() == {HERE: 1, SECOND: 1, THIRD: 0}
+
+
+def test_a_director_that_fails_open_keeps_its_poor_view(running: Running) -> None:
+    Path(state.QUORUM, "master").mkdir()
+    Path(state.QUORUM, "master", "master-8443").write_text("-100\n")
+    running.system.fails(*ADDRESSES)
+    running.hear(down(*ADDRESSES))
+    vrrp.recount(served())
+    assert state.read(f"{state.QUORUM}/master/master-8443") == "-100"
+    running.hear(up(*ADDRESSES))
+    vrrp.recount(served())
+    assert state.read(f"{state.QUORUM}/master/master-8443") == "0"
+
+
+def test_own_calls_follow_a_verdict_at_once_and_end_at_the_own_server_while_the_service_fails_open(running: Running) -> None:
+    running.system.fails(HERE)
+    running.hear(down(HERE))
+    assert "dnat" in state.text(state.OWN_CALLS)
+    running.system.fails(SECOND, THIRD)
+    running.hear(down(SECOND, THIRD))
+    assert "dnat" not in state.text(state.OWN_CALLS)
+
+
+def test_status_says_since_when_a_service_fails_open_and_what_was_repaired(running: Running) -> None:
+    running.system.table.clear()
+    running.look()
+    running.system.fails(*ADDRESSES)
+    running.hear(down(*ADDRESSES))
+    running.system.answers["systemctl is-active"] = (3, "active\nfailed\n", "")
+    running.system.answers["nft list set ip openshift_lvs"] = (0, "", "")
+    told = observe.report(observe.facts(), served())
+    assert ": no check passes, fails open since 20" in told
+    assert f"{HERE}: fails its health check, weight 1" in told
+    assert "repaired    IPVS table: 1 times, last 0 s ago, changed by kube-proxy" in told
+    assert "openshift-lvs-watch.service is failed" in told
+
+
+# The kernel and systemd
+
+
+def test_without_a_version_there_is_nothing_to_watch(system: System) -> None:
+    with pytest.raises(Refused):
+        watch.watch()
+
+
+def test_systemd_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import socket
+
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as heard:
+        heard.bind(str(tmp_path / "notify"))
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        watch.notify("READY=1")
+        assert heard.recv(100) == b"READY=1"
+
+
+@pytest.fixture(scope="module")
+def real() -> Iterator[Node]:
+    with activated("master0") as made:
+        yield made
+
+
+def test_the_kernel_tells_of_addresses_and_of_rules_and_who_changed_them(real: Node) -> None:
+    said = real.python("""
+from openshift_lvs.kernel_events import AddressEvents, RuleEvents
+from openshift_lvs import programs
+addresses, rules = AddressEvents(), RuleEvents("openshift_lvs")
+print(addresses.left_lo(), rules.changed())
+programs.run("ip", "address", "add", "192.0.2.1/32", "dev", "eth0"); programs.run("ip", "address", "delete", "192.0.2.1/32", "dev", "eth0")
+programs.run("nft", "add", "table", "ip", "other")
+print(addresses.left_lo(), rules.changed())
+programs.run("ip", "address", "delete", "192.168.0.250/32", "dev", "lo")
+programs.run("nft", "flush", "ruleset")
+print(addresses.left_lo(), rules.changed(), rules.by.partition(" ")[0])
+""")
+    assert said.splitlines() == ["False False", "False False", "True True nft"]
+    real.succeeds("apply")
+
+
+def test_the_process_repairs_real_rules_and_a_real_vip_and_stays_small(real: Node) -> None:
+    """Everything but IPVS is real. The clock of a node under test stands still, so the looks are made by hand."""
+    said = real.python("""
+from openshift_lvs import programs
+programs.run("nft", "flush", "ruleset"); programs.run("ip", "address", "delete", "192.168.0.250/32", "dev", "lo")
+programs.run("sysctl", "-q", "-p", "-", stdin="net.ipv4.conf.all.arp_ignore = 0\\n")
+watched = watch.Watch()
+assert watched.read_version()
+watched.read_belief()
+for _ in range(3):
+    watched.look()
+print(host.rules_that_differ(), "192.168.0.250" in host.addresses("lo"), host.sysctls_that_differ(watched._sysctls))
+kilobytes = [line.split()[1] for line in open("/proc/self/status") if line.startswith("VmRSS")][0]
+print("small" if int(kilobytes) < 25000 else kilobytes)
+""")
+    assert said.splitlines() == ["True []", "small"]
+
+
+def test_the_process_itself_hears_and_repairs_until_it_is_ended(real: Node) -> None:
+    real.write(f"{PROGRAM}/openshift_lvs/clock.py", (keepalived.PROGRAM / "openshift_lvs" / "clock.py").read_text())
+    try:
+        real.sh(f"{OPENSHIFT_LVS} watch >/stub/watch.log 2>&1 </dev/null & echo $! >/stub/watch.pid")
+        real.sh("""
+            deadline=$(($(date +%s) + 40))
+            until_so() {
+                until "$@" >/dev/null 2>&1; do
+                    [ "$(date +%s)" -lt "$deadline" ] || { echo "not so: $*; $(cat /stub/watch.log)" >&2; exit 1; }
+                    /usr/bin/sleep 0.1
+                done
+            }
+            # The process holds the pipe open once it is there.
+            until_so sh -c 'ls -l /proc/$(cat /stub/watch.pid)/fd | grep -q verdicts'
+            echo "RS [192.168.0.3]:none:0 FWM 53485819 DOWN" >/run/openshift-lvs/verdicts
+            until_so grep -q '"192.168.0.3", false' /run/openshift-lvs/belief
+            nft flush ruleset; ip address delete 192.168.0.250/32 dev lo
+            until_so nft list table ip openshift_lvs
+            until_so sh -c 'ip address show dev lo | grep -q 192.168.0.250'
+            grep -q '"nftables rules", 1' /run/openshift-lvs/repairs
+        """)
+    finally:
+        real.sh('kill "$(cat /stub/watch.pid)"')
+        replace_clock(real)
+
+
+CALL = """
+import socket
+for port in (8443, 8444):
+    try:
+        socket.create_connection(("192.168.0.250", port), 0.5)
+    except OSError as fault:
+        print(port, type(fault).__name__)
+"""
+
+
+def test_an_icmp_error_for_a_service_that_fails_open_does_not_end_a_clients_attempt_and_a_reset_does(real: Node) -> None:
+    assert real.sh(f"python3 -c '{CALL}'").splitlines() == ["8443 ConnectionRefusedError", "8444 ConnectionRefusedError"], "a stopped server resets"
+    # As IPVS answers without a server.
+    real.sh("nft add table ip fault; nft 'add chain ip fault input { type filter hook input priority 0; }'")
+    real.sh("nft add rule ip fault input tcp dport '{ 8443, 8444 }' reject with icmp type port-unreachable")
+    assert real.sh(f"python3 -c '{CALL}'").splitlines() == ["8443 TimeoutError", "8444 ConnectionRefusedError"]
+    real.sh("nft delete table ip fault")
