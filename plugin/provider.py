@@ -1,0 +1,43 @@
+"""Serves the component to the engine."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pulumi
+from pulumi.errors import InputPropertiesError, InputPropertyErrorDetails
+from pulumi.provider import ConstructResult, main
+from pulumi.provider.experimental.component import ComponentProvider
+from pulumi.provider.server import ComponentInitError
+
+from components.configuration import ConfigurationError
+from plugin.arguments import in_arguments
+from plugin.cluster import Cluster
+
+NAME = "openshift-lvs"
+
+
+def serve(arguments: list[str]) -> None:
+    """Serve the component until the engine ends this process. `arguments`: the engine's, its address first."""
+    main(Provider(), arguments)
+
+
+class Provider(ComponentProvider):
+    """Pulumi's provider of components. A refusal of the model is reported with the argument and without a traceback."""
+
+    def __init__(self) -> None:
+        project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]
+        # Versions of plugins are semantic versions: 0.2.0.dev0 is 0.2.0-dev0.
+        super().__init__([Cluster], NAME, version=project["version"].replace(".dev", "-dev"))
+
+    def construct(self, name: str, resource_type: str, inputs: Any, options: pulumi.ResourceOptions | None = None) -> ConstructResult:
+        try:
+            return super().construct(name, resource_type, inputs, options)
+        except ComponentInitError as error:
+            if not isinstance(error.inner, ConfigurationError):
+                raise
+            faults = [fault.partition(": ") for fault in in_arguments(str(error.inner)).splitlines()]
+            details = [InputPropertyErrorDetails(property_path=key, reason=reason) for key, _, reason in faults]
+            raise InputPropertiesError("", details) from None
