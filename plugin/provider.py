@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pulumi
-from pulumi.errors import InputPropertiesError, InputPropertyErrorDetails
+from pulumi.errors import InputPropertiesError
 from pulumi.provider import ConstructResult, main
 from pulumi.provider.experimental.component import ComponentProvider
 from pulumi.provider.server import ComponentInitError
@@ -38,6 +38,5 @@ class Provider(ComponentProvider):
         except ComponentInitError as error:
             if not isinstance(error.inner, ConfigurationError):
                 raise
-            faults = [fault.partition(": ") for fault in in_arguments(str(error.inner)).splitlines()]
-            details = [InputPropertyErrorDetails(property_path=key, reason=reason) for key, _, reason in faults]
-            raise InputPropertiesError("", details) from None
+            # Without the path of a property: the engine would print its value, and so a secret.
+            raise InputPropertiesError(in_arguments(str(error.inner)), []) from None
