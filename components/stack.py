@@ -67,8 +67,8 @@ class Stack:
             raise ConfigurationError(f"{config.name}:cluster: missing; describe the cluster in Pulumi.STACK.yaml (docs/configuration.md has its keys)")
         cluster = Cluster.parse(data)
         # Read in the clear, so that a password that cannot work is refused before the first resource; it goes on as a secret only.
-        given = (pulumi.runtime.config.get_config(f"{config.name}:{key}") for key in ("ssh_private_key", "host_key_seed"))
-        return cls.of(cluster, Secrets.check(cluster, *given, _passwords(config)))
+        key, seed = (pulumi.runtime.config.get_config(f"{config.name}:{name}") for name in ("ssh_private_key", "host_key_seed"))
+        return cls.of(cluster, Secrets.check(cluster, key, seed, _passwords(config)))
 
     @classmethod
     def of(cls, cluster: Cluster, secrets: pulumi.Input[Secrets]) -> Stack:

@@ -33,6 +33,7 @@ class Arguments:
     def __init__(self) -> None:
         self._made: dict[tuple[type[Model], ...], Any] = {}
         self.names: set[str] = set()
+        self.descriptions: dict[tuple[str, str], str] = {}
 
     def of(self, *forms: type[Model]) -> Any:
         """The TypedDict of a section; of several forms, the one with the keys of all of them. Only what every form requires is required."""
@@ -48,6 +49,8 @@ class Arguments:
             # mypy wants the name and keys of a TypedDict in the text.
             made: Any = TypedDict(base.__name__, keys)  # type: ignore[misc]
             self.names |= keys.keys()
+            described = {name: field.description for form in forms for name, field in form.model_fields.items()}
+            self.descriptions |= {(base.__name__, name): text for name, text in described.items() if text}
             made.__doc__ = (base.__doc__ or "").strip()
             self._made[forms] = made
         return self._made[forms]
@@ -73,9 +76,22 @@ _made = Arguments()
 SECTIONS: Mapping[str, Any] = _made.of(Cluster).__annotations__
 """The sections of the cluster as arguments, by the model's name: each a type, or NotRequired of it."""
 
-_NAMES = {name: camel_case(name) for name in (*_made.names, "ssh_private_key", "host_key_seed", "auth_pass")}
+_optional: Any = NotRequired
+
+BESIDE: Mapping[str, Any] = {
+    "ssh_private_key": pulumi.Input[str],
+    "host_key_seed": _optional[pulumi.Input[str]],
+    "auth_pass": _optional[pulumi.Input[dict[str, pulumi.Input[str]]]],
+    "check_scripts": _optional[dict[str, str]],
+}
+"""The arguments beside the sections: the secrets of the stack, and the text of each script that a health check runs."""
+
+DESCRIPTIONS: Mapping[tuple[str, str], str] = _made.descriptions
+"""What the model says of a key, by type and name."""
+
+_NAMES = {name: camel_case(name) for name in (*_made.names, *BESIDE)}
 _NAME = re.compile(rf"\b({'|'.join(sorted((name for name in _NAMES if '_' in name), key=len, reverse=True))})\b")
-_SET_SECRET = re.compile(r"pulumi config set --secret (?:--path )?openshift-lvs:([\w.-]+)[^);]*")
+_SET_SECRET = re.compile(r"pulumi config set --secret (?:--path )?openshift-lvs:([\w.-]+).*")
 
 
 def to_model(given: Mapping[str, Any]) -> dict[str, Any]:

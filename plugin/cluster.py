@@ -20,16 +20,7 @@ from components.stack import Secrets, Stack
 from plugin import arguments
 
 # mypy wants the name and keys of a TypedDict in the text.
-ClusterArgs: Any = TypedDict(  # type: ignore[misc]
-    "ClusterArgs",
-    {
-        **arguments.SECTIONS,
-        "ssh_private_key": pulumi.Input[str],
-        "host_key_seed": NotRequired[pulumi.Input[str]],
-        "auth_pass": NotRequired[pulumi.Input[dict[str, pulumi.Input[str]]]],
-        "check_scripts": NotRequired[dict[str, str]],
-    },
-)
+ClusterArgs: Any = TypedDict("ClusterArgs", {**arguments.SECTIONS, **arguments.BESIDE})  # type: ignore[misc]
 
 
 class Endpoint(TypedDict):
@@ -66,9 +57,10 @@ class Cluster(pulumi.ComponentResource):
 
     def __init__(self, name: str, args: ClusterArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         """Raises ConfigurationError before anything is made."""
-        cluster = configuration.Cluster.parse(arguments.to_model(args))
-        scripts = _scripts(cluster, args.get("check_scripts", {}))
-        secrets = _secrets(cluster, args)
+        given: Mapping[str, Any] = args
+        cluster = configuration.Cluster.parse(arguments.to_model(given))
+        scripts = _scripts(cluster, given.get("check_scripts", {}))
+        secrets = _secrets(cluster, given)
         super().__init__("openshift-lvs:index:Cluster", name, None, opts)
         stack = Stack.of(cluster, secrets)
         child = pulumi.ResourceOptions(parent=self)
@@ -86,7 +78,7 @@ class Cluster(pulumi.ComponentResource):
             )
         self.endpoints = pulumi.Output.from_input(_named(stack.endpoints(network)))
         self.hosts = pulumi.Output.from_input(_named(stack.hosts(servers)))
-        self.proofs = pulumi.Output.from_input(load_balancer.proofs)
+        self.proofs = pulumi.Output.all(**load_balancer.proofs)
         self.register_outputs({"endpoints": self.endpoints, "hosts": self.hosts, "proofs": self.proofs})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,11 @@ import pulumi
 from pulumi.errors import InputPropertiesError
 from pulumi.provider import ConstructResult, main
 from pulumi.provider.experimental.component import ComponentProvider
+from pulumi.provider.experimental.util import camel_case
 from pulumi.provider.server import ComponentInitError
 
 from components.configuration import ConfigurationError
-from plugin.arguments import in_arguments
+from plugin.arguments import DESCRIPTIONS, in_arguments
 from plugin.cluster import Cluster
 
 NAME = "openshift-lvs"
@@ -31,6 +33,10 @@ class Provider(ComponentProvider):
         project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]
         # Versions of plugins are semantic versions: 0.2.0.dev0 is 0.2.0-dev0.
         super().__init__([Cluster], NAME, version=project["version"].replace(".dev", "-dev"))
+        schema = json.loads(str(self.schema))
+        for (section, key), text in DESCRIPTIONS.items():
+            schema["types"][f"{NAME}:index:{section}"]["properties"][camel_case(key)]["description"] = in_arguments(text)
+        self.schema = json.dumps(schema)
 
     def construct(self, name: str, resource_type: str, inputs: Any, options: pulumi.ResourceOptions | None = None) -> ConstructResult:
         try:
