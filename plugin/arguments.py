@@ -8,7 +8,7 @@ Each section of the model becomes a type with the same keys, so that a new key o
 - A short form is not there: a host is always a mapping with `address`.
 """
 
-from __future__ import annotations
+# Without `from __future__ import annotations`: Pulumi's analyzer reads the annotations as types.
 
 import re
 from collections.abc import Mapping
@@ -76,20 +76,20 @@ _made = Arguments()
 SECTIONS: Mapping[str, Any] = _made.of(Cluster).__annotations__
 """The sections of the cluster as arguments, by the model's name: each a type, or NotRequired of it."""
 
-_optional: Any = NotRequired
 
-BESIDE: Mapping[str, Any] = {
-    "ssh_private_key": pulumi.Input[str],
-    "host_key_seed": _optional[pulumi.Input[str]],
-    "auth_pass": _optional[pulumi.Input[dict[str, pulumi.Input[str]]]],
-    "check_scripts": _optional[dict[str, str]],
-}
-"""The arguments beside the sections: the secrets of the stack, and the text of each script that a health check runs."""
+class Beside(TypedDict):
+    """The arguments beside the sections: the secrets, and the text of each script that a health check runs, by its name there."""
+
+    ssh_private_key: pulumi.Input[str]
+    host_key_seed: NotRequired[pulumi.Input[str]]
+    auth_pass: NotRequired[pulumi.Input[dict[str, pulumi.Input[str]]]]
+    check_scripts: NotRequired[dict[str, str]]
+
 
 DESCRIPTIONS: Mapping[tuple[str, str], str] = _made.descriptions
 """What the model says of a key, by type and name."""
 
-_NAMES = {name: camel_case(name) for name in (*_made.names, *BESIDE)}
+_NAMES = {name: camel_case(name) for name in (*_made.names, *Beside.__annotations__)}
 _NAME = re.compile(rf"\b({'|'.join(sorted((name for name in _NAMES if '_' in name), key=len, reverse=True))})\b")
 _SET_SECRET = re.compile(r"pulumi config set --secret (?:--path )?openshift-lvs:([\w.-]+).*")
 
@@ -104,7 +104,8 @@ def _plain(key: str, value: Any) -> Any:
         case pulumi.Output():
             raise ConfigurationError(f"{key}: is a secret or an output of a resource; give a value that the program knows before it makes anything")
         case dict():
-            return {name: _plain(f"{key}.{name}", each) for name, each in value.items()}
+            # A mapping has no order on its way through the engine, and priorities follow the order of the hosts. The program's stack is sorted as well.
+            return {name: _plain(f"{key}.{name}", each) for name, each in sorted(value.items())}
         case list():
             return [_plain(f"{key}.{index}", each) for index, each in enumerate(value)]
         case float() if value.is_integer():

@@ -20,7 +20,7 @@ from components.stack import Secrets, Stack
 from plugin import arguments
 
 # mypy wants the name and keys of a TypedDict in the text.
-ClusterArgs: Any = TypedDict("ClusterArgs", {**arguments.SECTIONS, **arguments.BESIDE})  # type: ignore[misc]
+ClusterArgs: Any = TypedDict("ClusterArgs", {**arguments.SECTIONS, **arguments.Beside.__annotations__})  # type: ignore[misc]
 
 
 class Endpoint(TypedDict):

@@ -121,6 +121,16 @@ def test_the_component_makes_what_the_program_makes(deploy: Deploy, article: dic
         }
 
 
+def test_the_order_in_which_the_engine_hands_a_mapping_over_changes_nothing(deploy: Deploy, article: dict[str, Any]) -> None:
+    inputs = given(existing(article))
+
+    def turned(value: Any) -> Any:
+        return {key: turned(each) for key, each in reversed(value.items())} if isinstance(value, dict) else value
+
+    first, second = ([each.inputs for each in sorted(make(deploy, given).resources, key=lambda each: each.urn)] for given in (inputs, turned(inputs)))
+    assert first == second
+
+
 def test_everything_is_below_the_component(deploy: Deploy, article: dict[str, Any]) -> None:
     done = make(deploy, given(article, hostKeySeed=SEED))
     urns = {resource.urn for resource in done.resources}
