@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,8 @@ NAME = "openshift-lvs"
 
 def serve(arguments: list[str]) -> None:
     """Serve the component until the engine ends this process. `arguments`: the engine's, its address first."""
+    # The engine ends a plugin by SIGINT when its work is done. On Python's way out, grpc complains of its closed loop on the user's terminal.
+    signal.signal(signal.SIGINT, lambda *_: os._exit(0))
     main(Provider(), arguments)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -36,7 +37,8 @@ WITHOUT_ARGUMENT: dict[str, str] = {}
 """Keys of the model that are no argument (`SECTION.KEY`), and why."""
 
 PLUGIN = PROJECT / "plugin"
-TYPES: dict[str, dict[str, Any]] = json.loads(str(Provider().schema))["types"]
+PROVIDER = Provider()
+TYPES: dict[str, dict[str, Any]] = json.loads(str(PROVIDER.schema))["types"]
 
 
 def sections(given: Any) -> Iterator[type[Model]]:
@@ -87,7 +89,7 @@ def given(data: dict[str, Any], **more: Any) -> dict[str, Any]:
 
 def construct(inputs: dict[str, Any]) -> ConstructResult:
     """The component, made as the engine asks for it."""
-    return Provider().construct("cluster", "openshift-lvs:index:Cluster", inputs)
+    return PROVIDER.construct("cluster", "openshift-lvs:index:Cluster", inputs)
 
 
 def make(deploy: Deploy, inputs: dict[str, Any], into: Deployment | None = None) -> Deployment:
@@ -98,8 +100,7 @@ def make(deploy: Deploy, inputs: dict[str, Any], into: Deployment | None = None)
 @pytest.mark.parametrize("stack", sorted(GOLDEN.glob("Pulumi.*.yaml")), ids=lambda path: path.name)
 def test_the_arguments_carry_every_configuration_to_the_model(stack: Path) -> None:
     data = yaml.safe_load(stack.read_text())["config"]["openshift-lvs:cluster"]
-    provider, inputs = Provider(), given(json.loads(json.dumps(data)))
-    mapped = provider.map_inputs(inputs, provider._component_defs["Cluster"])
+    mapped = PROVIDER.map_inputs(given(json.loads(json.dumps(data))), PROVIDER._component_defs["Cluster"])
     assert Cluster.parse(arguments.to_model(mapped)) == Cluster.parse(data)
 
 
@@ -224,6 +225,13 @@ def test_a_fault_of_the_plugin_itself_keeps_its_traceback(deploy: Deploy, articl
     monkeypatch.setattr(Cluster, "parse", broken)
     with pytest.raises(ComponentInitError, match="none"):
         make(deploy, inputs)
+
+
+def test_the_plugin_ends_without_a_word_when_the_engine_ends_it() -> None:
+    with subprocess.Popen([PLUGIN / "pulumi-resource-openshift-lvs", "127.0.0.1:1"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as plugin:
+        assert plugin.stdout and int(plugin.stdout.readline())
+        plugin.send_signal(signal.SIGINT)
+        assert plugin.communicate(timeout=60) == ("", "") and plugin.returncode == 0
 
 
 @pytest.fixture
