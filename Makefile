@@ -39,7 +39,7 @@ down: .venv ## all of that away
 lint: .venv ## ruff, mypy, vermin, shellcheck, go vet, actionlint
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
-	.venv/bin/mypy components operations lab node __main__.py tests
+	.venv/bin/mypy components operations plugin lab node __main__.py tests
 	.venv/bin/vermin --target=3.9- --violations --no-tips node/openshift_lvs node/openshift-lvs
 	.venv/bin/shellcheck $$(awk 'FNR == 1 && /^#!.*sh$$/ { print FILENAME } { nextfile }' $$(git ls-files))
 	set -e; for folder in $(sort $(dir $(shell git ls-files '*.go'))); do go -C $$folder vet .; done

@@ -21,6 +21,7 @@ import hmac
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import pulumi
@@ -48,13 +49,17 @@ DIAL_SECONDS = 10
 
 @dataclass(frozen=True)
 class LoadBalancerArgs:
-    """What the load balancer needs. `auth_pass` is the VRRP password by address, secret; `fingerprint_key` keys what a version says of it."""
+    """What the load balancer needs. `auth_pass` is the VRRP password by address, secret; `fingerprint_key` keys what a version says of it.
+
+    `scripts` is the folder in which the scripts of health checks are.
+    """
 
     cluster: Cluster
     hosts: Mapping[str, Endpoint]
     ssh_private_key: pulumi.Input[str]
     auth_pass: pulumi.Output[dict[str, str]]
     fingerprint_key: pulumi.Input[str]
+    scripts: Path = keepalived.ROOT
 
 
 class Staged(NamedTuple):
@@ -85,7 +90,7 @@ class LoadBalancer(pulumi.ComponentResource):
 
     def _deliver(self, host: str, installed: remote.Command) -> Staged:
         cluster = self._args.cluster
-        files = keepalived.render(cluster, host)
+        files = keepalived.render(cluster, host, self._args.scripts)
         has_secret = any(vip.authentication for vip in cluster.vips_of(cluster.node(host).pool_name).values())
         version: pulumi.Input[str] = keepalived.version(files)
         secrets: pulumi.Output[dict[str, str]] | None = None

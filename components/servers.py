@@ -19,16 +19,16 @@ FIRST_BOOT_ONLY = ["image_id", "flavor_name", "user_data", "key_pair", "availabi
 made, also a host that is removed and added again."""
 
 
-def find_images(cluster: Cluster) -> dict[str, str]:
+def find_images(cluster: Cluster, opts: pulumi.InvokeOptions | None = None) -> dict[str, str]:
     """The id of each image that the pools name. Raises ConfigurationError for an image or flavor that the cloud has not.
 
     To be asked before any resource is made: a wrong name then changes nothing.
     """
     made = {pool_name: pool for pool_name, pool in cluster.pools.items() if not pool.existing}
     for flavor, pool_name in {str(pool.flavor): pool_name for pool_name, pool in made.items()}.items():
-        look_up(f"pools.{pool_name}.flavor", flavor, "flavor", partial(compute.get_flavor, name=flavor))
+        look_up(f"pools.{pool_name}.flavor", flavor, "flavor", partial(compute.get_flavor, name=flavor, opts=opts))
     return {
-        image: look_up(f"pools.{pool_name}.image", image, "image", partial(images.get_image, name=image, most_recent=True)).id
+        image: look_up(f"pools.{pool_name}.image", image, "image", partial(images.get_image, name=image, most_recent=True, opts=opts)).id
         for image, pool_name in {str(pool.image): pool_name for pool_name, pool in made.items()}.items()
     }
 

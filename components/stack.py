@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import pulumi
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -27,6 +27,27 @@ def refusals() -> Iterator[None]:
         raise pulumi.RunError(str(refusal)) from None
 
 
+class Secrets(NamedTuple):
+    """The secrets beside the cluster, and the public half of the login key. What is known to be wrong has been refused before one exists."""
+
+    ssh_private_key: str
+    ssh_public_key: str
+    host_key_seed: str
+    auth_pass: dict[str, str]
+
+    @classmethod
+    def check(cls, cluster: Cluster, ssh_private_key: str | None, host_key_seed: str | None, auth_pass: dict[str, str]) -> Secrets:
+        """The secrets of that cluster. Raises ConfigurationError that names the key and the remedy, and quotes no secret."""
+        ssh_private_key = _required(ssh_private_key, "ssh_private_key", "the private key that opens the nodes", "< ~/.ssh/id_ed25519")
+        ssh_public_key = _public_key(ssh_private_key)
+        check_auth_pass(cluster, auth_pass)
+        needs_seed = cluster.needs_openstack or any(vip.authentication for vip in cluster.vips.values())
+        seed = _required(host_key_seed, "host_key_seed", "the seed of the ssh host keys", '"$(openssl rand -hex 32)"') if needs_seed else ""
+        if seed:
+            check_seed(seed)
+        return cls(ssh_private_key, ssh_public_key, seed, auth_pass)
+
+
 @dataclass(frozen=True)
 class Stack:
     """The cluster and its secrets. Everything that is known to be wrong has been refused before one exists."""
@@ -45,20 +66,20 @@ class Stack:
         if data is None:
             raise ConfigurationError(f"{config.name}:cluster: missing; describe the cluster in Pulumi.STACK.yaml (docs/configuration.md has its keys)")
         cluster = Cluster.parse(data)
-        ssh_private_key = _required(config, "ssh_private_key", "the private key that opens the nodes", "< ~/.ssh/id_ed25519")
-        ssh_public_key = _public_key(ssh_private_key)
         # Read in the clear, so that a password that cannot work is refused before the first resource; it goes on as a secret only.
-        auth_pass = _passwords(config)
-        check_auth_pass(cluster, auth_pass)
-        seed = _required(config, "host_key_seed", "the seed of the ssh host keys", '"$(openssl rand -hex 32)"') if _needs_seed(cluster) else ""
-        if seed:
-            check_seed(seed)
+        key, seed = (pulumi.runtime.config.get_config(f"{config.name}:{name}") for name in ("ssh_private_key", "host_key_seed"))
+        return cls.of(cluster, Secrets.check(cluster, key, seed, _passwords(config)))
+
+    @classmethod
+    def of(cls, cluster: Cluster, secrets: pulumi.Input[Secrets]) -> Stack:
+        """The stack of a cluster and its secrets, which go on as secrets from here."""
+        known = pulumi.Output.secret(0).apply(lambda _: secrets)
         return cls(
             cluster,
-            pulumi.Output.secret(ssh_private_key),
-            pulumi.Output.from_input(ssh_public_key),
-            pulumi.Output.secret(seed),
-            pulumi.Output.secret(auth_pass),
+            known.apply(lambda each: each.ssh_private_key),
+            pulumi.Output.unsecret(known.apply(lambda each: each.ssh_public_key)),
+            known.apply(lambda each: each.host_key_seed),
+            known.apply(lambda each: each.auth_pass),
         )
 
     def endpoints(self, network: ClusterNetwork | None) -> dict[str, dict[str, Any]]:
@@ -99,14 +120,9 @@ def _cluster(config: pulumi.Config) -> dict[str, Any] | None:
     return data if isinstance(data, dict) else None
 
 
-def _needs_seed(cluster: Cluster) -> bool:
-    return cluster.needs_openstack or any(vip.authentication for vip in cluster.vips.values())
-
-
-def _required(config: pulumi.Config, key: str, what: str, how: str) -> str:
-    value: str | None = pulumi.runtime.config.get_config(f"{config.name}:{key}")
+def _required(value: str | None, key: str, what: str, how: str) -> str:
     if not value:
-        raise ConfigurationError(f"{config.name}:{key}: missing; {what}: pulumi config set --secret {config.name}:{key} {how}")
+        raise ConfigurationError(f"openshift-lvs:{key}: missing; {what}: pulumi config set --secret openshift-lvs:{key} {how}")
     return value
 
 

@@ -29,10 +29,10 @@ class DeploymentError(RuntimeError):
 
 
 class Stack:
-    """The stack `name`, run by the command `prefix` + pulumi, with `settings` beside the engine's environment."""
+    """The stack `name` of a project, run by the command `prefix` + pulumi, with `settings` beside the engine's environment."""
 
-    def __init__(self, name: str, folder: Path, prefix: Sequence[str] = (), settings: Mapping[str, str] | None = None) -> None:
-        self.name, self.folder, self._prefix, self._settings = name, folder, list(prefix), dict(settings or {})
+    def __init__(self, name: str, folder: Path, prefix: Sequence[str] = (), settings: Mapping[str, str] | None = None, project: Path = PROJECT) -> None:
+        self.name, self.folder, self._prefix, self._settings, self._project = name, folder, list(prefix), dict(settings or {}), project
 
     @property
     def configuration(self) -> Path:
@@ -62,23 +62,28 @@ class Stack:
 
     def prepare(self, cluster: Mapping[str, Any], login_key: str, plain: Mapping[str, str] | None = None) -> None:
         """Make the stack if it is not there, and bring its configuration up to what is given. Safe to run again, and after a killed run."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        passphrase = self.folder / "passphrase"
-        if not passphrase.exists():
-            passphrase.touch(mode=0o600)
-            passphrase.write_text(secrets.token_hex(16))
-        if not (self.folder / ".pulumi" / "stacks" / "openshift-lvs" / f"{self.name}.json").exists():
-            # In a folder of its own: `stack init` writes the salt of its secrets beside the project file.
-            (self.folder / "Pulumi.yaml").write_text((PROJECT / "Pulumi.yaml").read_text())
-            self.run("stack", "init", "--no-select", folder=self.folder)
-        # An engine that was killed leaves its lock; whoever runs this holds the lab's own.
-        if list((self.folder / ".pulumi" / "locks").rglob("*.json")):
-            self.run("cancel", "--yes")
+        self.make()
         self.write({**(plain or {}), CLUSTER: cluster})
         held = yaml.safe_load(self.configuration.read_text())["config"]
         for key, value in ((LOGIN_KEY, login_key), (HOST_KEY_SEED, secrets.token_hex(32))):
             if key not in held:
                 self.run("config", "set", "--secret", key, stdin=value)
+
+    def make(self) -> None:
+        """Make the stack if it is not there. Safe to run again, and after a killed run."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        passphrase = self.folder / "passphrase"
+        if not passphrase.exists():
+            passphrase.touch(mode=0o600)
+            passphrase.write_text(secrets.token_hex(16))
+        described = (self._project / "Pulumi.yaml").read_text()
+        if not (self.folder / ".pulumi" / "stacks" / yaml.safe_load(described)["name"] / f"{self.name}.json").exists():
+            # In a folder of its own: `stack init` writes the salt of its secrets beside the project file.
+            (self.folder / "Pulumi.yaml").write_text(described)
+            self.run("stack", "init", "--no-select", folder=self.folder)
+        # An engine that was killed leaves its lock; whoever runs this holds the lab's own.
+        if list((self.folder / ".pulumi" / "locks").rglob("*.json")):
+            self.run("cancel", "--yes")
 
     def write(self, plain: Mapping[str, Any]) -> None:
         """Put these keys into the configuration; the others and the secrets stay."""
@@ -94,11 +99,11 @@ class Stack:
         values: dict[str, Any] = json.loads(self.run("stack", "output", "--json"))
         return values
 
-    def start(self, *arguments: str, folder: Path = PROJECT) -> subprocess.Popen[str]:
+    def start(self, *arguments: str, folder: Path | None = None) -> subprocess.Popen[str]:
         """Start pulumi, its output in one pipe."""
         return subprocess.Popen(
             [*self.command(*arguments), "--non-interactive", "--color", "never"],
-            cwd=folder,
+            cwd=folder or self._project,
             env=self.environment(),
             text=True,
             stdin=subprocess.PIPE,
@@ -106,7 +111,7 @@ class Stack:
             stderr=subprocess.STDOUT,
         )
 
-    def run(self, *arguments: str, stdin: str = "", folder: Path = PROJECT, note: Callable[[str], None] = lambda line: None) -> str:
+    def run(self, *arguments: str, stdin: str = "", folder: Path | None = None, note: Callable[[str], None] = lambda line: None) -> str:
         """Run pulumi and return what it printed; `note` sees every line. Raises DeploymentError with the end of it."""
         said: list[str] = []
         end: deque[str] = deque(maxlen=40)

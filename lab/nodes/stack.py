@@ -14,9 +14,12 @@ from typing import Any
 
 import yaml
 
+from lab import pulumi
 from lab.nodes import machine
 from lab.stack import CLUSTER, PROJECT, Stack
 
+EXAMPLE = PROJECT / "plugin" / "example"
+"""A program in YAML with the same cluster."""
 VRRP_WORDS = "openshift-lvs:auth_pass"
 """The VRRP passwords by address."""
 
@@ -49,6 +52,25 @@ def up(described: Mapping[str, Any] | None = None, auth_pass: Mapping[str, str] 
     began = time.monotonic()
     stack.run("up", "--yes", "--skip-preview", *(["--target", only] if only else []), folder=program)
     return round(time.monotonic() - began, 1)
+
+
+def up_example() -> dict[str, Any]:
+    """`pulumi up` of the plugin's example on the nodes; the outputs of its stack, which is new each time. Raises DeploymentError.
+
+    The stack has no `destroy`: that would take the installation off nodes which the other stack has as well.
+    """
+    folder = machine.state() / "example-stack"
+    shutil.rmtree(folder, ignore_errors=True)
+    stack = Stack("nodes", folder, settings={"PATH": pulumi.environment(yaml=True)["PATH"]}, project=EXAMPLE)
+    stack.make()
+    described = cluster()
+    bastion = {"hostKey" if key == "host_key" else key: value for key, value in described["ssh"]["bastion"].items()}
+    keys = {name: host["host_key"] for pool in described["pools"].values() for name, host in pool["hosts"].items()}
+    name = yaml.safe_load((EXAMPLE / "Pulumi.yaml").read_text())["name"]
+    stack.write({f"{name}:ssh": {**described["ssh"], "bastion": bastion}, f"{name}:hostKeys": keys})
+    stack.run("config", "set", "--secret", "sshPrivateKey", stdin=machine.KeyPair.kept("login").private)
+    stack.run("up", "--yes", "--skip-preview")
+    return stack.outputs()
 
 
 def operate(verb: str, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -15,6 +15,8 @@ from lab.phases import Phases
 
 CLI = "3.259.0"
 """The newest CLI whose module the module proxies serve."""
+YAML = "1.38.0"
+"""The newest language host of YAML whose module the module proxies serve."""
 PLUGINS = {"openstack": "5.5.3", "command": "1.2.1"}
 """The plugins that the SDKs in requirements.txt ask for."""
 PUBLISHED_PLUGINS_S = 120
@@ -34,14 +36,19 @@ except KeyboardInterrupt:
 """Runs the language host's own script. The engine interrupts a program when a resource fails; a traceback of that tells nobody anything."""
 
 
-def environment(phases: Phases | None = None) -> dict[str, str]:
-    """The environment in which `pulumi` is an engine that has its plugins, and `python3` is this interpreter's."""
+def environment(phases: Phases | None = None, yaml: bool = False) -> dict[str, str]:
+    """The environment in which `pulumi` is an engine that has its plugins, and `python3` is this interpreter's.
+
+    `yaml`: programs in YAML run as well. A published pulumi has what they need; beside one that is built here it is built when it is first asked for.
+    """
     phases = phases or Phases()
     path = [sysconfig.get_path("scripts"), os.environ.get("PATH", os.defpath)]
     env = dict(os.environ) | {"PULUMI_SKIP_UPDATE_CHECK": "true"}
     if not published(phases):
         built = build(phases)
         path.insert(0, str(built / "bin"))
+        if yaml:
+            path.insert(1, str(_yaml(phases).parent))
         # The engine would otherwise ask the releases for what it lacks, and hang on it where there are none to be had.
         env |= {"PULUMI_HOME": str(built / "home"), "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION": "true"}
     return env | {"PATH": os.pathsep.join(path)}
@@ -93,6 +100,12 @@ def build(phases: Phases) -> Path:
 
     key = cache.digest(Path(__file__), command, *(program.parent.name for program in (cli, language, openstack)))
     return cache.build("pulumi-engine", key, assemble)
+
+
+def _yaml(phases: Phases) -> Path:
+    """The language host of YAML."""
+    module = "github.com/pulumi/pulumi-yaml"
+    return _program(phases, "yaml", "pulumi-language-yaml", f"{module}/cmd/pulumi-language-yaml", f"{module}/pkg/version.Version={YAML}")
 
 
 def _program(phases: Phases, module: str, name: str, package: str, variable: str) -> Path:

@@ -23,7 +23,7 @@ REPRESENTATIVE = {
     "kill -9 of all of keepalived on the owner",
     "a server's process gone",
 }
-DEPLOYING = {"change", "wrong update", "stranger", "release"}
+DEPLOYING = {"change", "wrong update", "stranger", "release", "reuse"}
 """Kinds of step."""
 
 

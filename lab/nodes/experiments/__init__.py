@@ -12,8 +12,9 @@ from lab.nodes.experiments.crashes import CRASHES, PARTITIONS
 from lab.nodes.experiments.planned import PLANNED
 from lab.nodes.experiments.releases import RELEASES
 from lab.nodes.experiments.repairs import REPAIRS
+from lab.nodes.experiments.reuse import REUSE
 from lab.nodes.experiments.servers import SERVERS
 from lab.nodes.experiments.steady import CHOICES, STEADY
 from lab.nodes.experiments.updates import STRANGERS, UPDATES
 
-EXPERIMENTS = [*STEADY, *PLANNED, *CRASHES, *PARTITIONS, *SERVERS, *REPAIRS, *CALLS, *CHANGES, *UPDATES, *STRANGERS, *RELEASES, *CHOICES]
+EXPERIMENTS = [*STEADY, *PLANNED, *CRASHES, *PARTITIONS, *SERVERS, *REPAIRS, *CALLS, *CHANGES, *UPDATES, *STRANGERS, *RELEASES, *REUSE, *CHOICES]
