@@ -190,9 +190,10 @@ def mend(described: Description | None = None, auth_pass: Mapping[str, str] | No
         _put_in_force(described, auth_pass or {})
     except CUT_SHORT as failure:
         print(f"the lab is made anew: {failure}", flush=True)
+        cluster = machine.has_cluster()
         machine.down()
         stack.forget()
-        machine.up()
+        machine.up(cluster)
         # The new machine has another port.
         described.update(ssh=stack.cluster()["ssh"])
         _put_in_force(described, auth_pass or {})
