@@ -54,5 +54,5 @@ def _add_programs(tree: Path) -> None:
             shutil.copy(program, plugins if program.name in kube.PLUGINS else tree / "usr/local/bin")
     enabled = tree / "etc/systemd/system"
     for link in [*enabled.glob("*.wants/*"), *enabled.glob("dbus-*")]:
-        if Path(os.readlink(link)).name.startswith(_SERVICES):
+        if link.readlink().name.startswith(_SERVICES):
             link.unlink()

@@ -35,9 +35,10 @@ NODES: dict[str, str] = {
 }
 """Names and addresses of the nodes, as STACK_FILE has them."""
 CLIENT = "192.168.0.100"
-CLUSTER_COMMAND = "usr/local/sbin/cluster"
 BRIDGE = "192.168.0.254"
 """The machine's own address beside the nodes: its sshd is their bastion."""
+CLUSTER_COMMAND = "usr/local/sbin/cluster"
+"""What starts a cluster's programs, by its place under the machine's root."""
 
 KERNEL_ARGUMENTS = "console=ttyS0 quiet mitigations=off audit=0 net.ifnames=0 tsc=reliable"
 """Emulated processors start at different moments, so the kernel would not trust their TSC, and read the time from a device, for each packet too."""
@@ -209,7 +210,7 @@ def _payload(cluster: bool = False) -> bytes:
         "etc/lab/nodes": ("".join(f"{name} {address}\n" for name, address in {**NODES, "client": CLIENT, "bridge": BRIDGE}.items()).encode(), 0o644),
         "usr/local/sbin/lab": ((HERE / "guest" / "lab").read_bytes(), 0o755),
         "usr/local/bin/traffic": (_traffic().read_bytes(), 0o755),
-        **({name: (path.read_bytes(), 0o755 if name == CLUSTER_COMMAND else 0o644) for name, path in _cluster_files().items()} if cluster else {}),
+        **({name: (path.read_bytes(), 0o755 if os.access(path, os.X_OK) else 0o644) for name, path in _cluster_files().items()} if cluster else {}),
         **{f"etc/lab/{name}/ssh_host_ed25519_key": (KeyPair.kept(name).private.encode(), 0o600) for name in NODES},
     }
     packed = io.BytesIO()
