@@ -32,6 +32,8 @@ TIMERS = 4
 """That a check or a takeover has in turn at most: a check waits its turn and times out, waits for its retry and times out. Each may be late."""
 BEFORE_S = 600
 """What is done before an experiment may take so long: three API servers start."""
+MEND_S = 180
+"""API servers and kube-proxy take a minute to end."""
 FAILURES_TOLD = 20
 """How many of the first and of the last results.json has, with their moments, beside those of the control."""
 CUT_SHORT = (TimeoutError, machine.MachineError, DeploymentError, subprocess.TimeoutExpired)
@@ -193,7 +195,7 @@ def mend(described: Description | None = None, auth_pass: Mapping[str, str] | No
     """Undo every fault and change that something which was cut short left behind, and wait until all is well. A lab that cannot be mended is made anew."""
     described = stack.cluster() if described is None else described
     try:
-        machine.run("lab", "mend")
+        machine.run("lab", "mend", timeout_s=MEND_S)
         _put_in_force(described, auth_pass or {})
     except CUT_SHORT as failure:
         print(f"the lab is made anew: {failure}", flush=True)

@@ -71,6 +71,14 @@ def _each(nodes: Iterable[str], command: str) -> str:
     return f'all=""; {begun}for one in $all; do wait "$one"; done'
 
 
+def _on_masters(command: str) -> Callable[[Scene], None]:
+    return lambda scene: scene.do("sh", "-euc", _each(MASTERS, command))
+
+
+def _on_two(command: str) -> Callable[[Scene], None]:
+    return lambda scene: scene.do("sh", "-euc", _each((scene.owner, scene.backup), command))
+
+
 def _asked(name: str, port: int | None = None, bound: Callable[[Scene], Bound] = bounds.steady, **more: Any) -> Step:
     """A step in which nothing happens."""
     return _step(name, _rest, bound, port=port, **more)
@@ -164,7 +172,7 @@ def _marks(name: str, rules: str, bits: str = "") -> Experiment:
         *(_asked(f"marks of {name}: TCP {port}", port, evidence=unseen) for port in (8443, *LONG_PORTS)),
         *(_asked(f"marks of {name}: UDP {port}", port, udp=True, evidence=unseen) for port in (8443, *LONG_PORTS)),
         asks(f"marks of {name}: a backup calls the VIP", _backup, kind=KIND),
-        _step(f"marks of {name}: its rules end", lambda scene: scene.do("sh", "-euc", _each(MASTERS, "cluster no-marks NODE"))),
+        _step(f"marks of {name}: its rules end", _on_masters("cluster no-marks NODE")),
         arrange=_more_services,
         before=_each(MASTERS, "cluster ports NODE"),
     )
@@ -322,23 +330,19 @@ def _says_what_happens(scene: Scene) -> Iterable[str]:
     return ()
 
 
-def _translated(name: str, port: int, act: Callable[[Scene], None], before: str | Iterable[str] = "") -> Experiment:
+def _translated(name: str, port: int, act: Callable[[Scene], None], undo: Callable[[Scene], None], before: str | Iterable[str] = "") -> Experiment:
     """Who answers is in the row's `answers`: with the holder alone, its translation came before IPVS."""
     return _experiment(
         MASTER,
         _step(f"translated: {name}", act, bounds.reported, port=port, evidence=_says_what_happens),
         _asked(f"translated: {name}, afterwards", port, bound=bounds.reported),
+        _step(f"no longer translated: {name}", undo, bounds.reported, port=port),
         arrange=_port(port),
         before=before,
     )
 
 
-def _proxies(scene: Scene) -> None:
-    scene.do("sh", "-euc", _each(MASTERS, f"cluster proxy NODE iptables {SERVER}"))
-
-
-def _host_ports(scene: Scene) -> None:
-    scene.do("sh", "-euc", _each((scene.owner, scene.backup), "cluster pod NODE 443"))
+PROXIES = _on_masters(f"cluster proxy NODE iptables {SERVER}"), _on_masters("cluster no-proxy NODE")
 
 
 # The node's network
@@ -377,6 +381,7 @@ CLUSTER = [
     _experiment(
         MASTER,
         _step("a pod opens 400 connections to outside and to another node", _command("pod", _backup), evidence=_connects),
+        _step("that pod is removed", _command("no-pod", _backup)),
         before="cluster outside",
     ),
     _experiment(
@@ -388,13 +393,13 @@ CLUSTER = [
         before=_each(ROUTERS, "cluster router NODE"),
     ),
     *(_api(delay) for delay in (0, 10)),
-    _translated("443 by hostPort on two of three masters", 443, _host_ports),
+    _translated("443 by hostPort on two of three masters", 443, _on_two("cluster pod NODE 443"), _on_two("cluster no-pod NODE")),
     _translated(
-        "a Service with the VIP as its externalIP", 8443, _proxies,
+        "a Service with the VIP as its externalIP", 8443, *PROXIES,
         [_api_server(), f"cluster service {SERVER} external 8443 {MASTER.address}"],
     ),
     _translated(
-        "a NodePort on the VIP", 30443, _proxies,
+        "a NodePort on the VIP", 30443, *PROXIES,
         [_each(MASTERS, "cluster ports NODE"), _api_server(), f"cluster service {SERVER} nodeport 443 30443"],
     ),
     _experiment(
