@@ -253,9 +253,11 @@ def test_a_state_that_never_comes_is_a_broken_row_and_the_faults_are_mended(monk
     monkeypatch.setattr(probe, "now", lambda: MOMENT)
     monkeypatch.setattr(probe, "holder", lambda target: "master0")
     monkeypatch.setattr(probe, "wait_until_whole", never)
-    first, next_run = runner.run(Experiment(MASTER, (STEP, OTHER)), 2)
+    telling = dataclasses.replace(STEP, act=lambda scene: scene.told.append("it began"))
+    first, next_run = runner.run(Experiment(MASTER, (telling, OTHER)), 2)
     assert first.broken == ("waited 60 s for every director; last seen: master0 has 2 of 3 servers",)
-    assert (first.step, next_run.step, len(mended)) == (STEP, STEP, 2)
+    assert (first.step, next_run.step, len(mended)) == (telling, telling, 2)
+    assert first.told == next_run.told == ("it began",)
     assert "**no**: waited 60 s" in runner.table(["a thing happens"])
 
 
