@@ -1,6 +1,6 @@
 """`python -m lab.nodes VERB`: the data plane lab.
 
-up                    the machine, its nodes, and the example cluster on them by `pulumi up`
+up [--cluster]        the machine, its nodes, and the example cluster on them by `pulumi up`; with a cluster's own programs on the nodes
 down                  the machine away; nothing of it stays
 status                whether it runs
 exec NODE COMMAND...  on a node, whatever state its network is in
@@ -25,9 +25,9 @@ def main(arguments: list[str]) -> int:
     """Run one verb; the exit status is that of the command for `exec`, else 0."""
     phases = Phases()
     match arguments:
-        case ["up"]:
+        case ["up", *rest] if rest in ([], ["--cluster"]):
             with phases("lab machine and nodes"):
-                machine.up()
+                machine.up(cluster=bool(rest))
             with phases("pulumi up"):
                 stack.up()
         case ["down"]:
@@ -56,6 +56,8 @@ def faults(words: Sequence[str], runs: int | None) -> int:
     if not chosen:
         print(f"no experiment has {' or '.join(words)} in its name or kind", file=sys.stderr)
         return 1
+    if any(experiment.cluster for experiment in chosen):
+        machine.up(cluster=True)
     runner.mend()
     outcomes = [outcome for experiment in chosen for outcome in runner.run(experiment, runs)]
     runner.restore()

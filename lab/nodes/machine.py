@@ -24,6 +24,8 @@ from lab.stack import CLUSTER
 
 HERE = Path(__file__).parent
 MEMORY_MB = 2048
+CLUSTER_MEMORY_MB = 4096
+"""Three API servers with 263 MB each, three times etcd with 60 MB, and kube-proxy on every node."""
 BOOT_S = 180
 COMMAND_S = 60
 
@@ -35,6 +37,8 @@ NODES: dict[str, str] = {
 CLIENT = "192.168.0.100"
 BRIDGE = "192.168.0.254"
 """The machine's own address beside the nodes: its sshd is their bastion."""
+CLUSTER_COMMAND = "usr/local/sbin/cluster"
+"""What starts a cluster's programs, by its place under the machine's root."""
 
 KERNEL_ARGUMENTS = "console=ttyS0 quiet mitigations=off audit=0 net.ifnames=0 tsc=reliable"
 """Emulated processors start at different moments, so the kernel would not trust their TSC, and read the time from a device, for each packet too."""
@@ -71,13 +75,16 @@ class KeyPair:
         return cls(path.read_text(), public.decode())
 
 
-def up() -> None:
-    """Boot the machine and its nodes, unless they run with these very programs and keys. Returns when every node's sshd answers."""
-    payload = _payload()
+def up(cluster: bool = False) -> None:
+    """Boot the machine and its nodes, unless they run with these very programs and keys. Returns when every node's sshd answers.
+
+    `cluster`: with the programs that a cluster's nodes run.
+    """
+    built, payload = image(cluster), _payload(cluster)
     if running() and (state() / "payload.tar").read_bytes() != payload:
         down()
     if not running():
-        _start(image(), payload)
+        _start(built, payload, CLUSTER_MEMORY_MB if cluster else MEMORY_MB)
     wait_for("ssh into the lab machine", _answers, BOOT_S)
     if run("test", "-e", "/run/netns/client", check=False).returncode:
         run("lab", "up")
@@ -95,6 +102,15 @@ def down() -> None:
     if (pid := running()) is not None:
         os.kill(pid, 15)
         wait_for("the lab machine to end", lambda: (running() is None, f"process {pid} is there"), 20)
+
+
+def has_cluster() -> bool:
+    """Whether the machine, as it was booted last, has the programs that a cluster's nodes run."""
+    payload = state() / "payload.tar"
+    if not payload.exists():
+        return False
+    with tarfile.open(payload) as tar:
+        return CLUSTER_COMMAND in tar.getnames()
 
 
 def running() -> int | None:
@@ -127,7 +143,7 @@ def start(*command: str) -> subprocess.Popen[str]:
     return subprocess.Popen([*ssh(), "machine", shlex.join(command)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def _start(built: Path, payload: bytes) -> None:
+def _start(built: Path, payload: bytes, memory_mb: int) -> None:
     home = state()
     home.mkdir(parents=True, exist_ok=True)
     # What the engine remembers is of nodes that are gone.
@@ -142,7 +158,7 @@ def _start(built: Path, payload: bytes) -> None:
     seen = Path("/mnt")
     files, mine = seen / built.relative_to(cache.root()), seen / home.relative_to(cache.root())
     command = [
-        f"{layers.LATER_QEMU}/qemu-system-x86_64", "-name", "openshift-lvs-lab", "-machine", "q35", *accelerator, "-smp", "2", "-m", str(MEMORY_MB),
+        f"{layers.LATER_QEMU}/qemu-system-x86_64", "-name", "openshift-lvs-lab", "-machine", "q35", *accelerator, "-smp", "2", "-m", str(memory_mb),
         "-kernel", files / "vmlinuz", "-initrd", files / "initrd.img", "-append", KERNEL_ARGUMENTS,
         "-drive", f"file={files / 'disk.img'},if=none,id=root,format=raw,snapshot=on,cache=unsafe", "-device", "virtio-blk-pci,drive=root",
         "-drive", f"file={mine / 'payload.tar'},if=none,id=payload,format=raw,readonly=on", "-device", "virtio-blk-pci,drive=payload",
@@ -185,8 +201,8 @@ def ssh() -> list[str]:
     return ["ssh", "-F", "none", *(f"-o{key}={value}" for key, value in options.items())]
 
 
-def _payload() -> bytes:
-    """A tar that the machine unpacks over its root: keys, the nodes' host keys, and the lab's own tools."""
+def _payload(cluster: bool = False) -> bytes:
+    """A tar that the machine unpacks over its root: keys, the nodes' host keys, and the lab's own tools, with those for a cluster's programs."""
     login = KeyPair.kept("login")
     files = {
         "root/.ssh/authorized_keys": (f"{login.public}\n".encode(), 0o600),
@@ -194,6 +210,7 @@ def _payload() -> bytes:
         "etc/lab/nodes": ("".join(f"{name} {address}\n" for name, address in {**NODES, "client": CLIENT, "bridge": BRIDGE}.items()).encode(), 0o644),
         "usr/local/sbin/lab": ((HERE / "guest" / "lab").read_bytes(), 0o755),
         "usr/local/bin/traffic": (_traffic().read_bytes(), 0o755),
+        **({name: (path.read_bytes(), 0o755 if os.access(path, os.X_OK) else 0o644) for name, path in _cluster_files().items()} if cluster else {}),
         **{f"etc/lab/{name}/ssh_host_ed25519_key": (KeyPair.kept(name).private.encode(), 0o600) for name in NODES},
     }
     packed = io.BytesIO()
@@ -203,6 +220,12 @@ def _payload() -> bytes:
             entry.size, entry.mode = len(content), mode
             tar.addfile(entry, io.BytesIO(content))
     return packed.getvalue()
+
+
+def _cluster_files() -> dict[str, Path]:
+    """The command `cluster` and what it needs, by their places under the machine's root."""
+    root = HERE / "guest" / "cluster"
+    return {str(path.relative_to(root)): path for path in sorted(root.rglob("*")) if path.is_file()}
 
 
 def _traffic() -> Path:

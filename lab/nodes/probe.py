@@ -36,6 +36,10 @@ class Target(NamedTuple):
     port: int
     tls_port: int
     control: str
+    host: str = ""
+    """Whom requests ask for by HTTP and TLS. A router routes by it, and takes no streams."""
+    udp: bool = False
+    """Datagrams instead of connections."""
 
 
 MASTER = Target("master", "192.168.0.250", 8443, 8443, "192.168.0.6:8443")
@@ -185,6 +189,20 @@ class Seen:
             latest = max(latest, mine[since].at - moment)
         return round(latest, 2)
 
+    def tables_wrong_for(self, live: Mapping[str, int], moment: float) -> float:
+        """For how many seconds in one piece after `moment` a director's table had another number of live servers than this, at worst."""
+        longest = 0.0
+        for node, count in live.items() if self.tables else ():
+            since: float | None = None
+            for table in [*(table for table in self.tables if table.node == node), Table(self.ended, node, count)]:
+                if since is not None and (table.live == count or table.at == self.ended):
+                    longest = max(longest, table.at - max(moment, since))
+                if table.live == count:
+                    since = None
+                elif since is None:
+                    since = table.at
+        return round(longest, 2)
+
     def seconds_with_holders(self, count: int, since: float = 0) -> float:
         """Seconds after `since` during which that many nodes held the address."""
         ends = [*(holding.at for holding in self.holdings[1:]), self.ended][: len(self.holdings)]
@@ -234,12 +252,12 @@ class Probe:
     def _config(self) -> dict[str, Any]:
         target = self.target
         plain = f"{target.address}:{target.port}"
-        fast = {"name": target.vip, "address": plain, "every": FAST_MS, "hold": HOLD_MS}
-        tls = {"name": f"{target.vip} tls", "address": f"{target.address}:{target.tls_port}", "tls": True, "every": SLOW_MS}
+        fast = {"name": target.vip, "address": plain, "host": target.host, "udp": target.udp, "every": FAST_MS, "hold": HOLD_MS}
+        tls = {"name": f"{target.vip} tls", "address": f"{target.address}:{target.tls_port}", "host": target.host, "tls": True, "every": SLOW_MS}
         control = {"name": CONTROL, "address": target.control, "every": CONTROL_MS, "hold": HOLD_MS}
         return {
-            "requests": [fast, tls, control],
-            "streams": [{"name": target.vip, "address": plain, "count": STREAMS, "every": STREAM_MS}],
+            "requests": [fast, control] if target.udp else [fast, tls, control],
+            "streams": [] if target.udp or target.host else [{"name": target.vip, "address": plain, "count": STREAMS, "every": STREAM_MS}],
             # From inside a node's own namespaces the others' cannot be seen.
             "holders": {"nodes": [] if self.node else list(machine.NODES), "addresses": [target.address]},
             "sources": [] if self.node else CLIENTS,

@@ -30,6 +30,10 @@ FAIR_SHARE = 1 / 3
 """Of an even share of the answers: clients are spread by a hash."""
 TIMERS = 4
 """That a check or a takeover has in turn at most: a check waits its turn and times out, waits for its retry and times out. Each may be late."""
+BEFORE_S = 600
+"""What is done before an experiment may take so long: three API servers start."""
+MEND_S = 180
+"""API servers and kube-proxy take a minute to end."""
 FAILURES_TOLD = 20
 """How many of the first and of the last results.json has, with their moments, beside those of the control."""
 CUT_SHORT = (TimeoutError, machine.MachineError, DeploymentError, subprocess.TimeoutExpired)
@@ -50,6 +54,8 @@ class Outcome:
     over_s: float | None = None
     """By how many seconds a bound was missed, when all that is broken is that something took too long."""
     again: bool = False
+    told: tuple[str, ...] = ()
+    """What the step reported itself."""
 
     @property
     def cut_short(self) -> bool:
@@ -86,6 +92,7 @@ class Outcome:
             "seconds_with_holders": {count: seconds for count in (0, 1, 2) if (seconds := seen.seconds_with_holders(count, self.moment))},
             "one_owner_after_s": seen.one_owner_after(self.moment),
             "tables_after_s": seen.tables_right_after(self.live, self.moment),
+            "tables_wrong_s": seen.tables_wrong_for(self.live, self.moment),
             "whole_after_s": self.whole_after_s,
             "noise": seen.noise,
             "delayed_s": seen.delayed_s(self.moment),
@@ -93,6 +100,7 @@ class Outcome:
             "bound": self.bound.text,
             "holds": not self.broken,
             "broken": list(self.broken),
+            "told": list(self.told),
         }
 
 
@@ -121,13 +129,14 @@ def _arranged(experiment: Experiment) -> Iterator[Description]:
     described = stack.cluster()
     if experiment.arrange:
         experiment.arrange(described)
-    if _Lab.in_force != (described, experiment.auth_pass):
-        _put_in_force(described, experiment.auth_pass)
-    machine.run("sh", "-euc", experiment.before)
     try:
+        # First: the checks of the configuration may ask what this starts.
+        machine.run("sh", "-euc", experiment.before, timeout_s=BEFORE_S)
+        if _Lab.in_force != (described, experiment.auth_pass):
+            _put_in_force(described, experiment.auth_pass)
         yield described
     finally:
-        machine.run("sh", "-euc", experiment.after, check=False)
+        machine.run("sh", "-euc", experiment.after, check=False, timeout_s=BEFORE_S)
 
 
 class _Lab:
@@ -186,13 +195,14 @@ def mend(described: Description | None = None, auth_pass: Mapping[str, str] | No
     """Undo every fault and change that something which was cut short left behind, and wait until all is well. A lab that cannot be mended is made anew."""
     described = stack.cluster() if described is None else described
     try:
-        machine.run("lab", "mend")
+        machine.run("lab", "mend", timeout_s=MEND_S)
         _put_in_force(described, auth_pass or {})
     except CUT_SHORT as failure:
         print(f"the lab is made anew: {failure}", flush=True)
+        cluster = machine.has_cluster()
         machine.down()
         stack.forget()
-        machine.up()
+        machine.up(cluster)
         # The new machine has another port.
         described.update(ssh=stack.cluster()["ssh"])
         _put_in_force(described, auth_pass or {})
@@ -200,6 +210,8 @@ def mend(described: Description | None = None, auth_pass: Mapping[str, str] | No
 
 def _run(step: Step, scene: Scene) -> Outcome:
     target = scene.target._replace(port=step.port, tls_port=step.port) if step.port else scene.target
+    target = target._replace(udp=step.udp)
+    scene.told.clear()
     probes = Probe(target, step.asked_from(scene))
     scene.moment = time.time()
     live: Mapping[str, int] = {}
@@ -228,7 +240,7 @@ def _run(step: Step, scene: Scene) -> Outcome:
         seen = dataclasses.replace(seen, checks_waited_s=probe.checks_waited(live, scene.moment))
     too_late = late(bound, scene, seen, live)
     said = (*problems, *broken(bound, scene, seen), *too_late)
-    outcome = Outcome(step, bound, seen, scene.moment, live, whole_after_s, said, over_s(said, too_late))
+    outcome = Outcome(step, bound, seen, scene.moment, live, whole_after_s, said, over_s(said, too_late), told=tuple(scene.told))
     print(line(outcome), flush=True)
     return outcome
 
@@ -275,6 +287,7 @@ def late(bound: Bound, scene: Scene, seen: Seen, live: Mapping[str, int]) -> dic
         "a request failed {} s after the event": (plus(bound.quiet_after_s), _counted(bound, seen).last_failure_after(scene.moment)),
         "one owner only after {} s": (bound.one_owner_after_s, seen.one_owner_after(scene.moment)),
         "the directors' tables were right only after {} s": (plus(bound.tables_after_s), seen.tables_right_after(live, scene.moment)),
+        "a director's table was wrong for {} s": (plus(bound.tables_wrong_s), seen.tables_wrong_for(live, scene.moment)),
     }
     over = {words.format(found): (math.inf if found is None else found - limit) for words, (limit, found) in took.items() if limit is not None}
     return {words: seconds for words, seconds in over.items() if seconds > 0}
@@ -335,7 +348,7 @@ def line(outcome: Outcome) -> str:
     return (
         f"{row['name']:<58} {row['sent']:>5} sent {row['failed']:>4} failed  gap {row['longest_gap_s']:>5} s  "
         f"streams {row['streams_alive']:>2}/{row['streams']}  tables {row['tables_after_s']} s  whole {row['whole_after_s']} s  "
-        f"delayed {row['delayed_s']} s  {verdict(outcome)}"
+        f"delayed {row['delayed_s']} s  {verdict(outcome)}" + "".join(f"\n    {words}" for words in outcome.told)
     )
 
 

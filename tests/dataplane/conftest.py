@@ -14,7 +14,7 @@ from lab.stack import PROJECT
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What is quick comes first; of the rest, what shares a configuration stands together.
+    """What is quick comes first; of the rest, what shares a configuration stands together; what needs a cluster's programs is last.
 
     With $WITHIN the rest begins elsewhere at every commit, so that too little time leaves out another part.
     """
@@ -23,22 +23,27 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         arrange = item.callspec.params["experiment"].arrange  # type: ignore[attr-defined]
         return f"{arrange.__module__}.{arrange.__qualname__}" if arrange else ""
 
-    quick = [item for item in items if not item.get_closest_marker("deployed")]
-    rest = sorted((item for item in items if item.get_closest_marker("deployed")), key=arranged)
+    cluster = sorted((item for item in items if item.get_closest_marker("cluster")), key=arranged)
+    plain = [item for item in items if not item.get_closest_marker("cluster")]
+    quick = [item for item in plain if not item.get_closest_marker("deployed")]
+    rest = sorted((item for item in plain if item.get_closest_marker("deployed")), key=arranged)
     start = 0
     if os.environ.get("WITHIN"):
         commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=PROJECT, capture_output=True, text=True, check=True).stdout
         start = int(commit, 16) % max(1, len(rest))
-    items[:] = [*quick, *rest[start:], *rest[:start]]
+    items[:] = [*quick, *rest[start:], *rest[:start], *cluster]
 
 
 @pytest.fixture(scope="session")
-def article_cluster() -> Iterator[None]:
-    """Up as long as the session lasts; a lab that runs already is used, and stays. Says at the end what every row came to."""
+def article_cluster(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Up as long as the session lasts; a lab that runs already is used, and stays. Says at the end what every row came to.
+
+    It has a cluster's own programs when one of the experiments needs them.
+    """
     phases = Phases()
     mine = machine.running() is None
     with phases("lab machine and nodes"):
-        machine.up()
+        machine.up(cluster=any(item.callspec.params["experiment"].cluster for item in request.session.items))  # type: ignore[attr-defined]
     with phases("pulumi up, and every server seen"):
         runner.mend()
     yield

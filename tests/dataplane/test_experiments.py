@@ -1,6 +1,7 @@
 """Every experiment's bounds, on real keepalived, IPVS and VRRP. $RUNS says how often each, $WITHIN after how many minutes no other long one begins.
 
 `representative` ones make a short run. The others take seconds each, but for those that are `deployed`: minutes, for `pulumi up` on emulated nodes.
+Those of `cluster` have a cluster's own programs on the nodes.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import pytest
 
 from lab.nodes import runner
 from lab.nodes.experiments import EXPERIMENTS
+from lab.nodes.experiments.cluster import CLUSTER
 from lab.nodes.experiments.scene import Experiment
 
 WITHIN = os.environ.get("WITHIN")
@@ -28,6 +30,8 @@ DEPLOYING = {"change", "wrong update", "stranger", "release", "reuse"}
 
 
 def _marks(experiment: Experiment) -> list[pytest.MarkDecorator]:
+    if experiment in CLUSTER:
+        return [pytest.mark.cluster]
     if experiment.name in REPRESENTATIVE:
         return [pytest.mark.representative]
     deployed = experiment.arrange or {step.kind for step in experiment.steps} & DEPLOYING

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import io
 import json
+import re
+import shlex
+import subprocess
+import tarfile
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +18,7 @@ from xml.etree import ElementTree
 import pytest
 
 from components.configuration import Cluster
-from lab.nodes import machine, picture, probe, runner, stack
+from lab.nodes import kube, machine, picture, probe, runner, stack
 from lab.nodes.experiments import EXPERIMENTS, changes
 from lab.nodes.experiments.changes import CHANGES
 from lab.nodes.experiments.scene import Bound, Experiment, Scene, Step, two_directors
@@ -22,6 +27,7 @@ from lab.nodes.runner import Outcome
 from lab.stack import PROJECT, DeploymentError
 
 CLUSTER = stack.describe(22, lambda name: "ssh-ed25519 AAAA")
+CLUSTERS = [experiment for experiment in EXPERIMENTS if experiment.cluster]
 BEGAN, MOMENT, ENDED = 1000.0, 1002.0, 1006.0
 
 
@@ -261,9 +267,11 @@ def test_a_state_that_never_comes_is_a_broken_row_and_the_faults_are_mended(monk
     monkeypatch.setattr(probe, "now", lambda: MOMENT)
     monkeypatch.setattr(probe, "holder", lambda target: "master0")
     monkeypatch.setattr(probe, "wait_until_whole", never)
-    first, next_run = runner.run(Experiment(MASTER, (STEP, OTHER)), 2)
+    telling = dataclasses.replace(STEP, act=lambda scene: scene.told.append("it began"))
+    first, next_run = runner.run(Experiment(MASTER, (telling, OTHER)), 2)
     assert first.broken == ("waited 60 s for every director; last seen: master0 has 2 of 3 servers",)
-    assert (first.step, next_run.step, len(mended)) == (STEP, STEP, 2)
+    assert (first.step, next_run.step, len(mended)) == (telling, telling, 2)
+    assert first.told == next_run.told == ("it began",)
     assert "**no**: waited 60 s" in runner.table(["a thing happens"])
 
 
@@ -284,7 +292,8 @@ def no_lab(monkeypatch: pytest.MonkeyPatch, refusals: list[bool]) -> list[Any]:
     monkeypatch.setattr(stack, "forget", lambda: None)
     monkeypatch.setattr(machine, "run", lambda *_, **__: None)
     monkeypatch.setattr(machine, "down", lambda: None)
-    monkeypatch.setattr(machine, "up", lambda: setattr(lab, "port", next(ports)))
+    monkeypatch.setattr(machine, "has_cluster", lambda: False)
+    monkeypatch.setattr(machine, "up", lambda cluster: setattr(lab, "port", next(ports)))
     monkeypatch.setattr(probe, "wait_until_whole", lambda *_: None)
     monkeypatch.setattr(Scene, "live", lambda scene: {})
     return deployed
@@ -337,15 +346,132 @@ def test_a_lab_that_was_booted_with_other_programs_is_booted_anew(monkeypatch: p
     (tmp_path / "payload.tar").write_bytes(booted_with)
     runs, downs, begun = [True], [], []
     monkeypatch.setattr(machine, "state", lambda: tmp_path)
-    monkeypatch.setattr(machine, "image", lambda: tmp_path)
-    monkeypatch.setattr(machine, "_payload", lambda: b"these programs")
+    monkeypatch.setattr(machine, "image", lambda cluster: tmp_path)
+    monkeypatch.setattr(machine, "_payload", lambda cluster: b"these programs")
     monkeypatch.setattr(machine, "running", lambda: bool(runs))
     monkeypatch.setattr(machine, "down", lambda: downs.append(runs.pop()))
-    monkeypatch.setattr(machine, "_start", lambda built, payload: begun.append(payload))
+    monkeypatch.setattr(machine, "_start", lambda built, payload, memory_mb: begun.append(payload))
     monkeypatch.setattr(machine, "wait_for", lambda *_: None)
     monkeypatch.setattr(machine, "run", lambda *_, **__: SimpleNamespace(returncode=0))
     machine.up()
     assert (len(downs), begun) == (ended, [b"these programs"] * ended)
+
+
+@pytest.fixture
+def no_image(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Nothing is built: a machine that could be booted, and the folder of its state."""
+    (tmp_path / "traffic").write_text("")
+    monkeypatch.setattr(machine, "state", lambda: tmp_path)
+    monkeypatch.setattr(machine, "_traffic", lambda: tmp_path / "traffic")
+    return tmp_path
+
+
+def test_only_a_machine_that_was_booted_for_it_has_the_programs_of_a_clusters_nodes(no_image: Path) -> None:
+    assert not machine.has_cluster()
+    for cluster in (True, False):
+        (no_image / "payload.tar").write_bytes(machine._payload(cluster))
+        assert machine.has_cluster() is cluster
+    with tarfile.open(fileobj=io.BytesIO(machine._payload(cluster=True))) as tar:
+        assert tar.getmember(machine.CLUSTER_COMMAND).mode == 0o755
+        assert tar.getmember("etc/systemd/system/kube-proxy.service").mode == 0o644
+
+
+def test_a_lab_that_is_made_anew_has_the_programs_of_a_clusters_nodes_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    no_lab(monkeypatch, [True])
+    booted: list[bool] = []
+    monkeypatch.setattr(machine, "has_cluster", lambda: True)
+    monkeypatch.setattr(machine, "up", booted.append)
+    runner.mend(stack.cluster())
+    assert booted == [True]
+
+
+def test_what_an_experiment_starts_is_there_before_its_configuration_is_deployed(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    monkeypatch.setattr(stack, "cluster", lambda: copy.deepcopy(CLUSTER))
+    monkeypatch.setattr(machine, "run", lambda *command, **_: done.append(command[-1]))
+    monkeypatch.setattr(runner, "_put_in_force", lambda *_: done.append("deployed"))
+    monkeypatch.setattr(runner._Lab, "in_force", None)
+    with runner._arranged(Experiment(MASTER, (), before="begin", after="end")):
+        pass
+    assert done == ["begin", "deployed", "end"]
+
+
+def test_a_table_counts_as_wrong_from_when_it_differs_to_when_it_is_right_again() -> None:
+    tables = (*seen().tables, Table(1003.0, "master0", 0), Table(1003.2, "master0", 2), Table(1004.0, "master0", 3), Table(1005.0, "master1", 0))
+    live = {"master0": 3, "master1": 3}
+    assert seen(tables=tables[:-1]).tables_wrong_for(live, MOMENT) == 1.0
+    assert seen(tables=tables).tables_wrong_for(live, MOMENT) == ENDED - 1005.0
+    assert seen(tables=tables[:-1]).tables_wrong_for(live, 1003.5) == 0.5
+    bound = Bound("soon", tables_wrong_s=0.9)
+    assert runner.late(bound, SCENE, seen(tables=tables[:-1]), live) == {"a director's table was wrong for 1.0 s": pytest.approx(0.1)}
+
+
+def test_what_a_step_tells_stands_in_its_row_and_its_line() -> None:
+    told = dataclasses.replace(outcome(seen()), told=("2 of 9 requests failed",))
+    assert told.row()["told"] == ["2 of 9 requests failed"]
+    assert runner.line(told).endswith("\n    2 of 9 requests failed")
+
+
+def test_datagrams_and_a_routers_requests_are_asked_without_streams() -> None:
+    plain = probe.Probe(MASTER)._config()
+    router = probe.Probe(INFRA._replace(host="app.example.org"))._config()
+    datagrams = probe.Probe(MASTER._replace(udp=True))._config()
+    assert [stream["count"] for stream in plain["streams"]] == [12]
+    assert (router["streams"], {request.get("host") for request in router["requests"]}) == ([], {"app.example.org", None})
+    assert (datagrams["streams"], [request.get("udp") for request in datagrams["requests"]]) == ([], [True, None])
+
+
+def commands(monkeypatch: pytest.MonkeyPatch, experiment: Experiment) -> list[str]:
+    """The shell scripts and commands that an experiment's steps run in the machine."""
+    ran: list[str] = [experiment.before, experiment.after]
+
+    def run(*command: str, **_: object) -> SimpleNamespace:
+        ran.append(command[-1] if command[0] == "sh" else shlex.join(command))
+        return SimpleNamespace(stdout="0", stderr="", returncode=0)
+
+    said = json.dumps({"asked": {}, "failed": {}, "watches_ended": [], "written": 1, "unseen": 0})
+    client = SimpleNamespace(stdout=io.StringIO("ready\n"), communicate=lambda timeout: (said, ""), returncode=0)
+    monkeypatch.setattr(machine, "run", run)
+    monkeypatch.setattr(machine, "start", lambda *_: client)
+    monkeypatch.setattr(probe, "at", lambda *command: float(run(*command).returncode))
+    monkeypatch.setattr(probe, "now", lambda: MOMENT)
+    monkeypatch.setattr(probe, "wait_until_whole", lambda *_: None)
+    monkeypatch.setattr(stack, "operate", lambda *_: SimpleNamespace(stdout="", stderr="", returncode=0))
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    scene = Scene(experiment.target, "master0", "master1", copy.deepcopy(CLUSTER))
+    if experiment.arrange:
+        experiment.arrange(scene.described)
+    for step in experiment.steps:
+        client.stdout.seek(0)
+        step.act(scene)
+        list(step.evidence(scene))
+    return ran
+
+
+@pytest.mark.parametrize("experiment", CLUSTERS, ids=lambda experiment: experiment.name)
+def test_a_clusters_rows_run_commands_that_there_are(monkeypatch: pytest.MonkeyPatch, experiment: Experiment) -> None:
+    known = set(re.findall(r"^([a-z|-]+)\)", (machine.HERE / "guest/cluster" / machine.CLUSTER_COMMAND).read_text(), re.MULTILINE))
+    ran = commands(monkeypatch, experiment)
+    asked = set(re.findall(r"(?<![\w-])cluster ([a-z-]+)", "\n".join(ran)))
+    assert asked
+    assert asked <= known
+    for script in ran:
+        subprocess.run(["sh", "-n"], input=script, text=True, check=True)
+
+
+def test_whatever_a_clusters_row_begins_it_can_undo() -> None:
+    script = (machine.HERE / "guest/cluster" / machine.CLUSTER_COMMAND).read_text()
+    begun = set(re.findall(r"^ +did ([a-z]+) ", script, re.MULTILINE))
+    assert len(begun) >= 9
+    assert all(f"\nno-{thing})" in script for thing in begun)
+
+
+def test_the_programs_are_those_of_one_release_of_kubernetes() -> None:
+    required = re.findall(r"(k8s\.io/\S+) (v\S+)(?: // indirect)?$", (kube.HERE / "go.mod").read_text(), re.MULTILINE)
+    _, minor, patch = kube.VERSION.split(".")
+    staged = {version for module, version in required if f"replace {module} => {module} v" in (kube.HERE / "go.mod").read_text()}
+    assert staged <= {f"v0.{minor}.{patch}", "v0.0.0"}
+    assert len(staged) == 2
 
 
 def test_there_are_at_least_thirty_named_faults_and_states() -> None:

@@ -42,15 +42,19 @@ def _rest(_: Scene) -> None:
     time.sleep(CALLS_S)  # the experiment itself: calls for so long
 
 
-def _calls(name: str, asked_from: Callable[[Scene], str], out: Callable[[Scene], str | None] = lambda scene: None) -> Step:
-    return Step(name, "calls", _rest, bounds.nothing_lost, lambda scene: scene.live(out(scene)), asked_from=asked_from)
+def asks(name: str, asked_from: Callable[[Scene], str], out: Callable[[Scene], str | None] = lambda scene: None, kind: str = "calls") -> Step:
+    """A step in which a node, or the pod on it, calls the VIP, while the server `out` of its pool gets no connections."""
+    return Step(name, kind, _rest, bounds.nothing_lost, lambda scene: scene.live(out(scene)), asked_from=asked_from)
 
 
-def _on(which: Callable[[Scene], str], script: str) -> Callable[[Scene], None]:
+def on(which: Callable[[Scene], str], script: str) -> Callable[[Scene], None]:
+    """A script on a node."""
     return lambda scene: scene.on(which(scene), script)
 
 
-def _drained(verb: str, which: Callable[[Scene], str]) -> Callable[[Scene], None]:
+def drained(verb: str, which: Callable[[Scene], str]) -> Callable[[Scene], None]:
+    """drain or undrain a node by the operator's command."""
+
     def act(scene: Scene) -> None:
         done = stack.operate(verb, which(scene), *(DRAIN if verb == "drain" else []))
         print(done.stdout + done.stderr, end="")
@@ -58,10 +62,14 @@ def _drained(verb: str, which: Callable[[Scene], str]) -> Callable[[Scene], None
     return act
 
 
-def _experiment(name: str, which: Callable[[Scene], str]) -> Experiment:
-    """Calls from one node and its pod in each state of its own server; `which` names the node."""
+def in_every_state(name: str, which: Callable[[Scene], str], kind: str = "", *, pod: bool = True) -> tuple[Step, ...]:
+    """Calls from one node, and with `pod` from the pod on it, in each state of the node's own server; `which` names the node.
 
-    def pod(scene: Scene) -> str:
+    `kind`: of every step, when they are not to have the kinds of the plain lab's.
+    """
+    calls, server, back, planned = (kind or of_its_own for of_its_own in ("calls", "server", "server back", "planned"))
+
+    def of_pod(scene: Scene) -> str:
         return f"{which(scene)}{POD}"
 
     def lost(scene: Scene) -> Bound:
@@ -70,20 +78,28 @@ def _experiment(name: str, which: Callable[[Scene], str]) -> Experiment:
     def down(scene: Scene) -> dict[str, int]:
         return scene.live(which(scene))
 
+    pods = (asks(f"{name}: its pod calls the VIP", of_pod, kind=calls), asks(f"{name}: its pod calls the VIP, its server stopped", of_pod, which, calls))
+    return (
+        *pods[: int(pod)],
+        Step(f"{name}: its server is stopped", server, on(which, "systemctl stop lab-workload"), lost, down),
+        asks(f"{name}: it calls the VIP, its server stopped", which, which, calls),
+        *pods[1 : 1 + int(pod)],
+        Step(f"{name}: its server is started", back, on(which, "systemctl start lab-workload"), bounds.server_back),
+        Step(f"{name}: its server is drained", planned, drained("drain", which), bounds.nothing_lost, down),
+        asks(f"{name}: it calls the VIP, its server drained", which, which, calls),
+        Step(f"{name}: its server is returned", planned, drained("undrain", which), bounds.nothing_lost),
+        asks(f"{name}: it calls the VIP again", which, kind=calls),
+    )
+
+
+def _experiment(name: str, which: Callable[[Scene], str]) -> Experiment:
+    """With a pod that is made by hand: the plain lab has no CNI."""
     return Experiment(
         MASTER,
         (
-            Step(f"{name}: a pod is made", "calls", _on(which, MAKE_POD), bounds.nothing_lost),
-            _calls(f"{name}: its pod calls the VIP", pod),
-            Step(f"{name}: its server is stopped", "server", _on(which, "systemctl stop lab-workload"), lost, down),
-            _calls(f"{name}: it calls the VIP, its server stopped", which, which),
-            _calls(f"{name}: its pod calls the VIP, its server stopped", pod, which),
-            Step(f"{name}: its server is started", "server back", _on(which, "systemctl start lab-workload"), bounds.server_back),
-            Step(f"{name}: its server is drained", "planned", _drained("drain", which), bounds.nothing_lost, down),
-            _calls(f"{name}: it calls the VIP, its server drained", which, which),
-            Step(f"{name}: its server is returned", "planned", _drained("undrain", which), bounds.nothing_lost),
-            _calls(f"{name}: it calls the VIP again", which),
-            Step(f"{name}: the pod is removed", "calls", _on(which, NO_POD), bounds.nothing_lost),
+            Step(f"{name}: a pod is made", "calls", on(which, MAKE_POD), bounds.nothing_lost),
+            *in_every_state(name, which),
+            Step(f"{name}: the pod is removed", "calls", on(which, NO_POD), bounds.nothing_lost),
         ),
     )
 

@@ -39,6 +39,8 @@ class Bound(NamedTuple):
     one_owner_after_s: float | None = None
     tables_after_s: float | None = None
     """Until every director's table shows what is so."""
+    tables_wrong_s: float | None = None
+    """For so long in one piece a director's table may show what is not so, whenever that is."""
     every_server: bool = False
     never_silent: bool = False
     """A request may be refused, but is not left waiting."""
@@ -61,6 +63,8 @@ class Scene:
     described: Description = field(default_factory=stack.cluster)
     auth_pass: Mapping[str, str] = field(default_factory=dict)
     moment: float = 0.0
+    told: list[str] = field(default_factory=list)
+    """What a step has to report besides what the probes saw."""
 
     @property
     def cluster(self) -> Cluster:
@@ -121,6 +125,8 @@ class Step:
     asked_from: Callable[[Scene], str | None] = lambda scene: None
     port: int | None = None
     """The port to ask, when it is not the target's."""
+    udp: bool = False
+    """Whether it is asked by datagrams."""
     evidence: Callable[[Scene], Iterable[str]] = lambda scene: ()
     """What else must be so at the end, and is not, in words."""
 
@@ -137,6 +143,8 @@ class Experiment:
     before: str = ""
     """A shell script in the machine; `after` undoes it."""
     after: str = ""
+    cluster: bool = False
+    """Whether it needs the programs that a cluster's nodes run."""
 
     @property
     def name(self) -> str:

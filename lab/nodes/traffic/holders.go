@@ -135,7 +135,8 @@ func follow(node string, over <-chan struct{}, tell func(address string, has boo
 	}
 }
 
-// live counts the real servers with a weight in the table of this thread's namespace.
+// live counts the real servers with a weight in the table of this thread's namespace, of virtual servers with a mark: those with an address
+// are another program's.
 func live() int {
 	file, err := os.Open("/proc/thread-self/net/ip_vs")
 	if err != nil {
@@ -145,14 +146,21 @@ func live() int {
 	// In one piece: the kernel loses its place between two reads.
 	table := make([]byte, 1<<16)
 	length, _ := file.Read(table)
-	count := 0
-	for line := range strings.Lines(string(table[:length])) {
-		// -> ADDRESS:PORT METHOD WEIGHT ...
-		if words := strings.Fields(line); len(words) > 3 && words[0] == "->" && words[3] != "0" && words[3] != "Weight" {
-			count++
+	return count(string(table[:length]))
+}
+
+func count(table string) int {
+	live, ours := 0, false
+	for line := range strings.Lines(table) {
+		// FWM MARK SCHEDULER ..., or TCP ADDRESS:PORT SCHEDULER ..., and under it -> ADDRESS:PORT METHOD WEIGHT ...
+		words := strings.Fields(line)
+		if len(words) > 0 && words[0] != "->" {
+			ours = words[0] == "FWM"
+		} else if ours && len(words) > 3 && words[3] != "0" {
+			live++
 		}
 	}
-	return count
+	return live
 }
 
 func read(news []byte, tell func(address string, has bool)) {

@@ -1,6 +1,6 @@
 // Traffic is both ends of the data plane lab's experiments: the workload on a node and the probes at its client.
 //
-//	traffic serve PORT...   answers HTTP and TLS requests with its host name and echoes streams, on every port
+//	traffic serve PORT...   answers HTTP and TLS requests with its host name and echoes streams, on every port; PORT/udp answers datagrams
 //	traffic probe CONFIG    asks until its standard input ends, then prints as JSON what became of every request and stream
 //
 // It is not a script, so that a machine emulated in software measures the balancer and not its own probes.

@@ -27,11 +27,14 @@ type Config struct {
 	Sources []string `json:"sources"`
 }
 
-// Requests are new connections at a fixed pace, whatever becomes of those before; each is held open before it asks.
+// Requests are new connections at a fixed pace, whatever becomes of those before; each is held open before it asks. Host is whom it asks for by
+// HTTP and TLS. With UDP it is one datagram, and one in answer.
 type Requests struct {
 	Name    string `json:"name"`
 	Address string `json:"address"`
+	Host    string `json:"host"`
 	TLS     bool   `json:"tls"`
+	UDP     bool   `json:"udp"`
 	Every   int    `json:"every"`
 	Hold    int    `json:"hold"`
 }
@@ -209,6 +212,9 @@ func delays(over <-chan struct{}, record func(Delay)) {
 }
 
 func ask(kind Requests, from net.Addr, began time.Time, connected func()) (string, error) {
+	if kind.UDP {
+		return askByDatagram(kind, from)
+	}
 	dialer := net.Dialer{Deadline: began.Add(patience), LocalAddr: from}
 	connection, err := dialer.Dial("tcp4", kind.Address)
 	if err != nil {
@@ -229,10 +235,14 @@ func ask(kind Requests, from net.Addr, began time.Time, connected func()) (strin
 	plain := connection
 	if kind.TLS {
 		// The workload's certificate is made when it starts, and proves nothing to anyone.
-		connection = tls.Client(connection, &tls.Config{InsecureSkipVerify: true, CurvePreferences: cheap})
+		connection = tls.Client(connection, &tls.Config{InsecureSkipVerify: true, ServerName: kind.Host, CurvePreferences: cheap})
 	}
 	time.Sleep(milliseconds(kind.Hold))
-	if _, err := io.WriteString(connection, "GET / HTTP/1.0\r\n\r\n"); err != nil {
+	host := ""
+	if kind.Host != "" {
+		host = "Host: " + kind.Host + "\r\n"
+	}
+	if _, err := io.WriteString(connection, "GET / HTTP/1.0\r\n"+host+"\r\n"); err != nil {
 		return "", err
 	}
 	answer, err := io.ReadAll(connection)
@@ -249,6 +259,28 @@ func ask(kind Requests, from net.Addr, began time.Time, connected func()) (strin
 		return "", fmt.Errorf("status %.20q", head)
 	}
 	return strings.TrimSpace(body), nil
+}
+
+// askByDatagram has no kernel that sends again: what is lost is a failure, and what is late is not.
+func askByDatagram(kind Requests, from net.Addr) (string, error) {
+	dialer := net.Dialer{}
+	if tcp, given := from.(*net.TCPAddr); given {
+		dialer.LocalAddr = &net.UDPAddr{IP: tcp.IP, Port: tcp.Port}
+	}
+	socket, err := dialer.Dial("udp4", kind.Address)
+	if err != nil {
+		return "", err
+	}
+	defer socket.Close()
+	if err := socket.SetDeadline(time.Now().Add(patience)); err != nil {
+		return "", err
+	}
+	if _, err := io.WriteString(socket, "?"); err != nil {
+		return "", err
+	}
+	answer := make([]byte, 1<<10)
+	length, err := socket.Read(answer)
+	return string(answer[:length]), err
 }
 
 // sentAgain is how many segments the kernel had to send again: that somebody did not get or answer one shows however late this program is.

@@ -14,6 +14,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // How the workload misbehaves, a line `PORT WORD` each: error (status 500, or 554 of SMTP), slow (an answer after slowness),
@@ -41,6 +43,18 @@ func serve(ports []string) error {
 	}
 	broken := make(chan error)
 	for _, port := range ports {
+		if port, udp := strings.CutSuffix(port, "/udp"); udp {
+			address, err := net.ResolveUDPAddr("udp4", ":"+port)
+			if err != nil {
+				return err
+			}
+			socket, err := net.ListenUDP("udp4", address)
+			if err != nil {
+				return err
+			}
+			go func() { broken <- reply(socket, name) }()
+			continue
+		}
 		listener, err := net.Listen("tcp4", ":"+port)
 		if err != nil {
 			return err
@@ -61,6 +75,31 @@ func serve(ports []string) error {
 		}()
 	}
 	return <-broken
+}
+
+// reply answers each datagram with the name, and sends it from where the datagram came to: a VIP's client expects the VIP's answer.
+func reply(socket *net.UDPConn, name string) error {
+	raw, err := socket.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var failure error
+	if err := raw.Control(func(fd uintptr) { failure = unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_PKTINFO, 1) }); err != nil {
+		return err
+	}
+	if failure != nil {
+		return failure
+	}
+	buffer, where := make([]byte, 1<<10), make([]byte, unix.CmsgSpace(unix.SizeofInet4Pktinfo))
+	for {
+		_, length, _, from, err := socket.ReadMsgUDP(buffer, where)
+		if err != nil {
+			return err
+		}
+		if _, _, err := socket.WriteMsgUDP([]byte(name), where[:length], from); err != nil {
+			return err
+		}
+	}
 }
 
 // misbehaves says whether this is how the workload was told to fail on a port.

@@ -1,0 +1,413 @@
+"""Nodes on which a cluster runs: kube-proxy, pods by CNI, other programs' marks, a router, API servers, firewalls and network services.
+
+They need the machine with these programs (`Experiment.cluster`), and are of the kind `cluster`. `guest/cluster` starts and ends what they name.
+Their bounds are those that shall hold. Where the program does not do its part yet, a row is broken, or reports what happens.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from lab.nodes import machine, probe, stack
+from lab.nodes.experiments import bounds
+from lab.nodes.experiments.calls import asks, in_every_state
+from lab.nodes.experiments.scene import Bound, Change, Description, Experiment, Scene, Step, on_backup, on_owner, service, two_directors
+from lab.nodes.probe import INFRA, MASTER, Target
+from lab.phases import wait_for
+
+KIND = "cluster"
+MASTERS = ("master0", "master1", "master2")
+ROUTERS = ("infra0", "infra1")
+SERVER_NODE = "infra1"
+"""Has the API server that kube-proxy watches: no director of the pool whose VIP is asked."""
+SERVER = machine.NODES[SERVER_NODE]
+REPAIR_S = 5.0
+"""What another program takes from the kernel's tables is there again within this."""
+STEADY_S = 12
+"""600 requests."""
+READY_S = 300
+LONG_PORTS = (22623, 40000)
+"""Bit 14 of the one, and bit 15 of the other, is one that kube-proxy gives a meaning in marks."""
+CONNECTIONS = 400
+HOST = "app.apps.example.org"
+ROUTED = INFRA._replace(host=HOST)
+MEND = "cluster mend"
+
+Which = Callable[[Scene], str]
+
+
+def _owner(scene: Scene) -> str:
+    return scene.owner
+
+
+def _backup(scene: Scene) -> str:
+    return scene.backup
+
+
+def _rest(_: Scene) -> None:
+    time.sleep(STEADY_S)  # the experiment itself: nothing happens for so long
+
+
+def _command(verb: str, which: Which, *arguments: str) -> Callable[[Scene], None]:
+    return lambda scene: scene.do("cluster", verb, which(scene), *arguments)
+
+
+def _experiment(target: Target, *steps: Step, arrange: Change | None = None, before: str | Iterable[str] = "", after: str = MEND) -> Experiment:
+    script = before if isinstance(before, str) else "; ".join(before)
+    return Experiment(target, steps, arrange, before=script, after=after, cluster=True)
+
+
+def _step(name: str, act: Callable[[Scene], None], bound: Callable[[Scene], Bound] = bounds.nothing_lost, **more: Any) -> Step:
+    return Step(name, KIND, act, bound, **more)
+
+
+def _each(nodes: Iterable[str], command: str) -> str:
+    """A shell command for each node at the same time; NODE in it is its name. Fails when one of them fails."""
+    begun = "".join(f'{{ {command.replace("NODE", node)}; }} & all="$all $!"; ' for node in nodes)
+    return f'all=""; {begun}for one in $all; do wait "$one"; done'
+
+
+def _on_masters(command: str) -> Callable[[Scene], None]:
+    return lambda scene: scene.do("sh", "-euc", _each(MASTERS, command))
+
+
+def _on_two(command: str) -> Callable[[Scene], None]:
+    return lambda scene: scene.do("sh", "-euc", _each((scene.owner, scene.backup), command))
+
+
+def _asked(name: str, port: int | None = None, bound: Callable[[Scene], Bound] = bounds.steady, **more: Any) -> Step:
+    """A step in which nothing happens."""
+    return _step(name, _rest, bound, port=port, **more)
+
+
+# kube-proxy
+
+
+def _repaired(_: Scene) -> Bound:
+    """Another program takes our entries: nobody notices, and they are there again soon."""
+    return Bound(
+        f"0 failed, every stream alive, tables and rules as rendered again within {REPAIR_S:g} s, verify succeeds",
+        tables_wrong_s=REPAIR_S + bounds.LOOK_S,
+    )
+
+
+def _rules(node: str) -> str:
+    """The rules of a node as it has them, without what changes by itself."""
+    return machine.run("lab", "exec", node, "nft", "--stateless", "--terse", "list", "table", "ip", "openshift_lvs", check=False).stdout
+
+
+def _as_rendered(which: Which) -> Callable[[Scene], Iterable[str]]:
+    """The node has the rules that another director has, and `operations verify` is content."""
+
+    def evidence(scene: Scene) -> Iterable[str]:
+        node = which(scene)
+        other = next(name for name in scene.live() if name != node)
+
+        def same() -> tuple[bool, str]:
+            mine = _rules(node)
+            return bool(mine) and mine == _rules(other), f"{node} has {mine or 'no rules'}"
+
+        wait_for(f"the rules of {node} to be those of {other}", same, REPAIR_S)
+        yield from _verified(scene)
+
+    return evidence
+
+
+def _verified(_: Scene) -> Iterable[str]:
+    done = stack.operate("verify")
+    if done.returncode:
+        yield f"operations verify: {[line for line in done.stdout.splitlines() if 'FAILED' in line] or done.stderr[-500:]}"
+
+
+def _kube_proxy(mode: str) -> Experiment:
+    def steps(who: str, which: Which) -> tuple[Step, ...]:
+        def restarted(scene: Scene) -> None:
+            scene.do("sh", "-euc", f"lab exec {which(scene)} systemctl restart kube-proxy; cluster synced {which(scene)}")
+
+        def step(what: str, act: Callable[[Scene], None]) -> Step:
+            return _step(f"kube-proxy ({mode}) {what} on {who}", act, _repaired, evidence=_as_rendered(which))
+
+        return (
+            step("starts", _command("proxy", which, mode, SERVER)),
+            step("restarts", restarted),
+            step("is stopped and cleans up", _command("no-proxy", which)),
+        )
+
+    return _experiment(MASTER, *steps("the owner", _owner), *steps("a backup", _backup), before=_api_server())
+
+
+def _api_server() -> str:
+    return f"cluster api {SERVER_NODE}; cluster objects {SERVER}"
+
+
+# Marks of other programs
+
+
+def _more_services(described: Description) -> None:
+    services = described["vips"]["master"]["services"]
+    services += [{**copy.deepcopy(services[0]), "port": port} for port in LONG_PORTS]
+    services += [
+        {**copy.deepcopy(services[0]), "port": port, "protocol": "UDP", "health_check": {"type": "tcp", "connect_port": 8443}} for port in (8443, *LONG_PORTS)
+    ]
+
+
+def _marks(name: str, rules: str, bits: str = "") -> Experiment:
+    def begin(scene: Scene) -> None:
+        vip = scene.cluster.vips[scene.target.vip]
+        ours = ", ".join(str(vip.mark(service)) for service in vip.services)
+        scene.do("sh", "-euc", _each(MASTERS, f"cluster marks NODE {rules} '{ours}' {bits}"))
+
+    def unseen(_: Scene) -> Iterable[str]:
+        for node in MASTERS:
+            if count := int(machine.run("cluster", "seen", node).stdout):
+                yield f"{name} saw {count} packets with a mark of ours on {node}"
+
+    return _experiment(
+        MASTER,
+        _step(f"marks of {name}: its rules begin", begin),
+        *(_asked(f"marks of {name}: TCP {port}", port, evidence=unseen) for port in (8443, *LONG_PORTS)),
+        *(_asked(f"marks of {name}: UDP {port}", port, udp=True, evidence=unseen) for port in (8443, *LONG_PORTS)),
+        asks(f"marks of {name}: a backup calls the VIP", _backup, kind=KIND),
+        _step(f"marks of {name}: its rules end", _on_masters("cluster no-marks NODE")),
+        arrange=_more_services,
+        before=_each(MASTERS, "cluster ports NODE"),
+    )
+
+
+# Pods and own calls
+
+
+def _pods(name: str, which: Which, target: Target = MASTER, arrange: Change | None = None) -> Experiment:
+    """A pod on a node, and the node itself, call a VIP in each state of the node's own server."""
+    return _experiment(
+        target,
+        _step(f"{name}: a pod is made", _command("pod", which)),
+        *in_every_state(name, which, KIND),
+        _step(f"{name}: the pod is removed", _command("no-pod", which)),
+        arrange=arrange,
+    )
+
+
+def _weightless(described: Description) -> None:
+    service(described)["weights"] = {"master2": 0}
+
+
+def _master2(_: Scene) -> str:
+    return "master2"
+
+
+def _rp_filter(value: int) -> list[Experiment]:
+    key, kept = "net.ipv4.conf.eth0.rp_filter", "/run/cluster-NODE-rp_filter"
+    before = _each(MASTERS, f"lab exec NODE sysctl -n {key} >{kept} && lab exec NODE sysctl -qw {key}={value}")
+    after = _each(MASTERS, f"lab exec NODE sysctl -qw {key}=$(cat {kept})")
+    steps = in_every_state(f"a backup with rp_filter {value}", _backup, KIND, pod=False)
+    weightless = asks(f"a server of weight 0 with rp_filter {value} calls the VIP", _master2, kind=KIND)
+    # No program of a cluster takes part.
+    return [Experiment(MASTER, steps, before=before, after=after), Experiment(MASTER, (weightless,), _weightless, before=before, after=after)]
+
+
+def _connects(scene: Scene) -> Iterable[str]:
+    for address in (machine.CLIENT, machine.NODES["infra0"]):
+        done = machine.run("cluster", "connect", scene.backup, str(CONNECTIONS), address, "8443", timeout_s=READY_S)
+        failed, _, why = done.stdout.strip().partition(" ")
+        scene.told.append(f"{failed} of {CONNECTIONS} connections from a pod to {address} failed {why}".strip())
+        if failed != "0":
+            yield scene.told[-1]
+
+
+# Connection tracking and a firewall
+
+
+def _bootstrap_port(described: Description) -> None:
+    services = described["vips"]["master"]["services"]
+    services.append({**copy.deepcopy(services[0]), "port": LONG_PORTS[0]})
+
+
+def _tracked(conntrack: int, *, firewalld: bool) -> Experiment:
+    name = f"vs.conntrack {conntrack}, firewalld {'on' if firewalld else 'off'}"
+    before = [
+        _each(MASTERS, "cluster ports NODE"),
+        _each(MASTERS, f"lab exec NODE sysctl -qw net.ipv4.vs.conntrack={conntrack}"),
+        *([_each(MASTERS, "cluster firewalld NODE")] if firewalld else []),
+    ]
+    return _experiment(
+        MASTER,
+        _asked(f"{name}: clients"),
+        _asked(f"{name}: clients ask {LONG_PORTS[0]}", LONG_PORTS[0]),
+        _step(f"{name}: keepalived restarted on the owner", on_owner("systemctl restart keepalived")),
+        _step(f"{name}: a pod is made", _command("pod", _backup)),
+        *in_every_state(f"{name}, a backup", _backup, KIND),
+        _step(f"{name}: the pod is removed", _command("no-pod", _backup)),
+        *([_step(f"{name}: firewalld reloads on the owner", on_owner("firewall-cmd --reload"), _repaired)] if firewalld else []),
+        arrange=_bootstrap_port,
+        before=before,
+        after=f"{MEND}; {_each(MASTERS, 'lab exec NODE sysctl -qw net.ipv4.vs.conntrack=0')}",
+    )
+
+
+# A router
+
+
+def _router_checks(described: Description) -> None:
+    for one in described["vips"]["infra"]["services"]:
+        one["health_check"] = {"type": "http", "path": "/healthz/ready", "connect_port": 1936}
+
+
+# An API server
+
+
+def _api_service(described: Description) -> None:
+    check = {"type": "ssl", "path": "/readyz", "delay_loop": 1.5, "connect_timeout": 3}
+    described["vips"]["master"]["services"].append({"port": 6443, "affinity": "client", "health_check": check})
+
+
+def _under_watch(name: str, act: Callable[[Scene], None], *, must_hold: bool) -> Step:
+    """The event while a client lists, writes and holds a watch through the VIP. `must_hold`: nothing of that may fail."""
+    lost: list[str] = []
+
+    def acted(scene: Scene) -> None:
+        machine.run("sh", "-euc", f"cluster kubeconfig {MASTER.address} >/run/cluster-pki/vip.conf")
+        running = machine.start("ip", "netns", "exec", "client", "/usr/local/sbin/api-client", MASTER.address)
+        assert running.stdout
+        if running.stdout.readline().strip() != "ready":
+            raise machine.MachineError(f"the API's client did not start: {running.communicate(timeout=READY_S)[1]}")
+        act(scene)
+        _rest(scene)
+        said, complaint = running.communicate(timeout=READY_S)
+        if running.returncode:
+            raise machine.MachineError(f"the API's client failed: {complaint}")
+        result = json.loads(said)
+        scene.told.append(
+            f"{result['asked']} requests, failed {result['failed'] or 'none'}; watches ended {result['watches_ended'] or 'never'}; "
+            f"{result['unseen']} of {result['written']} objects without an event"
+        )
+        lost[:] = scene.told if result["failed"] or result["watches_ended"] or result["unseen"] else []
+
+    bound = bounds.nothing_lost if must_hold else bounds.reported
+    return _step(f"a watch through the VIP: {name}", acted, bound, evidence=lambda scene: lost if must_hold else ())
+
+
+def _rolling_restart(scene: Scene) -> None:
+    scene.moment = probe.now()
+    for node in MASTERS:
+        machine.run("sh", "-euc", f"lab exec {node} systemctl restart kube-apiserver; cluster ready {node}", timeout_s=READY_S)
+        probe.wait_until_whole(scene.live(), scene.target)
+
+
+def _api(shutdown_delay_s: int) -> Experiment:
+    moved = _under_watch("keepalived restarts on the owner", on_owner("systemctl restart keepalived"), must_hold=True)
+    restarted = _under_watch(f"the API servers restart one after the other, shutdown delay {shutdown_delay_s} s", _rolling_restart, must_hold=False)
+    return _experiment(
+        MASTER,
+        *([] if shutdown_delay_s else [moved]),
+        restarted,
+        arrange=_api_service,
+        before=f"cluster api --shutdown-delay {shutdown_delay_s} {' '.join(MASTERS)}",
+    )
+
+
+# Translations of the VIP's ports
+
+
+def _port(number: int) -> Change:
+    def arrange(described: Description) -> None:
+        services = described["vips"]["master"]["services"]
+        if number != services[0]["port"]:
+            services.append({**copy.deepcopy(services[0]), "port": number})
+
+    return arrange
+
+
+def _says_what_happens(scene: Scene) -> Iterable[str]:
+    done = stack.operate("verify")
+    scene.told.append(
+        f"verify: {[line for line in done.stdout.splitlines() if 'FAILED' in line] or ('succeeds' if not done.returncode else done.stderr[-300:])}"
+    )
+    return ()
+
+
+def _translated(name: str, port: int, act: Callable[[Scene], None], undo: Callable[[Scene], None], before: str | Iterable[str] = "") -> Experiment:
+    """Who answers is in the row's `answers`: with the holder alone, its translation came before IPVS."""
+    return _experiment(
+        MASTER,
+        _step(f"translated: {name}", act, bounds.reported, port=port, evidence=_says_what_happens),
+        _asked(f"translated: {name}, afterwards", port, bound=bounds.reported),
+        _step(f"no longer translated: {name}", undo, bounds.reported, port=port),
+        arrange=_port(port),
+        before=before,
+    )
+
+
+PROXIES = _on_masters(f"cluster proxy NODE iptables {SERVER}"), _on_masters("cluster no-proxy NODE")
+
+
+# The node's network
+
+
+def _bridge_is_named(scene: Scene) -> Iterable[str]:
+    done = stack.operate("verify")
+    if not done.returncode or "br-ex" not in done.stdout:
+        yield f"operations verify does not name br-ex: {done.stdout[-500:]}{done.stderr[-500:]}"
+
+
+def _service_restarts(name: str, manager: str, script: str) -> Experiment:
+    def steps(who: str, act: Callable[[str], Callable[[Scene], None]], which: Which) -> tuple[Step, ...]:
+        return (
+            _step(f"{name}: it manages eth0 of {who}", _command("network", which, manager), _repaired),
+            _step(f"{name} on {who}", act(script), _repaired, evidence=_as_rendered(which)),
+            _step(f"{name}: it leaves eth0 of {who} alone", _command("no-network", which), bounds.reported),
+        )
+
+    return _experiment(MASTER, *steps("the owner", on_owner, _owner), *steps("a backup", on_backup, _backup))
+
+
+CLUSTER = [
+    *(_kube_proxy(mode) for mode in ("iptables", "ipvs", "nftables")),
+    _marks("Calico, 0xffff0000", "calico", "0xffff0000"),
+    _marks("Calico in kubespray, 0xfff00000", "calico", "0xfff00000"),
+    _marks("Cilium, 0x0f00", "cilium"),
+    _marks("kube-proxy, 0x4000 and 0x8000", "kube-proxy"),
+    _pods("pods by CNI on a backup", _backup),
+    _pods("pods by CNI on the owner", _owner),
+    _pods("pods by CNI on a server that is no director", _master2, arrange=two_directors),
+    _pods("pods by CNI on a master, the infra VIP", lambda _: "master1", INFRA),
+    _pods("pods by CNI on an infra node, the masters' VIP", lambda _: "infra0"),
+    *(experiment for value in (0, 1, 2) for experiment in _rp_filter(value)),
+    *(_tracked(conntrack, firewalld=firewalld) for firewalld in (False, True) for conntrack in (0, 1)),
+    _experiment(
+        MASTER,
+        _step("a pod opens 400 connections to outside and to another node", _command("pod", _backup), evidence=_connects),
+        _step("that pod is removed", _command("no-pod", _backup)),
+        before="cluster outside",
+    ),
+    _experiment(
+        ROUTED,
+        _asked("HAProxy as the router, its health on 1936"),
+        _step("HAProxy as the router: it stops on a backup", on_backup("systemctl stop lab-router"), bounds.server_lost, live=lambda s: s.live(s.backup)),
+        _step("HAProxy as the router: it starts again", on_backup("systemctl start lab-router"), bounds.server_back),
+        arrange=_router_checks,
+        before=_each(ROUTERS, "cluster router NODE"),
+    ),
+    *(_api(delay) for delay in (0, 10)),
+    _translated("443 by hostPort on two of three masters", 443, _on_two("cluster pod NODE 443"), _on_two("cluster no-pod NODE")),
+    _translated(
+        "a Service with the VIP as its externalIP", 8443, *PROXIES,
+        [_api_server(), f"cluster service {SERVER} external 8443 {MASTER.address}"],
+    ),
+    _translated(
+        "a NodePort on the VIP", 30443, *PROXIES,
+        [_each(MASTERS, "cluster ports NODE"), _api_server(), f"cluster service {SERVER} nodeport 443 30443"],
+    ),
+    _experiment(
+        MASTER,
+        _step("eth0 of a backup moves into br-ex", _command("bridge", _backup), bounds.reported, evidence=_bridge_is_named),
+        _step("eth0 of that backup is as it was", _command("no-bridge", _backup), bounds.reported),
+    ),
+    _service_restarts("networkd restarts", "networkd", "systemctl restart systemd-networkd"),
+    _service_restarts("a DHCP lease is renewed", "dhcp", "networkctl renew eth0"),
+    _service_restarts("NetworkManager restarts", "NetworkManager", "systemctl restart NetworkManager"),
+]  # fmt: skip
