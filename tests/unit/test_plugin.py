@@ -22,6 +22,7 @@ from components.configuration import Cluster
 from components.configuration.errors import SHORT_FORM, Kind
 from components.configuration.health_checks import HttpCheck
 from components.configuration.model import Model
+from lab.nodes.stack import describe
 from lab.phases import Phases
 from lab.pulumi import engine
 from lab.stack import PROJECT
@@ -102,6 +103,16 @@ def test_the_arguments_carry_every_configuration_to_the_model(stack: Path) -> No
     data = yaml.safe_load(stack.read_text())["config"]["openshift-lvs:cluster"]
     mapped = PROVIDER.map_inputs(given(json.loads(json.dumps(data))), PROVIDER._component_defs["Cluster"])
     assert Cluster.parse(arguments.to_model(mapped)) == Cluster.parse(data)
+
+
+def test_the_example_is_the_cluster_of_the_labs_nodes() -> None:
+    properties = yaml.safe_load((PLUGIN / "example" / "Pulumi.yaml").read_text())["resources"]["cluster"]["properties"]
+    del properties["ssh"]
+    for pool in properties["pools"].values():
+        for host in pool["hosts"].values():
+            host["hostKey"] = PUBLIC_KEY
+    mapped = PROVIDER.map_inputs(properties, PROVIDER._component_defs["Cluster"])
+    assert arguments.to_model(mapped) == {key: value for key, value in describe(22, lambda name: PUBLIC_KEY).items() if key != "ssh"}
 
 
 def test_the_component_makes_what_the_program_makes(deploy: Deploy, article: dict[str, Any]) -> None:
