@@ -31,7 +31,7 @@ def git(repository: Path, *arguments: str) -> str:
 def operations(repository: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """The operator's command as users run it, with the code that lies in that repository."""
     command = [sys.executable, "-m", "operations", *arguments]
-    return subprocess.run(command, cwd=repository, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, cwd=repository, capture_output=True, text=True, timeout=300)
 
 
 @pytest.fixture
@@ -438,11 +438,25 @@ for host in ("infra0", "infra1", "master0", "master1", "master2"):
 """
 
 
+OLD_PROGRAM = """
+import pulumi
+
+from components.network import ClusterNetwork, NetworkArgs
+from components.servers import Servers, ServersArgs, find_images
+from components.stack import Stack
+
+stack = Stack.read(pulumi.Config())
+network = ClusterNetwork("network", NetworkArgs(stack.cluster))
+Servers("servers", ServersArgs(stack.cluster, find_images(stack.cluster), network, stack.host_key_seed, stack.ssh_public_key))
+"""
+"""What that release asked of OpenStack."""
+
+
 def with_scripts(repository: Path) -> None:
     """The release that had shell scripts in place of the program, or what a comparison sees of it."""
     shutil.rmtree(repository / "node")
     (repository / "operations/__main__.py").write_text(OLD_RELEASE)
-    (repository / "__main__.py").write_text("")
+    (repository / "__main__.py").write_text(OLD_PROGRAM)
     commit(repository, {"templates/usr/local/lib/openshift-lvs/apply": "#!/bin/sh", "templates/etc/systemd/system/openshift-lvs.service": "[Unit]"})
 
 
