@@ -6,7 +6,7 @@ the nodes' security group with its rules, a port that reserves each address, and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from ipaddress import IPv4Address, IPv4Network
@@ -15,7 +15,7 @@ from typing import NamedTuple, TypeVar
 import pulumi
 from pulumi_openstack import networking
 
-from components.configuration import Cluster, ConfigurationError, Network
+from components.configuration import Allow, Cluster, ConfigurationError, Network
 
 ANYWHERE = IPv4Network("0.0.0.0/0")
 EPHEMERAL = (32768, 60999)
@@ -27,7 +27,10 @@ Found = TypeVar("Found")
 
 
 class Rule(NamedTuple):
-    """One ingress rule. Its name is its content: a changed rule is a new one beside the old, because Neutron refuses a replacement as a duplicate."""
+    """One ingress rule. Its name is its content: a changed rule is a new one beside the old, because Neutron refuses a replacement as a duplicate.
+
+    `protocol` is a name or a number in digits, or `any`.
+    """
 
     protocol: str
     ports: tuple[int, int] | None
@@ -47,7 +50,7 @@ def ingress_rules(cluster: Cluster) -> list[Rule]:
     of their own: whatever comes for the ports that nodes call from. Sources are address ranges, never a group: with client ranges
     as allowed address pairs a remote group would match them all.
     """
-    return sorted(set(_ingress_rules(cluster)), key=lambda rule: (rule.protocol, rule.ports or (0, 0), rule.source))
+    return _ordered(_ingress_rules(cluster))
 
 
 def _ingress_rules(cluster: Cluster) -> Iterator[Rule]:
@@ -60,8 +63,7 @@ def _ingress_rules(cluster: Cluster) -> Iterator[Rule]:
     yield Rule("udp", IPVS_SYNC, subnet)
     for source in (subnet, *(cluster.network.client_cidrs if cluster.ssh.allowed_cidrs is None else cluster.ssh.allowed_cidrs)):
         yield Rule("tcp", (cluster.ssh.port, cluster.ssh.port), source)
-    for allow in cluster.network.allow:
-        yield Rule(allow.protocol, allow.port_range, allow.cidr or subnet)
+    yield from allow_rules(cluster.network.allow, subnet)
     for vip in cluster.vips.values():
         if vip.authentication == "AH":
             yield Rule("ah", None, subnet)
@@ -72,6 +74,22 @@ def _ingress_rules(cluster: Cluster) -> Iterator[Rule]:
                 yield Rule("tcp", (check_port, check_port), subnet)
             if service.forwarding_method == "TUN":
                 yield Rule("ipip", None, subnet)
+
+
+def pool_rules(cluster: Cluster, pool: str) -> list[Rule]:
+    """What the servers of a pool accept beside the rules for all nodes, each rule once and in a fixed order."""
+    return _ordered(allow_rules(cluster.pools[pool].allow, cluster.network.cidr))
+
+
+def allow_rules(entries: Iterable[Allow], subnet: IPv4Network) -> Iterator[Rule]:
+    """The rules of `allow` entries; from the subnet where an entry names no source."""
+    for entry in entries:
+        for protocol, ports in entry.port_rules:
+            yield Rule(protocol, ports, entry.cidr or subnet)
+
+
+def _ordered(rules: Iterable[Rule]) -> list[Rule]:
+    return sorted(set(rules), key=lambda rule: (rule.protocol, rule.ports or (0, 0), rule.source))
 
 
 def allocation_pool(cluster: Cluster) -> tuple[IPv4Address, IPv4Address]:
@@ -120,12 +138,14 @@ class NetworkArgs:
 class ClusterNetwork(pulumi.ComponentResource):
     """The network, the nodes' security group, and the ports that keep the addresses.
 
-    Who depends on this component waits for all of it. `vip_ports` and `floating_ips` go by the name of the address.
+    Who depends on this component waits for all of it. `vip_ports` and `floating_ips` go by the name of the address; `pool_group_ids` has the security
+    group of each pool with `allow`.
     """
 
     network_id: pulumi.Output[str]
     subnet_id: pulumi.Output[str]
     security_group_id: pulumi.Output[str]
+    pool_group_ids: dict[str, pulumi.Output[str]]
     vip_ports: dict[str, networking.Port]
     floating_ips: dict[str, pulumi.Output[str]]
 
@@ -138,7 +158,12 @@ class ClusterNetwork(pulumi.ComponentResource):
             self._take(cluster.network, cluster.network.existing)
         else:
             routed = self._make(cluster)
-        self.security_group_id = self._security_group(cluster)
+        self.security_group_id = self._security_group("nodes", "Nodes of an LVS cluster", ingress_rules(cluster))
+        self.pool_group_ids = {
+            pool_name: self._security_group(f"pool-{pool_name}", f"Pool {pool_name} of an LVS cluster", pool_rules(cluster, pool_name))
+            for pool_name, pool in cluster.pools.items()
+            if pool.allow
+        }
         self.vip_ports = {vip_name: self._reserve(f"vip-{vip_name}", f"vip-{vip_name}", vip.address) for vip_name, vip in cluster.vips.items()}
         for reserved, address in cluster.network.reserved.items():
             self._reserve(f"reserved-{reserved}", reserved, address)
@@ -154,6 +179,10 @@ class ClusterNetwork(pulumi.ComponentResource):
             if cluster.network.external and vip.floating_ip
         }
         self.register_outputs({"network_id": self.network_id, "subnet_id": self.subnet_id, "floating_ips": self.floating_ips})
+
+    def groups_of(self, pool: str) -> list[pulumi.Input[str]]:
+        """The security groups of a pool's servers."""
+        return [self.security_group_id, *([self.pool_group_ids[pool]] if pool in self.pool_group_ids else [])]
 
     def _take(self, network: Network, existing: str) -> None:
         """The existing network of that name, and its subnet with the configured range."""
@@ -192,19 +221,19 @@ class ClusterNetwork(pulumi.ComponentResource):
         router = networking.Router("router", admin_state_up=True, external_network_id=outside.id, opts=self._kept())
         return [networking.RouterInterface("router", router_id=router.id, subnet_id=subnet.id, opts=self._child())]
 
-    def _security_group(self, cluster: Cluster) -> pulumi.Output[str]:
-        """The nodes' group: lets everything out, as Neutron's default rules do, and in what `ingress_rules` says."""
+    def _security_group(self, name: str, what: str, rules: Iterable[Rule]) -> pulumi.Output[str]:
+        """A stateless group of nodes: lets everything out, as Neutron's default rules do, and in what the rules say."""
         group = networking.SecGroup(
-            "nodes", description="Nodes of an LVS cluster: no state, because a director sees half of each conversation", stateful=False, opts=self._child()
+            name, description=f"{what}: no state, because a director sees half of each conversation", stateful=False, opts=self._child()
         )
-        for rule in ingress_rules(cluster):
+        for rule in rules:
             first, last = rule.ports or (None, None)
             networking.SecGroupRule(
-                rule.name,
+                rule.name if name == "nodes" else f"{name}-{rule.name}",
                 security_group_id=group.id,
                 direction="ingress",
                 ethertype="IPv4",
-                protocol=rule.protocol,
+                protocol=None if rule.protocol == "any" else rule.protocol,
                 port_range_min=first,
                 port_range_max=last,
                 remote_ip_prefix=str(rule.source),

@@ -33,19 +33,6 @@ def find_images(cluster: Cluster, opts: pulumi.InvokeOptions | None = None) -> d
     }
 
 
-def allowed_address_pairs(cluster: Cluster, node: Node) -> list[str]:
-    """What a node may send from besides its own address, in a fixed order.
-
-    The addresses its pool serves, plain: ML2/OVN takes only a plain address for one that moves between ports. On a director also the
-    ranges of its clients and of its neighbours, because direct routing sends a client's packet on with the client's address.
-    """
-    vips = cluster.vips_of(node.pool_name)
-    pairs = {str(vip.address) for vip in vips.values()}
-    if vips and node.name in cluster.directors(node.pool_name):
-        pairs |= {str(range_) for range_ in (cluster.network.cidr, *cluster.network.client_cidrs)}
-    return sorted(pairs)
-
-
 def user_data(cluster: Cluster, node: Node, seed: str, ssh_public_key: str) -> str:
     """cloud-config for the first boot, as JSON, which is YAML too: who the host is and who may log in; the rest is the pool's `cloud_config`."""
     key = host_key.derive(seed, node.name)
@@ -116,8 +103,8 @@ class Servers(pulumi.ComponentResource):
             name=node.name,
             network_id=network.network_id,
             fixed_ips=[{"subnet_id": network.subnet_id, "ip_address": str(node.host.address)}],
-            security_group_ids=[network.security_group_id],
-            allowed_address_pairs=[{"ip_address": pair} for pair in allowed_address_pairs(cluster, node)],
+            security_group_ids=network.groups_of(node.pool_name),
+            allowed_address_pairs=[{"ip_address": pair} for pair in cluster.allowed_address_pairs(node)],
             opts=pulumi.ResourceOptions(parent=self, protect=cluster.protect or None),
         )
         server = compute.Instance(

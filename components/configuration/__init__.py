@@ -5,6 +5,7 @@ Key names are those of keepalived 2, Neutron and the RFCs. A configuration that 
 Each section of `openshift-lvs:cluster` has a module with its keys, their bounds and defaults, and the rules within the section:
 
     network, ssh, keepalived, pools, vips    the sections themselves
+    allow                                    network.allow and pools.NAME.allow
     services                                 vips.NAME.services
     health_checks                            vips.NAME.services.N.health_check
 
@@ -19,6 +20,7 @@ The rest concerns several sections:
     model        the base class, and field types that several sections use
 """
 
+from components.configuration.allow import Allow
 from components.configuration.auth_pass import check_auth_pass
 from components.configuration.cluster import Cluster
 from components.configuration.errors import ConfigurationError
@@ -31,6 +33,7 @@ from components.configuration.vips import POOR_VIEW_WEIGHT, Vip
 
 __all__ = [
     "POOR_VIEW_WEIGHT",
+    "Allow",
     "Cluster",
     "ConfigurationError",
     "HttpCheck",

@@ -60,6 +60,18 @@ class Cluster(Model):
                 return node
         raise ConfigurationError(f"host: {name!r} is not in this stack; its hosts are {', '.join(n.name for n in self.nodes())}")
 
+    def allowed_address_pairs(self, node: Node) -> list[str]:
+        """Addresses and ranges that a created server may send from besides its own address, in a fixed order.
+
+        The VIPs of its pool, plain: ML2/OVN lets only a plain address move between ports. On a director also the ranges of its clients and of its
+        neighbours, because direct routing forwards a client's packet with the client's address. And what the pool's `allowed_address_pairs` adds.
+        """
+        vips = self.vips_of(node.pool_name)
+        pairs = {str(vip.address) for vip in vips.values()}
+        if vips and node.name in self.directors(node.pool_name):
+            pairs |= {str(range_) for range_ in (self.network.cidr, *self.network.client_cidrs)}
+        return sorted(pairs | {str(range_[0] if range_.num_addresses == 1 else range_) for range_ in node.pool.allowed_address_pairs})
+
     def sync_id(self, pool: str) -> int | None:
         """The syncid (ipvsadm(8)) that separates this pool's connection sync from others on the segment: the VRID of the pool's first VIP."""
         return next((vip.virtual_router_id for vip in self.vips_of(pool).values()), None)

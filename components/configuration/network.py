@@ -2,46 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from ipaddress import IPv4Network
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar
 
 from pydantic import Field, model_validator
 
-from components.configuration.model import Address, Form, Label, Model, Name, Range
+from components.configuration.allow import Allow
+from components.configuration.model import NUMBER, Address, Form, Label, Model, Name, Range
 
 MULTICAST = IPv4Network("224.0.0.0/4")
 
 CIDR_LONGEST = 29
 """The longest prefix of the subnet. A longer one has too few addresses for a cluster."""
-
-
-class Allow(Model):
-    """One more port range that the nodes' security group lets in, such as etcd or kubelet between the nodes."""
-
-    heading: ClassVar[str] = "network.allow"
-
-    protocol: Literal["tcp", "udp"]
-    ports: Annotated[str, Field(pattern=r"^\d{1,5}(-\d{1,5})?$"), Form("a port or a range of ports, such as 6443 or 2379-2380")]
-    cidr: Range | None = Field(None, description="from where; the subnet when left out")
-
-    @property
-    def port_range(self) -> tuple[int, int]:
-        """First and last port."""
-        first, _, last = self.ports.partition("-")
-        return int(first), int(last or first)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _one_port(cls, data: Any) -> Any:
-        return {**data, "ports": str(data["ports"])} if isinstance(data, Mapping) and type(data.get("ports")) is int else data
-
-    @model_validator(mode="after")
-    def _range(self) -> Allow:
-        first, last = self.port_range
-        if not 1 <= first <= last <= 65535 or (first, last) == (1, 65535):
-            raise ValueError(f"ports: {self.ports} must be N or N-M within 1 to 65535, and not all of them (Neutron stores 1-65535 without ports)")
-        return self
 
 
 class Network(Model):
@@ -58,7 +30,10 @@ class Network(Model):
         {}, description="addresses kept for machines outside this stack: one unbound port for each"
     )
     dns_nameservers: tuple[Address, ...] = ()
-    allow: tuple[Allow, ...] = ()
+    allow: tuple[Allow, ...] = Field((), description="other traffic that all nodes accept")
+    max_allowed_address_pair: Annotated[int, Field(ge=1, le=1000), NUMBER] = Field(
+        10, description="how many allowed address pairs this cloud's Neutron accepts on a port (its option of the same name)"
+    )
 
     @model_validator(mode="after")
     def _ranges(self) -> Network:

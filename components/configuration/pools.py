@@ -10,11 +10,15 @@ from typing import Annotated, Any, ClassVar, NamedTuple
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from components.configuration.model import Address, Form, HostKey, Label, Model, Name, wrong
+from components.configuration.allow import Allow
+from components.configuration.model import Address, Form, HostKey, Label, Model, Name, Range, wrong
 
 WITNESSES = 3
 """Maximum number of witnesses of a pool. A silent witness costs a second, so a director could not ask more of them in time."""
 
+
+CREATED_ONLY = ("allow", "allowed_address_pairs")
+"""Keys of the ports and servers that the program creates. It creates none for existing hosts, so these keys would have no effect."""
 
 CLOUD_CONFIG_OWN = {
     "hostname": "a server's name is its key in hosts",
@@ -75,6 +79,10 @@ class Pool(Model):
     """The default is in Cluster.witnesses."""
     interface: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,15}$"), Form("the name of an interface, at most 15 characters, such as eth0")] = "eth0"
     availability_zone: Name | None = None
+    allow: tuple[Allow, ...] = Field((), description="other traffic that the servers of this pool accept, beside network.allow")
+    allowed_address_pairs: tuple[Range, ...] = Field(
+        (), description="more addresses and ranges that these servers may send from: pod networks without an overlay, addresses that another program moves"
+    )
     cloud_config: Annotated[dict[str, Any], Form("a mapping of cloud-config, such as timezone: UTC")] = Field(
         {}, description="more cloud-config (YAML as a mapping) for the first boot of these servers"
     )
@@ -101,6 +109,9 @@ class Pool(Model):
         if not isinstance(logins, (list, tuple)):
             raise ValueError("cloud_config.ssh_authorized_keys: must be a list of public keys: [ssh-ed25519 AAAA...]")
         if self.existing:
+            for key in CREATED_ONLY:
+                if getattr(self, key):
+                    raise ValueError(f"{key}: this pool has existing: true, and the program creates no port or server for it; set it in your cloud")
             for name, host in self.hosts.items():
                 if not host.host_key:
                     raise ValueError(f"hosts.{name}.host_key: an existing host needs its public host key (ssh-keyscan -t ed25519 {host.address})")

@@ -25,6 +25,7 @@ def check(cluster: Cluster) -> None:
     for name, vip in cluster.vips.items():
         pool_owner_and_directors(cluster, f"vips.{name}", vip)
     outside(cluster)
+    allowed_address_pairs(cluster)
     root_login(cluster)
     for name, vip in cluster.vips.items():
         key = f"vips.{name}"
@@ -35,6 +36,7 @@ def check(cluster: Cluster) -> None:
         for index, service in enumerate(vip.services):
             weights_and_quorum(f"{key}.services.{index}", cluster.pools[vip.pool].hosts, service)
         virtual_router_id(cluster, name, vip)
+    sorry_servers(cluster)
     witnesses(cluster)
 
 
@@ -69,6 +71,26 @@ def outside(cluster: Cluster) -> None:
             f"network.client_cidrs: empty, so no client outside the subnet could use the floating IPs of {', '.join(with_floating_ip)}; "
             "name the clients, such as [0.0.0.0/0] for all, or set floating_ip: false in these vips"
         )
+
+
+def allowed_address_pairs(cluster: Cluster) -> None:
+    """No pair of a pool is the address of a port of the stack, and no port has more pairs than Neutron accepts."""
+    taken = {node.host.address: f"pools.{node.pool_name}.hosts.{node.name}" for node in cluster.nodes()}
+    taken |= {address: f"network.reserved.{name}" for name, address in cluster.network.reserved.items()}
+    for node in cluster.nodes():
+        key = f"pools.{node.pool_name}.allowed_address_pairs"
+        for index, range_ in enumerate(node.pool.allowed_address_pairs):
+            if range_.num_addresses == 1 and range_[0] in taken:
+                raise ValueError(f"{key}.{index}: {range_[0]} is {taken[range_[0]]}; a pair equal to a bound port's address takes that port down; remove it")
+        most = cluster.network.max_allowed_address_pair
+        count = 0 if node.pool.existing else len(cluster.allowed_address_pairs(node))
+        if count > most:
+            vips = len(cluster.vips_of(node.pool_name))
+            raise ValueError(
+                f"network.max_allowed_address_pair: {most}, and the port of {node.name} needs {count} allowed address pairs: {vips} VIPs, "
+                f"{len(node.pool.allowed_address_pairs)} of {key}, the others for the subnet and client_cidrs; spread the VIPs over more pools, "
+                "combine ranges (client_cidrs: [0.0.0.0/0] is one), or set this key to what your cloud accepts"
+            )
 
 
 def root_login(cluster: Cluster) -> None:
@@ -181,6 +203,25 @@ def weights_and_quorum(key: str, hosts: Mapping[str, Host], service: VirtualServ
     for name, server in hosts.items():
         if server.address == service.sorry_server:
             raise ValueError(f"{key}.sorry_server: {server.address} is {name}, a real server of the same service; name another machine")
+
+
+def sorry_servers(cluster: Cluster) -> None:
+    """A sorry server is a machine outside the stack. Only such a machine can have the VIP on `lo` while the pool's own servers have it too.
+
+    A host of another pool does not have the VIP, so it drops what a director sends to it. A VIP is no machine: a director would send the packet back
+    into its own virtual server.
+    """
+    inside = {node.host.address: f"host {node.name} of pool {node.pool_name!r}, which does not have this VIP" for node in cluster.nodes()}
+    inside |= {vip.address: f"the address of vips.{name}, not of a machine" for name, vip in cluster.vips.items()}
+    if cluster.network.gateway:
+        inside[cluster.network.gateway] = "network.gateway"
+    for name, vip in cluster.vips.items():
+        for index, service in enumerate(vip.services):
+            if service.sorry_server in inside:
+                raise ValueError(
+                    f"vips.{name}.services.{index}.sorry_server: {service.sorry_server} is {inside[service.sorry_server]}; "
+                    "name a machine outside this stack that has the VIP on lo"
+                )
 
 
 def virtual_router_id(cluster: Cluster, name: str, vip: Vip) -> None:

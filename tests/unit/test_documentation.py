@@ -14,11 +14,12 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from components import keepalived
+from components.configuration.allow import RULE_SETS, Allow
 from components.configuration.cluster import Cluster
 from components.configuration.health_checks import Check, ConnectingCheck, HttpCheck, MiscCheck, SmtpCheck, TcpCheck, Url
 from components.configuration.keepalived import Keepalived, Notifications
 from components.configuration.model import Model
-from components.configuration.network import Allow, Network
+from components.configuration.network import Network
 from components.configuration.pools import Host, Pool
 from components.configuration.services import VirtualService
 from components.configuration.ssh import Bastion, Ssh
@@ -34,7 +35,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"
 MODELS: dict[str, type[BaseModel]] = {
     "`openshift-lvs:cluster`": Cluster,
     "`network`": Network,
-    "`network.allow`": Allow,
+    "`allow`": Allow,
     "`ssh`": Ssh,
     "`ssh.bastion`": Bastion,
     "`keepalived`": Keepalived,
@@ -126,6 +127,12 @@ def test_the_page_documents_every_model_of_the_configuration() -> None:
 def test_a_message_names_the_heading_under_which_a_key_is() -> None:
     assert {model.heading for model in subclasses(Model)} == {heading.replace("`", "") for heading in MODELS}
     assert all(model.__dict__["heading"] == heading.replace("`", "") for heading, model in MODELS.items())
+
+
+@pytest.mark.parametrize("name", RULE_SETS)
+def test_the_page_has_every_rule_of_a_named_set(name: str) -> None:
+    table = [[cell.strip() for cell in line.strip("|").split("|")] for line in PAGE.read_text().splitlines() if line.startswith(f"| `{name}` |")]
+    assert [tuple(row) for row in table] == [(f"`{name}`", rule.protocol, rule.ports or "", rule.use) for rule in RULE_SETS[name]]
 
 
 def test_every_word_that_older_files_use_is_on_the_page() -> None:

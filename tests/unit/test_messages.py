@@ -42,6 +42,8 @@ PORT = "must be a whole number from 1 to 65535"
 CODES = 'must be codes and ranges of codes in one text, such as "200-299 301"'
 SCRIPT = "must be the path of a script, from the repository's root, such as checks/etcd"
 PORTS = "must be a port or a range of ports, such as 6443 or 2379-2380"
+PROTOCOL = "must be a protocol by name (tcp, udp, sctp, ipip, gre, esp, ...) or number (0 to 255), or any"
+RULE_SET = "must be 'kubernetes', 'openshift' or 'calico'"
 WITNESS = "not ADDRESS:PORT of something that takes or refuses a connection, such as 192.168.0.1:22"
 INTERFACE = "must be the name of an interface, at most 15 characters, such as eth0"
 FLOATING_IP = "must be true or false: the program creates the floating IP, and the cloud chooses its address"
@@ -89,8 +91,31 @@ TABLE: list[tuple[str, Any, str]] = [
     ("network.reserved", ["192.168.0.9"], "network.reserved: ['192.168.0.9']: must be a mapping NAME: ADDRESS, such as bastion: 192.168.0.100"),
     ("network.dns_nameservers", [8], f"network.dns_nameservers.0: 8: {ADDRESS}"),
     ("network.allow", {"protocol": "tcp"}, "network.allow: {'protocol': 'tcp'}: must be a list of mappings: begin each with `- `"),
-    ("network.allow", [{"protocol": "icmp", "ports": 1}], "network.allow.0.protocol: 'icmp': must be 'tcp' or 'udp'"),
-    ("network.allow", [{"protocol": "TCP", "ports": 1}], "network.allow.0.protocol: 'TCP': must be 'tcp' or 'udp'; did you mean 'tcp'?"),
+    ("network.allow", [{"protocol": "icmp", "ports": 1}], "network.allow.0.ports: 1, and protocol icmp has no ports; leave it out"),
+    ("network.allow", [{"protocol": "ipencap"}], f"network.allow.0.protocol: 'ipencap': {PROTOCOL}"),
+    ("network.allow", [{"protocol": 256}], "network.allow.0.protocol: 256 is no number of a protocol; 0 to 255"),
+    ("network.allow", [{"protocol": True}], f"network.allow.0.protocol: true: {PROTOCOL}; {YAML}"),
+    ("network.allow", [{"protocol": 6}], "network.allow.0.ports: missing; give a port or a range of ports, such as 6443 or 2379-2380"),
+    ("network.allow", [{"cidr": "10.0.0.0/8"}], "network.allow.0.protocol: missing; give a protocol, such as tcp, or rules: kubernetes, openshift, calico"),
+    ("network.allow", ["kubernetse"], f"network.allow.0.rules: 'kubernetse': {RULE_SET}; did you mean 'kubernetes'?"),
+    ("network.allow", [{"rules": "calico", "protocol": "tcp"}], "network.allow.0.rules: 'calico' and protocol in one entry; make two entries of them"),
+    ("network.allow", "kubernetes", "network.allow: 'kubernetes': must be a list of mappings: begin each with `- `"),
+    ("pools.infra.allow", [{"protocol": "udp"}], "pools.infra.allow.0.ports: missing; give a port or a range of ports, such as 6443 or 2379-2380"),
+    ("network.max_allowed_address_pair", 0, "network.max_allowed_address_pair: 0: must be a whole number from 1 to 1000"),
+    (
+        "network.max_allowed_address_pair",
+        2,
+        "network.max_allowed_address_pair: 2, and the port of master0 needs 3 allowed address pairs: 1 VIPs, 0 of pools.master.allowed_address_pairs, "
+        "the others for the subnet and client_cidrs; spread the VIPs over more pools, combine ranges (client_cidrs: [0.0.0.0/0] is one), "
+        "or set this key to what your cloud accepts",
+    ),
+    ("pools.infra.allowed_address_pairs", ["10.233.64.7/18"], f"pools.infra.allowed_address_pairs.0: '10.233.64.7/18': {RANGE}; write 10.233.64.0/18"),
+    (
+        "pools.infra.allowed_address_pairs",
+        ["10.233.64.0/18", "192.168.0.2"],
+        "pools.infra.allowed_address_pairs.1: 192.168.0.2 is pools.master.hosts.master0; a pair equal to a bound port's address takes that port down; "
+        "remove it",
+    ),
     ("network.allow", [{"protocol": "tcp", "ports": "http"}], f"network.allow.0.ports: 'http': {PORTS}"),
     ("network.allow", [{"protocol": "tcp", "ports": True}], f"network.allow.0.ports: true: {PORTS}; {YAML}"),
     # ssh
@@ -167,6 +192,15 @@ TABLE: list[tuple[str, Any, str]] = [
     (f"{SERVICE}.ops", 2, f"{SERVICE}.ops: 2: must be true or false"),
     (f"{SERVICE}.target_port", 80, f"{SERVICE}.target_port: unknown key; leave it out: {NO_PORT}"),
     (f"{SERVICE}.real_port", 80, f"{SERVICE}.real_port: unknown key; leave it out: {NO_PORT}"),
+    *(
+        (f"{SERVICE}.sorry_server", address, f"{SERVICE}.sorry_server: {address} is {what}; name a machine outside this stack that has the VIP on lo")
+        for address, what in (
+            ("192.168.0.5", "host infra0 of pool 'infra', which does not have this VIP"),
+            ("192.168.0.250", "the address of vips.master, not of a machine"),
+            ("192.168.0.251", "the address of vips.infra, not of a machine"),
+            ("192.168.0.1", "network.gateway"),
+        )
+    ),
     # health checks
     (CHECK, "tcp", f"{CHECK}: 'tcp': must be a mapping: write {{type: tcp}}"),
     (CHECK, "HTTP_GET", f"{CHECK}: 'HTTP_GET': must be a mapping: write {{type: http}}"),

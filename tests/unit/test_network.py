@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
@@ -9,6 +10,7 @@ import pulumi
 import pytest
 
 from components.configuration import Cluster, ConfigurationError
+from components.configuration.allow import RULE_SETS
 from components.network import EPHEMERAL, ClusterNetwork, NetworkArgs, allocation_pool, ingress_rules
 from tests.unit.recording import Deploy, Deployment
 
@@ -121,6 +123,61 @@ def test_rules_come_in_an_order_that_the_configuration_does_not_change(article: 
     article["network"]["client_cidrs"].reverse()
     article["vips"] = dict(reversed(article["vips"].items()))
     assert ingress_rules(Cluster.parse(article)) == rules
+
+
+def test_a_named_rule_set_is_let_in_from_the_subnet(article: dict[str, Any]) -> None:
+    before = rule_names(article)
+    article["network"]["allow"] = ["kubernetes"]
+    added = rule_names(article) - before
+    assert {"tcp-2379-2380-from-192.168.0.0/24", "tcp-10250-from-192.168.0.0/24", "udp-4789-from-192.168.0.0/24", "udp-6081-from-192.168.0.0/24"} <= added
+    assert all(name.endswith("-from-192.168.0.0/24") for name in added)
+    article["network"]["allow"] = [{"rules": "kubernetes", "cidr": "10.9.0.0/16"}]
+    assert {name.replace("10.9.0.0/16", "192.168.0.0/24") for name in rule_names(article) - before} == added
+
+
+@pytest.mark.parametrize("rules", RULE_SETS)
+def test_every_rule_of_a_set_is_one_that_an_entry_could_say(article: dict[str, Any], rules: str) -> None:
+    article["network"]["allow"] = [rules]
+    named = rule_names(article)
+    article["network"]["allow"] = [{"protocol": rule.protocol, **({"ports": rule.ports} if rule.ports else {})} for rule in RULE_SETS[rules]]
+    assert rule_names(article) == named
+
+
+@pytest.mark.parametrize(
+    ("entry", "name"),
+    [
+        ({"protocol": "ipip"}, "ipip-from-192.168.0.0/24"),
+        ({"protocol": "ipip", "ports": 0}, "ipip-from-192.168.0.0/24"),
+        ({"protocol": 4}, "ipip-from-192.168.0.0/24"),
+        ({"protocol": "47"}, "gre-from-192.168.0.0/24"),
+        ({"protocol": 50}, "esp-from-192.168.0.0/24"),
+        ({"protocol": 99}, "99-from-192.168.0.0/24"),
+        ({"protocol": "SCTP"}, "sctp-from-192.168.0.0/24"),
+        ({"protocol": "sctp", "ports": "7000-7010"}, "sctp-7000-7010-from-192.168.0.0/24"),
+        ({"protocol": "any", "cidr": "10.233.64.0/18"}, "any-from-10.233.64.0/18"),
+    ],
+)
+def test_a_protocol_is_let_in_by_name_or_number(article: dict[str, Any], entry: dict[str, Any], name: str) -> None:
+    before = rule_names(article)
+    article["network"]["allow"] = [entry]
+    assert rule_names(article) - before == {name}
+
+
+def test_any_protocol_is_a_rule_without_one(deploy: Deploy, article: dict[str, Any]) -> None:
+    article["network"]["allow"] = [{"protocol": "any", "cidr": "10.233.64.0/18"}]
+    rule = make(deploy, article).of("SecGroupRule")["any-from-10.233.64.0/18"]
+    assert rule.inputs == {"securityGroupId": "nodes-id", "direction": "ingress", "ethertype": "IPv4", "remoteIpPrefix": "10.233.64.0/18"}
+
+
+def test_what_one_pool_accepts_is_in_a_stateless_group_of_its_own(deploy: Deploy, article: dict[str, Any]) -> None:
+    before = make(deploy, copy.deepcopy(article))
+    article["pools"]["master"]["allow"] = [{"protocol": "tcp", "ports": "2379-2380"}]
+    done = make(deploy, article)
+    groups = done.of("SecGroup")
+    assert groups.keys() == {"nodes", "pool-master"} and groups["pool-master"].inputs["stateful"] is False
+    added = {rule.name: rule for rule in done.of("SecGroupRule").values() if rule.name not in before.of("SecGroupRule")}
+    assert added.keys() == {"pool-master-tcp-2379-2380-from-192.168.0.0/24"}
+    assert added["pool-master-tcp-2379-2380-from-192.168.0.0/24"].inputs["securityGroupId"] == "pool-master-id"
 
 
 def test_each_address_is_kept_by_an_unbound_port_of_its_own(deploy: Deploy, article: dict[str, Any]) -> None:

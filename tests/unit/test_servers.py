@@ -74,6 +74,31 @@ def test_a_pool_without_an_address_may_send_from_its_own_addresses_only(deploy: 
     assert pairs(make(deploy, article).of("Port")["infra0"]) == []
 
 
+def test_a_pool_may_send_from_more_addresses_plain_ones_and_ranges(deploy: Deploy, article: dict[str, Any]) -> None:
+    article["pools"]["master"]["allowed_address_pairs"] = ["10.233.64.0/18", "192.168.0.240"]
+    ports = make(deploy, article).of("Port")
+    own = [{"ipAddress": pair} for pair in ("10.0.0.0/8", "10.233.64.0/18", "192.168.0.0/24", "192.168.0.240", "192.168.0.250")]
+    assert pairs(ports["master0"]) == own
+    assert {"ipAddress": "10.233.64.0/18"} not in pairs(ports["infra0"])
+
+
+def test_more_pairs_than_neutron_accepts_are_refused_unless_the_cloud_accepts_more(article: dict[str, Any]) -> None:
+    vip = article["vips"]["infra"]
+    for n in range(8):
+        article["vips"][f"v{n}"] = {**vip, "address": f"192.168.0.{100 + n}", "virtual_router_id": 100 + n}
+    with pytest.raises(ConfigurationError, match=r"^network\.max_allowed_address_pair: 10, and the port of infra0 needs 11 allowed address pairs: 9 VIPs"):
+        Cluster.parse(article)
+    article["network"]["max_allowed_address_pair"] = 11
+    Cluster.parse(article)
+
+
+def test_a_pool_with_allow_has_its_own_group_beside_that_of_all_nodes(deploy: Deploy, article: dict[str, Any]) -> None:
+    article["pools"]["master"]["allow"] = ["openshift"]
+    ports = make(deploy, article).of("Port")
+    assert ports["master0"].inputs["securityGroupIds"] == ["nodes-id", "pool-master-id"]
+    assert ports["infra0"].inputs["securityGroupIds"] == ["nodes-id"]
+
+
 def test_pairs_do_not_depend_on_the_order_of_the_configuration(deploy: Deploy, article: dict[str, Any]) -> None:
     before = pairs(make(deploy, article).of("Port")["master0"])
     article["network"]["client_cidrs"].reverse()
@@ -274,6 +299,9 @@ def change(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
         change("pools.master.cloud_config", {"runcmd": [["true"]]}),
         change("network.client_cidrs", ["172.16.0.0/12"]),
         change("network.allow", [{"protocol": "tcp", "ports": "2379-2380"}]),
+        change("network.allow", ["kubernetes"]),
+        change("pools.master.allow", ["kubernetes", {"protocol": "ipip"}]),
+        change("pools.master.allowed_address_pairs", ["10.233.64.0/18"]),
         change("network.reserved", {"bastion": "192.168.0.100"}),
         change("network.dns_nameservers", ["9.9.9.9"]),
         change("ssh.allowed_cidrs", ["198.51.100.0/24"]),
