@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from ipaddress import IPv4Address, IPv4Network
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import pulumi
 from pulumi_openstack import networking
@@ -139,12 +139,13 @@ class ClusterNetwork(pulumi.ComponentResource):
     """The network, the nodes' security group, and the ports that keep the addresses.
 
     Who depends on this component waits for all of it. `vip_ports` and `floating_ips` go by the name of the address; `pool_group_ids` has the security
-    group of each pool with `allow`.
+    group of each pool with `allow`. A network without port security has no group.
     """
 
     network_id: pulumi.Output[str]
     subnet_id: pulumi.Output[str]
-    security_group_id: pulumi.Output[str]
+    port_security: bool
+    security_group_id: pulumi.Output[str] | None
     pool_group_ids: dict[str, pulumi.Output[str]]
     vip_ports: dict[str, networking.Port]
     floating_ips: dict[str, pulumi.Output[str]]
@@ -158,7 +159,8 @@ class ClusterNetwork(pulumi.ComponentResource):
             self._take(cluster.network, cluster.network.existing)
         else:
             routed = self._make(cluster)
-        self.security_group_id = self._security_group("nodes", "Nodes of an LVS cluster", ingress_rules(cluster))
+        self.port_security = cluster.network.port_security
+        self.security_group_id = self._security_group("nodes", "Nodes of an LVS cluster", ingress_rules(cluster)) if self.port_security else None
         self.pool_group_ids = {
             pool_name: self._security_group(f"pool-{pool_name}", f"Pool {pool_name} of an LVS cluster", pool_rules(cluster, pool_name))
             for pool_name, pool in cluster.pools.items()
@@ -180,9 +182,12 @@ class ClusterNetwork(pulumi.ComponentResource):
         }
         self.register_outputs({"network_id": self.network_id, "subnet_id": self.subnet_id, "floating_ips": self.floating_ips})
 
-    def groups_of(self, pool: str) -> list[pulumi.Input[str]]:
-        """The security groups of a pool's servers."""
-        return [self.security_group_id, *([self.pool_group_ids[pool]] if pool in self.pool_group_ids else [])]
+    def security(self, pool: str | None = None, pairs: Iterable[str] = ()) -> dict[str, Any]:
+        """The arguments of a port that say what may pass: the nodes' group, that of a pool, and allowed address pairs; or no port security."""
+        if self.security_group_id is None:
+            return {"port_security_enabled": False, "no_security_groups": True}
+        groups = [self.security_group_id, *([self.pool_group_ids[pool]] if pool in self.pool_group_ids else [])]
+        return {"security_group_ids": groups} | ({"allowed_address_pairs": [{"ip_address": pair} for pair in pairs]} if pool else {})
 
     def _take(self, network: Network, existing: str) -> None:
         """The existing network of that name, and its subnet with the configured range."""
@@ -203,7 +208,7 @@ class ClusterNetwork(pulumi.ComponentResource):
             partial(networking.get_network, name=external, external=True, opts=pulumi.InvokeOptions(parent=self)),
         )
         first, last = allocation_pool(cluster)
-        made = networking.Network("network", admin_state_up=True, opts=self._kept())
+        made = networking.Network("network", admin_state_up=True, port_security_enabled=None if network.port_security else False, opts=self._kept())
         subnet = networking.Subnet(
             "subnet",
             network_id=made.id,
@@ -248,7 +253,7 @@ class ClusterNetwork(pulumi.ComponentResource):
             name=port_name,
             network_id=self.network_id,
             fixed_ips=[{"subnet_id": self.subnet_id, "ip_address": str(address)}],
-            security_group_ids=[self.security_group_id],
+            **self.security(),
             # Neutron gives a port that has a floating IP no other address: a new address is a new port, and the floating IP moves to it.
             opts=self._kept(replace_on_changes=["fixed_ips"]),
         )

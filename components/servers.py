@@ -11,10 +11,10 @@ import pulumi
 from pulumi_openstack import compute, images, networking
 
 from components import host_key
-from components.configuration import Cluster, Node
+from components.configuration import Cluster, Node, RootVolume
 from components.network import ClusterNetwork, look_up
 
-FIRST_BOOT_ONLY = ["image_id", "flavor_name", "user_data", "key_pair", "availability_zone", "scheduler_hints"]
+FIRST_BOOT_ONLY = ["image_id", "flavor_name", "user_data", "key_pair", "availability_zone", "scheduler_hints", "block_devices", "networks"]
 """What a server is born with; another flavor would resize, and so reboot, all servers of a pool at once. A change of it is for servers yet to be
 made, also a host that is removed and added again."""
 
@@ -45,6 +45,19 @@ def user_data(cluster: Cluster, node: Node, seed: str, ssh_public_key: str) -> s
         **({"disable_root": False} if cluster.ssh.user == "root" else {}),
     }
     return "#cloud-config\n" + json.dumps(config, sort_keys=True)
+
+
+def root_volume(volume: RootVolume, image: str) -> compute.InstanceBlockDeviceArgs:
+    """The device from which a server boots: a volume that is made of the image."""
+    return compute.InstanceBlockDeviceArgs(
+        source_type="image",
+        uuid=image,
+        destination_type="volume",
+        boot_index=0,
+        volume_size=volume.size,
+        volume_type=volume.type,
+        delete_on_termination=volume.delete_on_termination,
+    )
 
 
 @dataclass(frozen=True)
@@ -84,38 +97,43 @@ class Servers(pulumi.ComponentResource):
         if args.network:
             key_pair = compute.Keypair("operator", public_key=args.ssh_public_key, opts=pulumi.ResourceOptions(parent=self))
             groups = {
-                pool_name: compute.ServerGroup(pool_name, policies="soft-anti-affinity", opts=pulumi.ResourceOptions(parent=self))
+                # Another policy is another group, which the running servers would not be in.
+                pool_name: compute.ServerGroup(
+                    pool_name, policies=pool.server_group_policy, opts=pulumi.ResourceOptions(parent=self, ignore_changes=["policies"])
+                )
                 for pool_name, pool in args.cluster.pools.items()
-                if not pool.existing
+                if not pool.existing and pool.server_group_policy != "none"
             }
             for node in args.cluster.nodes():
                 if not node.pool.existing:
-                    self.hosts[node.name] = self._make(node, args.network, key_pair, groups[node.pool_name])
+                    self.hosts[node.name] = self._make(node, args.network, key_pair, groups.get(node.pool_name))
         self.register_outputs({"hosts": {host: endpoint.address for host, endpoint in self.hosts.items()}})
 
     def _existing(self, node: Node) -> Endpoint:
         return Endpoint(str(node.host.address), str(node.host.host_key), [self._args.network] if self._args.network else [])
 
-    def _make(self, node: Node, network: ClusterNetwork, key_pair: compute.Keypair, group: compute.ServerGroup) -> Endpoint:
+    def _make(self, node: Node, network: ClusterNetwork, key_pair: compute.Keypair, group: compute.ServerGroup | None) -> Endpoint:
         cluster = self._args.cluster
         port = networking.Port(
             node.name,
             name=node.name,
             network_id=network.network_id,
             fixed_ips=[{"subnet_id": network.subnet_id, "ip_address": str(node.host.address)}],
-            security_group_ids=network.groups_of(node.pool_name),
-            allowed_address_pairs=[{"ip_address": pair} for pair in cluster.allowed_address_pairs(node)],
+            **network.security(node.pool_name, cluster.allowed_address_pairs(node)),
             opts=pulumi.ResourceOptions(parent=self, protect=cluster.protect or None),
         )
+        image = self._args.images[str(node.pool.image)]
+        volume = root_volume(node.pool.root_volume, image) if node.pool.root_volume else None
         server = compute.Instance(
             node.name,
             name=node.name,
-            image_id=self._args.images[str(node.pool.image)],
+            image_id=None if volume else image,
+            block_devices=[volume] if volume else None,
             flavor_name=node.pool.flavor,
             key_pair=key_pair.name,
             networks=[{"port": port.id}],
-            scheduler_hints=[{"group": group.id}],
-            availability_zone=node.pool.availability_zone,
+            scheduler_hints=[{"group": group.id}] if group else None,
+            availability_zone=node.pool.zone_of(node.name),
             config_drive=True,
             user_data=pulumi.Output.all(self._seed, self._args.ssh_public_key).apply(lambda given: user_data(cluster, node, given[0], given[1])),
             opts=pulumi.ResourceOptions(

@@ -27,7 +27,7 @@ from components.configuration.errors import ConfigurationError
 from components.configuration.health_checks import HttpCheck, MiscCheck
 from components.configuration.keys import check_keys
 from components.configuration.network import Network
-from components.configuration.pools import Node
+from components.configuration.pools import Node, RootVolume
 from components.configuration.services import VirtualService
 from components.configuration.vips import POOR_VIEW_WEIGHT, Vip
 
@@ -40,6 +40,7 @@ __all__ = [
     "MiscCheck",
     "Network",
     "Node",
+    "RootVolume",
     "Vip",
     "VirtualService",
     "check_auth_pass",

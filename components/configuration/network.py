@@ -34,6 +34,7 @@ class Network(Model):
     max_allowed_address_pair: Annotated[int, Field(ge=1, le=1000), NUMBER] = Field(
         10, description="how many allowed address pairs this cloud's Neutron accepts on a port (its option of the same name)"
     )
+    port_security: bool = Field(True, description="false: a network without port security, so ports without security groups and address pairs")
 
     @model_validator(mode="after")
     def _ranges(self) -> Network:

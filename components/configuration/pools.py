@@ -6,18 +6,18 @@ import re
 from collections.abc import Mapping
 from datetime import date
 from ipaddress import IPv4Address
-from typing import Annotated, Any, ClassVar, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from components.configuration.allow import Allow
-from components.configuration.model import Address, Form, HostKey, Label, Model, Name, Range, wrong
+from components.configuration.model import NUMBER, Address, Form, HostKey, Label, Model, Name, Range, wrong
 
 WITNESSES = 3
 """Maximum number of witnesses of a pool. A silent witness costs a second, so a director could not ask more of them in time."""
 
 
-CREATED_ONLY = ("allow", "allowed_address_pairs")
+CREATED_ONLY = ("availability_zones", "root_volume", "server_group_policy", "allow", "allowed_address_pairs")
 """Keys of the ports and servers that the program creates. It creates none for existing hosts, so these keys would have no effect."""
 
 CLOUD_CONFIG_OWN = {
@@ -53,6 +53,7 @@ class Host(Model):
 
     address: Address
     host_key: HostKey | None = Field(None, description="public host key, for an existing host; the program derives the keys of the servers that it creates")
+    availability_zone: Name | None = Field(None, description="of this server; the pool's when left out")
     installed: (
         Annotated[str, Field(pattern=r"^[\w.:+-]{1,40}$"), Form("a word of at most 40 letters, digits and _.:+-, such as the date 2026-03-01")] | None
     ) = None
@@ -63,6 +64,16 @@ class Host(Model):
     def _date(cls, value: object) -> object:
         # YAML reads a date as a date, and Pulumi adds midnight to it.
         return re.sub(r"^(\d{4}-\d\d-\d\d) .*", r"\1", str(value)) if isinstance(value, (str, int, float, date)) else value
+
+
+class RootVolume(Model):
+    """The volume from which a server boots, for flavors without a disk and for disks that outlive the hypervisor."""
+
+    heading: ClassVar[str] = "pools.NAME.root_volume"
+
+    size: Annotated[int, Field(ge=1, le=65536), NUMBER] = Field(description="in GiB")
+    type: Name | None = Field(None, description="name of a volume type; the cloud's default when left out")
+    delete_on_termination: bool = Field(True, description="false: the volume stays when its server is deleted")
 
 
 class Pool(Model):
@@ -79,6 +90,13 @@ class Pool(Model):
     """The default is in Cluster.witnesses."""
     interface: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,15}$"), Form("the name of an interface, at most 15 characters, such as eth0")] = "eth0"
     availability_zone: Name | None = None
+    availability_zones: Annotated[tuple[Name, ...], Field(min_length=1), Form("a list of at least one name, such as [az1, az2]")] | None = Field(
+        None, description="zones over which the hosts are spread, in the order of `hosts`; instead of `availability_zone`"
+    )
+    root_volume: RootVolume | None = Field(None, description="boot from a volume made of the image, instead of from the flavor's disk")
+    server_group_policy: Literal["soft-anti-affinity", "anti-affinity", "none"] = Field(
+        "soft-anti-affinity", description="how Nova spreads the servers of the pool over hypervisors; none: no server group"
+    )
     allow: tuple[Allow, ...] = Field((), description="other traffic that the servers of this pool accept, beside network.allow")
     allowed_address_pairs: tuple[Range, ...] = Field(
         (), description="more addresses and ranges that these servers may send from: pod networks without an overlay, addresses that another program moves"
@@ -86,6 +104,14 @@ class Pool(Model):
     cloud_config: Annotated[dict[str, Any], Form("a mapping of cloud-config, such as timezone: UTC")] = Field(
         {}, description="more cloud-config (YAML as a mapping) for the first boot of these servers"
     )
+
+    def zone_of(self, name: str) -> str | None:
+        """The availability zone of a host: its own, the next one of `availability_zones`, or the pool's."""
+        if zone := self.hosts[name].availability_zone:
+            return zone
+        if self.availability_zones:
+            return self.availability_zones[list(self.hosts).index(name) % len(self.availability_zones)]
+        return self.availability_zone
 
     @model_validator(mode="before")
     @classmethod
@@ -108,10 +134,13 @@ class Pool(Model):
         logins = self.cloud_config.get("ssh_authorized_keys", [])
         if not isinstance(logins, (list, tuple)):
             raise ValueError("cloud_config.ssh_authorized_keys: must be a list of public keys: [ssh-ed25519 AAAA...]")
+        if self.availability_zone and self.availability_zones:
+            raise ValueError(f"availability_zones: given together with availability_zone ({self.availability_zone!r}); use the one or the other")
         if self.existing:
-            for key in CREATED_ONLY:
-                if getattr(self, key):
-                    raise ValueError(f"{key}: this pool has existing: true, and the program creates no port or server for it; set it in your cloud")
+            given = [key for key in CREATED_ONLY if key in self.model_fields_set]
+            given += [f"hosts.{name}.availability_zone" for name, host in self.hosts.items() if host.availability_zone]
+            for key in given:
+                raise ValueError(f"{key}: this pool has existing: true, and the program creates no port or server for it; remove it")
             for name, host in self.hosts.items():
                 if not host.host_key:
                     raise ValueError(f"hosts.{name}.host_key: an existing host needs its public host key (ssh-keyscan -t ed25519 {host.address})")

@@ -25,6 +25,7 @@ def check(cluster: Cluster) -> None:
     for name, vip in cluster.vips.items():
         pool_owner_and_directors(cluster, f"vips.{name}", vip)
     outside(cluster)
+    port_security(cluster)
     allowed_address_pairs(cluster)
     root_login(cluster)
     for name, vip in cluster.vips.items():
@@ -73,6 +74,18 @@ def outside(cluster: Cluster) -> None:
         )
 
 
+def port_security(cluster: Cluster) -> None:
+    """Without port security there is no security group and no address pair, so no key speaks of them."""
+    if cluster.network.port_security:
+        return
+    given = {"network.allow": cluster.network.allow, "ssh.allowed_cidrs": cluster.ssh.allowed_cidrs}
+    for name, pool in cluster.pools.items():
+        given |= {f"pools.{name}.allow": pool.allow, f"pools.{name}.allowed_address_pairs": pool.allowed_address_pairs}
+    for key, value in given.items():
+        if value:
+            raise ValueError(f"{key}: network.port_security is false, so no port has a security group or address pairs; remove it, or set port_security: true")
+
+
 def allowed_address_pairs(cluster: Cluster) -> None:
     """No pair of a pool is the address of a port of the stack, and no port has more pairs than Neutron accepts."""
     taken = {node.host.address: f"pools.{node.pool_name}.hosts.{node.name}" for node in cluster.nodes()}
@@ -83,7 +96,7 @@ def allowed_address_pairs(cluster: Cluster) -> None:
             if range_.num_addresses == 1 and range_[0] in taken:
                 raise ValueError(f"{key}.{index}: {range_[0]} is {taken[range_[0]]}; a pair equal to a bound port's address takes that port down; remove it")
         most = cluster.network.max_allowed_address_pair
-        count = 0 if node.pool.existing else len(cluster.allowed_address_pairs(node))
+        count = 0 if node.pool.existing or not cluster.network.port_security else len(cluster.allowed_address_pairs(node))
         if count > most:
             vips = len(cluster.vips_of(node.pool_name))
             raise ValueError(

@@ -20,7 +20,7 @@ from components.configuration.health_checks import Check, ConnectingCheck, HttpC
 from components.configuration.keepalived import Keepalived, Notifications
 from components.configuration.model import Model
 from components.configuration.network import Network
-from components.configuration.pools import Host, Pool
+from components.configuration.pools import Host, Pool, RootVolume
 from components.configuration.services import VirtualService
 from components.configuration.ssh import Bastion, Ssh
 from components.configuration.vips import Vip
@@ -41,6 +41,7 @@ MODELS: dict[str, type[BaseModel]] = {
     "`keepalived`": Keepalived,
     "`keepalived.notifications`": Notifications,
     "`pools.NAME`": Pool,
+    "`pools.NAME.root_volume`": RootVolume,
     "`pools.NAME.hosts.HOST`": Host,
     "`vips.NAME`": Vip,
     "`vips.NAME.services`": VirtualService,

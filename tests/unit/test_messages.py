@@ -56,6 +56,12 @@ SENDS_MAIL = "the program runs no script when a VIP moves; `smtp_alert` sends ma
 HTTP = {"type": "http", "path": "/"}
 
 
+HOST_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIH/ivFYeZyLdH6xKOyQe5nG+ROJlgBMUjwBjQtBKUx6G"
+INFRA = {"image": "debian-12", "flavor": "m1.medium", "hosts": {"infra0": "192.168.0.5", "infra1": "192.168.0.6"}}
+EXISTING = {"existing": True, "hosts": {"infra0": {"address": "192.168.0.5", "host_key": HOST_KEY}}}
+NOTHING_MADE = "this pool has existing: true, and the program creates no port or server for it; remove it"
+
+
 def url(**keys: Any) -> dict[str, Any]:
     return {"type": "http", "urls": [{"path": "/", **keys}]}
 
@@ -150,6 +156,50 @@ TABLE: list[tuple[str, Any, str]] = [
     ("pools.infra.witnesses", ["192.168.0.1:1"] * 4, "pools.infra.witnesses: 4 given; at most 3"),
     ("pools.infra.interface", "a-name-that-is-too-long", f"pools.infra.interface: 'a-name-that-is-too-long': {INTERFACE}"),
     ("pools.infra.image", "", "pools.infra.image: '': must be a name"),
+    (
+        "pools.infra",
+        {**INFRA, "availability_zone": "a", "availability_zones": ["b"]},
+        "pools.infra.availability_zones: given together with availability_zone ('a'); use the one or the other",
+    ),
+    ("pools.infra.availability_zones", "az1", "pools.infra.availability_zones: 'az1': must be a list of at least one name, such as [az1, az2]"),
+    ("pools.infra.availability_zones", [], "pools.infra.availability_zones: []: must be a list of at least one name, such as [az1, az2]"),
+    ("pools.infra.root_volume", 50, "pools.infra.root_volume: 50: must be a mapping; docs/configuration.md has its keys under pools.NAME.root_volume"),
+    ("pools.infra.root_volume", {"type": "ssd"}, "pools.infra.root_volume.size: missing; give a whole number from 1 to 65536"),
+    ("pools.infra.root_volume", {"size": "50G"}, "pools.infra.root_volume.size: '50G': must be a whole number from 1 to 65536"),
+    (
+        "pools.infra.root_volume",
+        {"size": 50, "delete_termination": True},
+        "pools.infra.root_volume.delete_termination: unknown key; did you mean 'delete_on_termination'?",
+    ),
+    (
+        "pools.infra.server_group_policy",
+        "affinity",
+        "pools.infra.server_group_policy: 'affinity': must be 'soft-anti-affinity', 'anti-affinity' or 'none'; did you mean 'anti-affinity'?",
+    ),
+    *(
+        ("pools.infra", {**EXISTING, key: value}, f"pools.infra.{key}: {NOTHING_MADE}")
+        for key, value in {
+            "availability_zones": ["az1"],
+            "root_volume": {"size": 50},
+            "server_group_policy": "none",
+            "allow": ["kubernetes"],
+            "allowed_address_pairs": ["10.233.64.0/18"],
+        }.items()
+    ),
+    (
+        "pools.infra",
+        {"existing": True, "hosts": {"infra0": {"address": "192.168.0.5", "host_key": HOST_KEY, "availability_zone": "az1"}}},
+        f"pools.infra.hosts.infra0.availability_zone: {NOTHING_MADE}",
+    ),
+    *(
+        (path, value, f"{path}: network.port_security is false, so no port has a security group or address pairs; remove it, or set port_security: true")
+        for path, value in {
+            "network.allow": ["kubernetes"],
+            "pools.infra.allow": ["kubernetes"],
+            "pools.infra.allowed_address_pairs": ["10.233.64.0/18"],
+            "ssh.allowed_cidrs": ["198.51.100.0/24"],
+        }.items()
+    ),
     ("pools.infra.cloud_config", "runcmd", "pools.infra.cloud_config: 'runcmd': must be a mapping of cloud-config, such as timezone: UTC"),
     ("pools.infra.cloud_config", {1: 2}, "pools.infra.cloud_config: 1 is no name; put it in quotes"),
     ("pools.infra.cloud_config", {"hostname": "x"}, "pools.infra.cloud_config.hostname: the program sets it: a server's name is its key in hosts; remove it"),
@@ -259,6 +309,8 @@ TABLE: list[tuple[str, Any, str]] = [
 
 @pytest.mark.parametrize(("path", "value", "says"), TABLE, ids=[f"{path}-{'removed' if value is REMOVED else value}"[:70] for path, value, _ in TABLE])
 def test_a_wrong_configuration_has_this_message(article: dict[str, Any], path: str, value: Any, says: str) -> None:
+    if "network.port_security is false" in says:
+        article["network"]["port_security"] = False
     told = refusal(article, (path, value))
     assert says in told.splitlines()
     assert not [word for word in FOREIGN if word in told]

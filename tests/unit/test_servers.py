@@ -135,6 +135,50 @@ def test_the_servers_of_a_pool_are_spread_as_far_as_the_cloud_can(deploy: Deploy
     assert done.of("Instance")["infra1"].inputs["schedulerHints"] == [{"group": "infra-id"}]
 
 
+def test_hosts_are_spread_over_the_zones_of_a_list_and_one_may_have_its_own(deploy: Deploy, article: dict[str, Any]) -> None:
+    article["pools"]["master"]["availability_zones"] = ["az1", "az2"]
+    article["pools"]["infra"].update(availability_zone="az3", hosts={"infra0": "192.168.0.5", "infra1": {"address": "192.168.0.6", "availability_zone": "az4"}})
+    servers = make(deploy, article).of("Instance")
+    assert {name: server.inputs["availabilityZone"] for name, server in servers.items()} == {
+        "master0": "az1", "master1": "az2", "master2": "az1", "infra0": "az3", "infra1": "az4",
+    }  # fmt: skip
+
+
+def test_a_server_boots_from_a_volume_made_of_the_image(deploy: Deploy, article: dict[str, Any]) -> None:
+    article["pools"]["master"]["root_volume"] = {"size": 50, "type": "ssd", "delete_on_termination": False}
+    article["pools"]["infra"]["root_volume"] = {"size": 20}
+    servers = make(deploy, article).of("Instance")
+    device = {"sourceType": "image", "uuid": "debian-12-id", "destinationType": "volume", "bootIndex": 0}
+    assert servers["master0"].inputs["blockDevices"] == [{**device, "volumeSize": 50, "volumeType": "ssd", "deleteOnTermination": False}]
+    assert servers["infra0"].inputs["blockDevices"] == [{**device, "volumeSize": 20, "deleteOnTermination": True}]
+    assert "imageId" not in servers["master0"].inputs
+
+
+def test_a_pool_may_have_another_policy_or_no_server_group(deploy: Deploy, article: dict[str, Any]) -> None:
+    article["pools"]["master"]["server_group_policy"] = "anti-affinity"
+    article["pools"]["infra"]["server_group_policy"] = "none"
+    done = make(deploy, article)
+    assert {name: group.inputs["policies"] for name, group in done.of("ServerGroup").items()} == {"master": "anti-affinity"}
+    assert "schedulerHints" not in done.of("Instance")["infra0"].inputs
+
+
+def test_on_a_network_without_port_security_no_port_has_a_group_or_pairs(deploy: Deploy, article: dict[str, Any]) -> None:
+    article["network"].update(port_security=False, reserved={"bastion": "192.168.0.100"})
+    done = make(deploy, article)
+    assert not done.of("SecGroup") and not done.of("SecGroupRule")
+    (network,) = (resource for resource in done.resources if resource.type == "openstack:networking/network:Network")
+    assert network.inputs["portSecurityEnabled"] is False
+    assert done.of("Port").keys() == {"vip-master", "vip-infra", "reserved-bastion", "master0", "master1", "master2", "infra0", "infra1"}
+    for port in done.of("Port").values():
+        assert port.inputs["portSecurityEnabled"] is False and port.inputs["noSecurityGroups"] is True
+        assert port.inputs.keys().isdisjoint({"securityGroupIds", "allowedAddressPairs"})
+
+
+def test_with_port_security_no_port_says_so(deploy: Deploy, article: dict[str, Any]) -> None:
+    done = make(deploy, article)
+    assert not any({"portSecurityEnabled", "noSecurityGroups"} & resource.inputs.keys() for resource in done.resources)
+
+
 def test_an_image_is_looked_up_once_and_the_newest_of_its_name_is_taken(deploy: Deploy, article: dict[str, Any]) -> None:
     looked_up = make(deploy, article).looked_up
     assert [given for kind, given in looked_up if kind == "getImage"] == [{"name": "debian-12", "mostRecent": True}]
@@ -267,7 +311,7 @@ FORCES_REPLACEMENT = {
     "FloatingIp": {"pool", "address"},
     "ServerGroup": {"policies", "name"},
     "Keypair": {"name"},
-    "Instance": {"imageId", "userData", "availabilityZone", "networks", "keyPair", "configDrive", "schedulerHints", "region"},
+    "Instance": {"imageId", "userData", "availabilityZone", "networks", "keyPair", "configDrive", "schedulerHints", "blockDevices", "region"},
 }
 """Inputs that the provider's schema marks ForceNew. (A key pair is replaced with its key, which is harmless: no server looks at it again.)"""
 
@@ -296,6 +340,12 @@ def change(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
         change("pools.master.image", "debian-13"),
         change("pools.master.flavor", "m1.large"),
         change("pools.master.availability_zone", "two"),
+        change("pools.master.availability_zones", ["one", "two"]),
+        change("pools.master.hosts.master0", {"address": "192.168.0.2", "availability_zone": "two"}),
+        change("pools.master.root_volume", {"size": 50}),
+        change("pools.master.server_group_policy", "anti-affinity"),
+        change("pools.master.server_group_policy", "none"),
+        change("network.port_security", False),
         change("pools.master.cloud_config", {"runcmd": [["true"]]}),
         change("network.client_cidrs", ["172.16.0.0/12"]),
         change("network.allow", [{"protocol": "tcp", "ports": "2379-2380"}]),
@@ -318,8 +368,8 @@ def test_a_change_of_configuration_replaces_nothing(deploy: Deploy, article: dic
 def assert_nothing_replaced(before: Deployment, after: dict[str, Registered]) -> None:
     for resource in before.resources:
         kind = resource.type.rpartition(":")[2]
-        if kind == "SecGroupRule" and resource.urn not in after:
-            continue  # a rule that is not wanted any more goes
+        if kind in ("SecGroup", "SecGroupRule", "ServerGroup") and resource.urn not in after:
+            continue  # a group or rule that is not wanted any more goes
         for key in FORCES_REPLACEMENT.get(kind, set()) if resource.type.startswith("openstack:") else set():
             assert key in resource.ignore_changes or resource.inputs.get(key) == after[resource.urn].inputs.get(key), f"{kind} {resource.name}: {key}"
 
