@@ -155,6 +155,8 @@ class ClusterNetwork(pulumi.ComponentResource):
         cluster = args.cluster
         self._args = args
         routed: list[pulumi.Resource] = []
+        for vip_name, address in cluster.existing_floating_ips().items():
+            self._find_floating_ip(vip_name, address, cluster.vips[vip_name].address)
         if cluster.network.existing:
             self._take(cluster.network, cluster.network.existing)
         else:
@@ -169,17 +171,8 @@ class ClusterNetwork(pulumi.ComponentResource):
         self.vip_ports = {vip_name: self._reserve(f"vip-{vip_name}", f"vip-{vip_name}", vip.address) for vip_name, vip in cluster.vips.items()}
         for reserved, address in cluster.network.reserved.items():
             self._reserve(f"reserved-{reserved}", reserved, address)
-        self.floating_ips = {
-            vip_name: networking.FloatingIp(
-                f"vip-{vip_name}",
-                pool=cluster.network.external,
-                port_id=self.vip_ports[vip_name].id,
-                # Neutron gives a port an outer address only once its subnet has a router.
-                opts=self._kept(depends_on=routed),
-            ).address
-            for vip_name, vip in cluster.vips.items()
-            if cluster.network.external and vip.floating_ip
-        }
+        self.floating_ips = {vip_name: self._floating_ip(vip_name, cluster.network.external, routed) for vip_name in cluster.new_floating_ips()}
+        self.floating_ips |= {vip_name: self._associate(vip_name, address, routed) for vip_name, address in cluster.existing_floating_ips().items()}
         self.register_outputs({"network_id": self.network_id, "subnet_id": self.subnet_id, "floating_ips": self.floating_ips})
 
     def security(self, pool: str | None = None, pairs: Iterable[str] = ()) -> dict[str, Any]:
@@ -194,19 +187,40 @@ class ClusterNetwork(pulumi.ComponentResource):
         options = pulumi.InvokeOptions(parent=self)
         network_id = look_up("network.existing", existing, "network", partial(networking.get_network, name=existing, opts=options)).id
         cidr = str(network.cidr)
+        if network.external:
+            self._find_external(network.external)
         found = look_up("network.cidr", cidr, "subnet", partial(networking.get_subnet, network_id=network_id, cidr=cidr, opts=options))
         self.network_id, self.subnet_id = pulumi.Output.from_input(network_id), pulumi.Output.from_input(found.id)
+
+    def _find_external(self, name: str) -> str:
+        """The id of the external network of that name."""
+        options = pulumi.InvokeOptions(parent=self)
+        return look_up("network.external", name, "network", partial(networking.get_network, name=name, external=True, opts=options)).id
+
+    def _find_floating_ip(self, vip_name: str, address: IPv4Address, vip: IPv4Address) -> None:
+        """Refuse a floating IP that is not there or that something else uses. Asked before anything is made."""
+        key, options = f"vips.{vip_name}.floating_ip", pulumi.InvokeOptions(parent=self)
+        found = look_up(key, str(address), "floating ip", partial(networking.get_floating_ip, address=str(address), opts=options))
+        if found.fixed_ip and found.fixed_ip != str(vip):
+            raise ConfigurationError(f"{key}: '{address}': it leads to {found.fixed_ip}; release it first (`openstack floating ip unset --port {address}`)")
+
+    def _floating_ip(self, vip_name: str, external: str | None, routed: list[pulumi.Resource]) -> pulumi.Output[str]:
+        """A new floating IP for the VIP. Neutron gives a port an outer address only once its subnet has a router."""
+        port = self.vip_ports[vip_name]
+        return networking.FloatingIp(f"vip-{vip_name}", pool=str(external), port_id=port.id, opts=self._kept(depends_on=routed)).address
+
+    def _associate(self, vip_name: str, address: IPv4Address, routed: list[pulumi.Resource]) -> pulumi.Output[str]:
+        """The existing floating IP, connected to the VIP's port. `pulumi destroy` disconnects it and lets it be."""
+        port = self.vip_ports[vip_name]
+        # One floating IP at a time can lead to the port: another address replaces this one, the old connection first.
+        options = pulumi.ResourceOptions(parent=self, depends_on=routed, delete_before_replace=True)
+        return networking.FloatingIpAssociate(f"vip-{vip_name}", floating_ip=str(address), port_id=port.id, opts=options).floating_ip
 
     def _make(self, cluster: Cluster) -> list[pulumi.Resource]:
         """A network with one subnet; the router's interface when there is a router."""
         network, external = cluster.network, cluster.network.external
         # Asked before anything is made: a wrong name changes nothing.
-        outside = external and look_up(
-            "network.external",
-            external,
-            "network",
-            partial(networking.get_network, name=external, external=True, opts=pulumi.InvokeOptions(parent=self)),
-        )
+        outside = self._find_external(external) if external else None
         first, last = allocation_pool(cluster)
         made = networking.Network("network", admin_state_up=True, port_security_enabled=None if network.port_security else False, opts=self._kept())
         subnet = networking.Subnet(
@@ -223,7 +237,7 @@ class ClusterNetwork(pulumi.ComponentResource):
         self.network_id, self.subnet_id = made.id, subnet.id
         if not outside:
             return []
-        router = networking.Router("router", admin_state_up=True, external_network_id=outside.id, opts=self._kept())
+        router = networking.Router("router", admin_state_up=True, external_network_id=outside, opts=self._kept())
         return [networking.RouterInterface("router", router_id=router.id, subnet_id=subnet.id, opts=self._child())]
 
     def _security_group(self, name: str, what: str, rules: Iterable[Rule]) -> pulumi.Output[str]:

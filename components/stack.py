@@ -73,6 +73,8 @@ class Stack:
     @classmethod
     def of(cls, cluster: Cluster, secrets: pulumi.Input[Secrets]) -> Stack:
         """The stack of a cluster and its secrets, which go on as secrets from here."""
+        for warning in cluster.warnings:
+            pulumi.log.warn(warning)
         known = pulumi.Output.secret(0).apply(lambda _: secrets)
         return cls(
             cluster,

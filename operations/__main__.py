@@ -71,6 +71,8 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def _render(options: argparse.Namespace) -> int:
+    for warning in render.cluster(options.root, options.stack).warnings:
+        print(f"warning: {warning}", file=sys.stderr)
     hosts = render.files(options.root, options.stack, options.host)
     if options.output:
         render.write(hosts, options.output)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from ipaddress import IPv4Address
 from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, ValidationError, model_validator
@@ -46,6 +47,19 @@ class Cluster(Model):
     def needs_openstack(self) -> bool:
         """Whether the program creates anything in OpenStack. A stack with only existing hosts needs no cloud."""
         return any(not pool.existing for pool in self.pools.values())
+
+    def new_floating_ips(self) -> list[str]:
+        """The VIPs for which the program creates a floating IP."""
+        return [name for name, vip in self.vips.items() if self.needs_openstack and self.network.external and vip.floating_ip is True]
+
+    def existing_floating_ips(self) -> dict[str, IPv4Address]:
+        """The existing floating IPs that VIPs get, by the name of the VIP."""
+        return {name: vip.floating_ip for name, vip in self.vips.items() if isinstance(vip.floating_ip, IPv4Address)}
+
+    @property
+    def warnings(self) -> list[str]:
+        """What works, but probably not as meant: one message each, with key, value and remedy."""
+        return list(rules.warnings(self))
 
     def nodes(self) -> Iterator[Node]:
         """Every host, pool by pool, in the order of the configuration."""

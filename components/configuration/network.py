@@ -24,7 +24,7 @@ class Network(Model):
     cidr: Range
     gateway: Address | None = None
     existing: Name | None = Field(None, description="name of an existing network; the program uses its subnet with this cidr")
-    external: Name | None = Field(None, description="name of the external network: creates a router and floating IPs")
+    external: Name | None = Field(None, description="name of the external network: floating IPs come from it; a created network gets a router to it")
     client_cidrs: tuple[Range, ...] = Field((), description="clients of the VIPs; direct routing needs them as allowed address pairs")
     reserved: Annotated[dict[Label, Address], Form("a mapping NAME: ADDRESS, such as bastion: 192.168.0.100")] = Field(
         {}, description="addresses kept for machines outside this stack: one unbound port for each"
@@ -42,9 +42,7 @@ class Network(Model):
             raise ValueError(f"cidr: {self.cidr} has too few addresses for a cluster; is its length right? such as {self.cidr.network_address}/24")
         if self.gateway and self.gateway not in self.cidr:
             raise ValueError(f"gateway: {self.gateway} is outside the subnet {self.cidr}")
-        if self.existing and self.external:
-            raise ValueError(f"external: {self.external!r} makes a router, which an existing network ({self.existing!r}) has already; leave one out")
-        if self.external and not self.gateway:
+        if self.external and not self.existing and not self.gateway:
             raise ValueError(f"gateway: missing; the router to {self.external!r} needs an address in {self.cidr}, such as {self.cidr[1]}")
         for range_ in self.client_cidrs:
             if range_.overlaps(MULTICAST) and range_.prefixlen:

@@ -5,7 +5,7 @@ The order of the rules matters: some rely on earlier ones, and only the first br
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING
 
@@ -24,7 +24,7 @@ def check(cluster: Cluster) -> None:
     # For every VIP first: the witnesses of one VIP's pool are servers of the other VIPs' pools.
     for name, vip in cluster.vips.items():
         pool_owner_and_directors(cluster, f"vips.{name}", vip)
-    outside(cluster)
+    floating_ips(cluster)
     port_security(cluster)
     allowed_address_pairs(cluster)
     root_login(cluster)
@@ -64,14 +64,34 @@ def host_names(cluster: Cluster) -> None:
             raise ValueError(f"pools: the host name {name!r} is used twice; names are unique in a stack")
 
 
-def outside(cluster: Cluster) -> None:
-    """Floating IPs have clients. Without client_cidrs the nodes accept a service's port from the subnet only."""
-    with_floating_ip = [name for name, vip in cluster.vips.items() if vip.floating_ip]
-    if cluster.network.external and with_floating_ip and not cluster.network.client_cidrs:
-        raise ValueError(
-            f"network.client_cidrs: empty, so no client outside the subnet could use the floating IPs of {', '.join(with_floating_ip)}; "
+def floating_ips(cluster: Cluster) -> None:
+    """An existing floating IP is outside the subnet, belongs to one VIP, and has a router on its way."""
+    taken: dict[IPv4Address, str] = {}
+    for name, address in cluster.existing_floating_ips().items():
+        key = f"vips.{name}.floating_ip"
+        if not cluster.needs_openstack:
+            raise ValueError(f"{key}: {address}, and this stack creates nothing in OpenStack; connect it in your cloud, and set false here")
+        if address in cluster.network.cidr:
+            raise ValueError(f"{key}: {address} is in the subnet {cluster.network.cidr}; give the address on the external network")
+        if address in taken:
+            raise ValueError(f"{key}: {address} is the floating IP of {taken[address]} too; one VIP can have it")
+        if not (cluster.network.existing or cluster.network.external):
+            raise ValueError(f"network.external: missing, and {key} is {address}; name the external network, so that the created network gets a router to it")
+        taken[address] = f"vips.{name}"
+
+
+def warnings(cluster: Cluster) -> Iterator[str]:
+    """Floating IPs without clients, and floating IPs that are wanted but cannot be."""
+    with_floating_ip = [*cluster.new_floating_ips(), *cluster.existing_floating_ips()]
+    if with_floating_ip and cluster.network.port_security and not cluster.network.client_cidrs:
+        yield (
+            f"network.client_cidrs: empty, so no client outside the subnet can use the floating IPs of {', '.join(with_floating_ip)}; "
             "name the clients, such as [0.0.0.0/0] for all, or set floating_ip: false in these vips"
         )
+    for name, vip in cluster.vips.items():
+        if vip.floating_ip is True and "floating_ip" in vip.model_fields_set and name not in with_floating_ip:
+            why = "network.external is not set" if cluster.needs_openstack else "this stack creates nothing in OpenStack"
+            yield f"vips.{name}.floating_ip: true, and {why}, so the VIP gets none; set false, or name the external network"
 
 
 def port_security(cluster: Cluster) -> None:

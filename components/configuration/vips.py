@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv4Address
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, PlainValidator, model_validator
 
-from components.configuration.model import NUMBER, Address, Form, Label, Model
+from components.configuration.model import NUMBER, Address, Form, Label, Model, wrong
 from components.configuration.services import VirtualService
 
 POOR_VIEW_WEIGHT = -100
@@ -15,6 +16,17 @@ POOR_VIEW_WEIGHT = -100
 The result is lower than every healthy director's priority, so this director takes over only if no healthy one is left.
 A director that no witness answers adds it twice, and so ranks below those too.
 """
+
+
+def _floating_ip(given: object) -> bool | IPv4Address:
+    if isinstance(given, (bool, IPv4Address)):
+        return given
+    try:
+        if isinstance(given, str):
+            return IPv4Address(given)
+    except ValueError:
+        pass
+    raise wrong()
 
 
 class Vip(Model):
@@ -31,7 +43,11 @@ class Vip(Model):
     priorities: Annotated[dict[Label, Annotated[int, Field(ge=1, le=254), NUMBER]], Form("a mapping HOST: PRIORITY, such as master0: 150")] = Field({})
     authentication: Literal["PASS", "AH"] | None = None
     unicast: bool = Field(False, description="adverts to each director's address instead of the VRRP multicast group")
-    floating_ip: Annotated[bool, Form("true or false: the program creates the floating IP, and the cloud chooses its address")] = True
+    floating_ip: Annotated[
+        bool | IPv4Address,
+        PlainValidator(_floating_ip, json_schema_input_type=bool | str),
+        Form("true (the program creates one, and the cloud chooses its address), false, or the IPv4 address of one that exists"),
+    ] = Field(True, description="true: a new floating IP, if the network has `external`; an address: this existing floating IP; false: none")
     garp_master_delay: Annotated[int, Field(ge=0, le=3600), NUMBER] | None = None
     garp_master_refresh: Annotated[int, Field(ge=0, le=86400), NUMBER] = 30
     smtp_alert: bool | None = None

@@ -101,7 +101,7 @@ class Cloud(mocks.Mocks):
     def call(self, args: mocks.MockCallArgs) -> Any:
         kind = args.token.rpartition(":")[2]
         self.deployment.looked_up.append((kind, dict(args.args)))
-        name = args.args.get("name") or args.args.get("cidr")
+        name = args.args.get("name") or args.args.get("cidr") or args.args.get("address")
         if name in self.absent:
             return {}, [("", "Your query returned no results. Please change your search criteria and try again.")]
         return {"id": f"{name}-id"}

@@ -73,7 +73,6 @@ BARE = {"port": 8443, "health_check": {"type": "tcp"}}
         ("network.reserved", {"bastion": "192.0.2.1"}, ["network.reserved.bastion", "192.0.2.1", "192.168.0.0/24"]),
         ("network.gateway", "192.168.9.1", ["network.gateway", "192.168.9.1 is outside the subnet 192.168.0.0/24"]),
         ("network.gateway", REMOVED, ["network.gateway", "missing", "'public'", "such as 192.168.0.1"]),
-        ("network.existing", "ocp", ["network.external", "'public'", "'ocp'", "leave one out"]),
         ("network.cidr", "192.168.0.7/24", ["network.cidr", "192.168.0.7/24", "zeros after the length, such as 192.168.0.0/24"]),
         ("network.client_cidrs", ["128.0.0.0/1"], ["network.client_cidrs", "128.0.0.0/1", "multicast", "use 0.0.0.0/0 or 0.0.0.0/1, 128.0.0.0/2, 192.0.0.0/3"]),
         ("network.allow", [{"protocol": "tcp", "ports": "1-65535"}], ["network.allow.0.ports", "1-65535", "not all of them"]),

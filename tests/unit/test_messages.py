@@ -46,7 +46,7 @@ PROTOCOL = "must be a protocol by name (tcp, udp, sctp, ipip, gre, esp, ...) or 
 RULE_SET = "must be 'kubernetes', 'openshift' or 'calico'"
 WITNESS = "not ADDRESS:PORT of something that takes or refuses a connection, such as 192.168.0.1:22"
 INTERFACE = "must be the name of an interface, at most 15 characters, such as eth0"
-FLOATING_IP = "must be true or false: the program creates the floating IP, and the cloud chooses its address"
+FLOATING_IP = "must be true (the program creates one, and the cloud chooses its address), false, or the IPv4 address of one that exists"
 BY_SCRIPT = "use misc with a script that does it: {type: misc, script: PATH}"
 BACKSLASH = "correct it, or put a backslash before the character"
 PATH = "must be a path that begins with /, such as /healthz, without blanks, quotes, braces, # and !"
@@ -88,12 +88,6 @@ TABLE: list[tuple[str, Any, str]] = [
     ("network.name", "ocp", "network.name: unknown key; leave it out: the program names the network it creates; `existing` takes an existing one by name"),
     ("network.client_cidrs", "10.0.0.0/8", "network.client_cidrs: '10.0.0.0/8': must be a list: [10.0.0.0/8]"),
     ("network.client_cidrs", {}, f"network.client_cidrs: {{}}: must be a list, each entry {RANGE.removeprefix('must be ')}"),
-    (
-        "network.client_cidrs",
-        [],
-        "network.client_cidrs: empty, so no client outside the subnet could use the floating IPs of master, infra; "
-        "name the clients, such as [0.0.0.0/0] for all, or set floating_ip: false in these vips",
-    ),
     ("network.reserved", ["192.168.0.9"], "network.reserved: ['192.168.0.9']: must be a mapping NAME: ADDRESS, such as bastion: 192.168.0.100"),
     ("network.dns_nameservers", [8], f"network.dns_nameservers.0: 8: {ADDRESS}"),
     ("network.allow", {"protocol": "tcp"}, "network.allow: {'protocol': 'tcp'}: must be a list of mappings: begin each with `- `"),
@@ -226,7 +220,14 @@ TABLE: list[tuple[str, Any, str]] = [
     ("vips.infra.priorities", 150, "vips.infra.priorities: 150: must be a mapping HOST: PRIORITY, such as master0: 150"),
     ("vips.infra.priorities", {"infra0": 255}, "vips.infra.priorities.infra0: 255: must be a whole number from 1 to 254"),
     ("vips.infra.authentication", "pass", "vips.infra.authentication: 'pass': must be 'PASS' or 'AH'; did you mean 'PASS'?"),
-    ("vips.infra.floating_ip", "203.0.113.5", f"vips.infra.floating_ip: '203.0.113.5': {FLOATING_IP}"),
+    ("vips.infra.floating_ip", "new", f"vips.infra.floating_ip: 'new': {FLOATING_IP}"),
+    ("vips.infra.floating_ip", 1, f"vips.infra.floating_ip: 1: {FLOATING_IP}"),
+    ("vips.infra.floating_ip", "fd00::1", f"vips.infra.floating_ip: 'fd00::1': {FLOATING_IP}"),
+    (
+        "vips.infra.floating_ip",
+        "192.168.0.9",
+        "vips.infra.floating_ip: 192.168.0.9 is in the subnet 192.168.0.0/24; give the address on the external network",
+    ),
     ("vips.infra.services", BARE, "vips.infra.services: {'port': 8443, 'health_check': {'type': 'tcp'}}: must be a list of mappings: begin each with `- `"),
     ("vips.infra.services", None, "vips.infra.services: empty; give a list"),
     # services
@@ -468,6 +469,42 @@ def test_an_option_that_changes_the_syntax_leaves_the_judgement_to_keepalived(ar
 def test_a_number_in_quotes_is_still_a_number(article: dict[str, Any], path: str) -> None:
     put(article, path, "77")
     assert told(article) == ""
+
+
+def test_a_floating_ip_that_no_client_can_use_is_a_warning(article: dict[str, Any]) -> None:
+    assert Cluster.parse(article).warnings == []
+    article["network"]["client_cidrs"] = []
+    article["vips"]["infra"]["floating_ip"] = "203.0.113.10"
+    assert Cluster.parse(article).warnings == [
+        "network.client_cidrs: empty, so no client outside the subnet can use the floating IPs of master, infra; "
+        "name the clients, such as [0.0.0.0/0] for all, or set floating_ip: false in these vips"
+    ]
+    for vip in article["vips"].values():
+        vip["floating_ip"] = False
+    assert Cluster.parse(article).warnings == []
+
+
+def test_a_floating_ip_that_is_wanted_but_cannot_be_is_a_warning(article: dict[str, Any]) -> None:
+    del article["network"]["external"]
+    article["vips"]["infra"]["floating_ip"] = True
+    assert Cluster.parse(article).warnings == [
+        "vips.infra.floating_ip: true, and network.external is not set, so the VIP gets none; set false, or name the external network"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"vips.master.floating_ip": "203.0.113.9", "vips.infra.floating_ip": "203.0.113.9"}, "vips.infra.floating_ip: 203.0.113.9 is the floating IP of "
+         "vips.master too; one VIP can have it"),
+        ({"vips.infra.floating_ip": "203.0.113.9", "network.external": None}, "network.external: missing, and vips.infra.floating_ip is 203.0.113.9; "
+         "name the external network, so that the created network gets a router to it"),
+    ],
+)  # fmt: skip
+def test_an_existing_floating_ip_that_cannot_work_is_refused(article: dict[str, Any], changes: dict[str, Any], says: str) -> None:
+    for path, value in changes.items():
+        put(article, path, REMOVED if value is None else value)
+    assert told(article) == says
 
 
 def test_a_router_without_floating_ips_needs_no_clients(article: dict[str, Any]) -> None:

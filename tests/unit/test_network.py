@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from ipaddress import IPv4Address, IPv4Network
+from types import SimpleNamespace
 from typing import Any
 
 import pulumi
@@ -221,6 +222,12 @@ def test_without_an_external_network_there_is_no_router_and_no_floating_ip(deplo
     assert done.returned == {}
 
 
+def test_a_missing_existing_floating_ip_is_refused(deploy: Deploy, article: dict[str, Any]) -> None:
+    article["vips"]["master"]["floating_ip"] = "203.0.113.10"
+    with pytest.raises(ConfigurationError, match=r"^vips\.master\.floating_ip: '203\.0\.113\.10': no such floating ip .*`openstack floating ip list`"):
+        make(deploy, article, frozenset({"203.0.113.10"}))
+
+
 def test_a_network_without_a_gateway_is_made_without_one(deploy: Deploy, article: dict[str, Any]) -> None:
     del article["network"]["external"], article["network"]["gateway"]
     subnet = make(deploy, article).of("Subnet")["subnet"].inputs
@@ -237,10 +244,48 @@ def test_an_existing_network_is_looked_up_and_not_made(deploy: Deploy, article: 
     assert done.of("Port")["vip-master"].inputs["fixedIps"][0]["subnetId"] == "192.168.0.0/24-id"
 
 
+def test_an_existing_floating_ip_is_connected_to_the_vips_port_and_not_made(deploy: Deploy, article: dict[str, Any]) -> None:
+    article["vips"]["master"]["floating_ip"] = "203.0.113.10"
+    done = make(deploy, article)
+    assert {name: found.inputs for name, found in done.of("FloatingIpAssociate").items()} == {
+        "vip-master": {"floatingIp": "203.0.113.10", "portId": "vip-master-id"}
+    }
+    associate = done.of("FloatingIpAssociate")["vip-master"]
+    assert {"RouterInterface router", "Port vip-master"} <= done.before(associate)
+    assert associate.delete_before_replace, "two floating IPs cannot lead to one address"
+    assert done.of("FloatingIp").keys() == {"vip-infra"} and done.returned["master"] == "203.0.113.10"
+    assert ("getFloatingIp", {"address": "203.0.113.10"}) in done.looked_up
+
+
+def test_a_floating_ip_that_leads_elsewhere_is_refused_before_anything_is_made(
+    deploy: Deploy, article: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    article["vips"]["master"]["floating_ip"] = "203.0.113.10"
+    leads_to = "192.168.0.77"
+    monkeypatch.setattr("pulumi_openstack.networking.get_floating_ip", lambda **_: SimpleNamespace(fixed_ip=leads_to))
+    done = Deployment()
+    with pytest.raises(ConfigurationError, match=r"^vips\.master\.floating_ip: '203\.0\.113\.10': it leads to 192\.168\.0\.77; release it first"):
+        make(deploy, article, into=done)
+    assert not [resource for resource in done.resources if resource.type.startswith("openstack:")]
+    # What the last deployment connected is no fault of the next one.
+    leads_to = "192.168.0.250"
+    assert make(deploy, article).of("FloatingIpAssociate")
+
+
+def test_floating_ips_on_an_existing_network_need_no_router_of_the_programs(deploy: Deploy, article: dict[str, Any]) -> None:
+    article["network"]["existing"] = "corp"
+    article["vips"]["infra"]["floating_ip"] = "203.0.113.10"
+    done = make(deploy, article)
+    assert done.of("FloatingIp")["vip-master"].inputs == {"pool": "public", "portId": "vip-master-id"}
+    assert done.of("FloatingIpAssociate").keys() == {"vip-infra"} and not done.of("Router") and not done.of("RouterInterface")
+    assert ("getNetwork", {"name": "public", "external": True}) in done.looked_up
+
+
 @pytest.mark.parametrize(
     ("change", "absent", "message"),
     [
         ({}, "public", "network.external: 'public': no such network that this project can see; `openstack network list` shows"),
+        ({"existing": "ocp"}, "public", "network.external: 'public': no such network that this project can see; `openstack network list` shows"),
         ({"external": None, "existing": "ocp"}, "ocp", "network.existing: 'ocp': no such network that this project can see"),
         ({"external": None, "existing": "ocp"}, "192.168.0.0/24", "network.cidr: '192.168.0.0/24': no such subnet that this project can see"),
     ],
