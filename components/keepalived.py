@@ -43,7 +43,7 @@ def render(cluster: Cluster, host: str, root: Path = ROOT) -> tuple[File, ...]:
     context = {
         "host": host,
         "pool": node.pool_name,
-        "interface": node.pool.interface,
+        "interface": node.interface,
         "is_director": is_director,
         "keepalived": cluster.keepalived.model_dump(mode="json"),
         "poor_view_weight": POOR_VIEW_WEIGHT,
@@ -71,7 +71,7 @@ def describe(cluster: Cluster, host: str) -> description.Description:
         host=host,
         pool=node.pool_name,
         program=program_digest(),
-        interface=node.pool.interface,
+        interface=node.interface,
         address=node.host.address,
         director=is_director,
         directors=tuple(hosts[other].address for other in directors if other != host) if is_director else (),

@@ -161,8 +161,8 @@ class LoadBalancer(pulumi.ComponentResource):
         return remote.Command(
             name,
             connection=self._connection(host),
-            create=pulumi.Output.from_input(script).apply(lambda text: self._as_root(text + installed)),
-            delete=self._as_root(delete) if delete else None,
+            create=pulumi.Output.from_input(script).apply(lambda text: self._as_root(host, text + installed)),
+            delete=self._as_root(host, delete) if delete else None,
             stdin=stdin,
             add_previous_output_in_env=False,
             opts=pulumi.ResourceOptions(
@@ -174,8 +174,9 @@ class LoadBalancer(pulumi.ComponentResource):
             ),
         )
 
-    def _as_root(self, script: str) -> str:
-        return f"sh -c {shlex.quote(script)}" if self._args.cluster.ssh.user == "root" else f"sudo -n sh -c {shlex.quote(script)}"
+    def _as_root(self, host: str, script: str) -> str:
+        cluster = self._args.cluster
+        return f"sh -c {shlex.quote(script)}" if cluster.ssh_user(cluster.node(host)) == "root" else f"sudo -n sh -c {shlex.quote(script)}"
 
     def _connection(self, host: str) -> remote.ConnectionArgs:
         ssh, endpoint = self._args.cluster.ssh, self._args.hosts[host]
@@ -194,7 +195,7 @@ class LoadBalancer(pulumi.ComponentResource):
         return remote.ConnectionArgs(
             host=endpoint.address,
             port=ssh.port,
-            user=ssh.user,
+            user=self._args.cluster.ssh_user(self._args.cluster.node(host)),
             host_key=endpoint.host_key,
             private_key=self._args.ssh_private_key,
             dial_error_limit=dial_errors,

@@ -128,6 +128,14 @@ def look_up(key: str, value: str, kind: str, find: Callable[[], Found]) -> Found
         raise ConfigurationError(f"{key}: {value!r}: the cloud could not be asked for this {kind} ({error}); check openstack:cloud and clouds.yaml") from None
 
 
+class Management(NamedTuple):
+    """The second network of the created servers: ids of the network, its subnet and, where there is port security, the group that lets ssh in."""
+
+    network_id: str
+    subnet_id: str
+    security_group_id: pulumi.Output[str] | None
+
+
 @dataclass(frozen=True)
 class NetworkArgs:
     """What the network is made from."""
@@ -147,6 +155,7 @@ class ClusterNetwork(pulumi.ComponentResource):
     port_security: bool
     security_group_id: pulumi.Output[str] | None
     pool_group_ids: dict[str, pulumi.Output[str]]
+    management: Management | None
     vip_ports: dict[str, networking.Port]
     floating_ips: dict[str, pulumi.Output[str]]
 
@@ -157,6 +166,7 @@ class ClusterNetwork(pulumi.ComponentResource):
         routed: list[pulumi.Resource] = []
         for vip_name, address in cluster.existing_floating_ips().items():
             self._find_floating_ip(vip_name, address, cluster.vips[vip_name].address)
+        management = self._find_management(cluster)
         if cluster.network.existing:
             self._take(cluster.network, cluster.network.existing)
         else:
@@ -168,6 +178,7 @@ class ClusterNetwork(pulumi.ComponentResource):
             for pool_name, pool in cluster.pools.items()
             if pool.allow
         }
+        self.management = management and Management(*management, self._management_group(cluster))
         self.vip_ports = {vip_name: self._reserve(f"vip-{vip_name}", f"vip-{vip_name}", vip.address) for vip_name, vip in cluster.vips.items()}
         for reserved, address in cluster.network.reserved.items():
             self._reserve(f"reserved-{reserved}", reserved, address)
@@ -191,6 +202,34 @@ class ClusterNetwork(pulumi.ComponentResource):
             self._find_external(network.external)
         found = look_up("network.cidr", cidr, "subnet", partial(networking.get_subnet, network_id=network_id, cidr=cidr, opts=options))
         self.network_id, self.subnet_id = pulumi.Output.from_input(network_id), pulumi.Output.from_input(found.id)
+
+    def _find_management(self, cluster: Cluster) -> tuple[str, str] | None:
+        """The ids of the management network and its subnet. Refuses a server that runs without a port there: it would not get one."""
+        if not (management := cluster.network.management):
+            return None
+        key, options, cidr = "network.management", pulumi.InvokeOptions(parent=self), str(management.cidr)
+        by_name = partial(networking.get_network, name=management.existing, opts=options)
+        network_id = look_up(f"{key}.existing", management.existing, "network", by_name).id
+        subnet_id = look_up(f"{key}.cidr", cidr, "subnet", partial(networking.get_subnet, network_id=network_id, cidr=cidr, opts=options)).id
+        for node in cluster.nodes():
+            if node.pool.existing or not node.host.ssh_address:
+                continue
+            ports = networking.get_port_ids(name=node.name, fixed_ip=str(node.host.address), opts=options).ids or ()
+            for server in filter(None, (networking.get_port(port_id=port, opts=options).device_id for port in ports)):
+                if not networking.get_port_ids(network_id=network_id, device_id=server, opts=options).ids:
+                    raise ConfigurationError(
+                        f"pools.{node.pool_name}.hosts.{node.name}.ssh_address: {node.host.ssh_address}, and the server runs without a port on "
+                        f"{management.existing!r}, which counts only when a server is created; remove the host, run pulumi up, and add it again"
+                    )
+        return network_id, subnet_id
+
+    def _management_group(self, cluster: Cluster) -> pulumi.Output[str] | None:
+        if not self.port_security or not cluster.network.management:
+            return None
+        port = (cluster.ssh.port, cluster.ssh.port)
+        sources = (cluster.network.management.cidr, *(cluster.ssh.allowed_cidrs or ()))
+        rules = [Rule("icmp", None, cluster.network.management.cidr), *(Rule("tcp", port, source) for source in sources)]
+        return self._security_group("management", "Management of an LVS cluster", _ordered(rules))
 
     def _find_external(self, name: str) -> str:
         """The id of the external network of that name."""

@@ -42,7 +42,9 @@ def user_data(cluster: Cluster, node: Node, seed: str, ssh_public_key: str) -> s
         "hostname": node.name,
         "ssh_authorized_keys": [ssh_public_key, *given.get("ssh_authorized_keys", [])],
         "ssh_keys": {"ed25519_private": key.private, "ed25519_public": key.public},
-        **({"disable_root": False} if cluster.ssh.user == "root" else {}),
+        **({"disable_root": False} if cluster.ssh_user(node) == "root" else {}),
+        # cloud-init cuts a name with dots at the first one, unless it is told that the whole name is meant.
+        **({"fqdn": node.name, "prefer_fqdn_over_hostname": True} if "." in node.name else {}),
     }
     return "#cloud-config\n" + json.dumps(config, sort_keys=True)
 
@@ -110,7 +112,7 @@ class Servers(pulumi.ComponentResource):
         self.register_outputs({"hosts": {host: endpoint.address for host, endpoint in self.hosts.items()}})
 
     def _existing(self, node: Node) -> Endpoint:
-        return Endpoint(str(node.host.address), str(node.host.host_key), [self._args.network] if self._args.network else [])
+        return Endpoint(str(node.ssh_address), str(node.host.host_key), [self._args.network] if self._args.network else [])
 
     def _make(self, node: Node, network: ClusterNetwork, key_pair: compute.Keypair, group: compute.ServerGroup | None) -> Endpoint:
         cluster = self._args.cluster
@@ -131,7 +133,7 @@ class Servers(pulumi.ComponentResource):
             block_devices=[volume] if volume else None,
             flavor_name=node.pool.flavor,
             key_pair=key_pair.name,
-            networks=[{"port": port.id}],
+            networks=[{"port": port.id}, *self._management(node, network)],
             scheduler_hints=[{"group": group.id}] if group else None,
             availability_zone=node.pool.zone_of(node.name),
             config_drive=True,
@@ -148,4 +150,19 @@ class Servers(pulumi.ComponentResource):
             ),
         )
         public = pulumi.Output.unsecret(self._seed.apply(lambda seed: host_key.derive(seed, node.name).public))
-        return Endpoint(str(node.host.address), public, [server])
+        return Endpoint(str(node.ssh_address), public, [server])
+
+    def _management(self, node: Node, network: ClusterNetwork) -> list[compute.InstanceNetworkArgs]:
+        """The second interface of a host with an `ssh_address`."""
+        if not network.management or not node.host.ssh_address:
+            return []
+        group = network.management.security_group_id
+        port = networking.Port(
+            f"management-{node.name}",
+            name=f"management-{node.name}",
+            network_id=network.management.network_id,
+            fixed_ips=[{"subnet_id": network.management.subnet_id, "ip_address": str(node.host.ssh_address)}],
+            **({"security_group_ids": [group]} if group is not None else {"port_security_enabled": False, "no_security_groups": True}),
+            opts=pulumi.ResourceOptions(parent=self),
+        )
+        return [compute.InstanceNetworkArgs(port=port.id)]

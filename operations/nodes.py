@@ -5,6 +5,7 @@ What the user's agent and ssh configuration offer counts, or one identity file. 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shlex
 import subprocess
@@ -64,14 +65,15 @@ class Nodes:
 
     def command(self, host: str, *words: str) -> list[str]:
         """The argument vector that runs a command as root on a host."""
-        ssh = self._cluster.ssh
-        line = shlex.join(words if ssh.user == "root" else ["sudo", "-n", *words])
+        ssh, node = self._cluster.ssh, self._cluster.node(host)
+        user = self._cluster.ssh_user(node)
+        line = shlex.join(words if user == "root" else ["sudo", "-n", *words])
         proxy = []
         if ssh.bastion:
             jump = ["ssh", *self._options(_BASTION), "-W%h:%p", "-p", str(ssh.bastion.port), f"{ssh.bastion.user}@{ssh.bastion.host}"]
             proxy = [f"-oProxyCommand={shlex.join(jump)}"]
         # By its name in known_hosts: an address may have been another host's.
-        target = [f"-oHostKeyAlias={host}", "-p", str(ssh.port), f"{ssh.user}@{self._cluster.node(host).host.address}"]
+        target = [f"-oHostKeyAlias={host}", "-p", str(ssh.port), f"{user}@{node.ssh_address}"]
         return ["ssh", *self._options(host), *proxy, *target, line]
 
     def close(self) -> None:
@@ -82,7 +84,7 @@ class Nodes:
     def _options(self, name: str) -> list[str]:
         options = ["BatchMode=yes", "StrictHostKeyChecking=yes", f"UserKnownHostsFile={self._known_hosts}", "GlobalKnownHostsFile=/dev/null"]
         options += ["LogLevel=ERROR", f"ConnectTimeout={CONNECT_SECONDS}"]
-        options += ["ControlMaster=auto", f"ControlPersist={COMMAND_SECONDS}", f"ControlPath={self._folder}/{_SOCKET}{name}"]
+        options += ["ControlMaster=auto", f"ControlPersist={COMMAND_SECONDS}", f"ControlPath={self._folder}/{_SOCKET}{_short(name)}"]
         if self._identity:
             options += [f"IdentityFile={self._identity}", "IdentitiesOnly=yes"]
         return [f"-o{option}" for option in options]
@@ -100,10 +102,15 @@ class Nodes:
         if done.returncode == 0:
             return Answer(done.stdout)
         if done.returncode == UNREACHED:
-            return Answer(done.stdout, _unreached(str(self._cluster.node(host).host.address), words), reached=False)
+            return Answer(done.stdout, _unreached(str(self._cluster.node(host).ssh_address), words), reached=False)
         if _lacks_command(done):
             return Answer(done.stdout, f"has no {verb}: what is installed there is older than this; pulumi up")
         return Answer(done.stdout, "; ".join(words) or f"{verb}: exit status {done.returncode}")
+
+
+def _short(name: str) -> str:
+    """A name for the path of a socket, which has 107 characters at most (unix(7)); ssh adds 17 to it while it connects."""
+    return name if len(name) <= 32 else hashlib.sha256(name.encode()).hexdigest()[:32]
 
 
 def _lacks_command(done: subprocess.CompletedProcess[str]) -> bool:

@@ -98,7 +98,7 @@ def inside(cluster: Cluster, host: str, seen: Facts, root: Path) -> Iterator[Fin
             if seen.views.get(name) and all(table.holds for table in tables) and not any(service.dynamic_weights for service in vip.services):
                 stale = f"priority for {name} lowered by {-seen.views[name]} as if servers were lost, and none is; openshift-lvs recount on the node"
                 yield Finding(host, "view", False, stale)
-        yield _sync(host, node.pool.interface, cluster.sync_id(node.pool_name), seen)
+        yield _sync(host, node.interface, cluster.sync_id(node.pool_name), seen)
         yield Finding(host, "virtual_router_id", not seen.strangers, seen.strangers or "no other router uses ours")
 
 

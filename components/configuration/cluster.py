@@ -74,6 +74,10 @@ class Cluster(Model):
                 return node
         raise ConfigurationError(f"host: {name!r} is not in this stack; its hosts are {', '.join(n.name for n in self.nodes())}")
 
+    def ssh_user(self, node: Node) -> str:
+        """The login on a host."""
+        return node.host.ssh_user or self.ssh.user
+
     def allowed_address_pairs(self, node: Node) -> list[str]:
         """Addresses and ranges that a created server may send from besides its own address, in a fixed order.
 

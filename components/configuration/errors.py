@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 from pydantic.fields import FieldInfo
 
 from components.configuration.health_checks import CHECKS, HttpCheck
-from components.configuration.model import LABEL, Form, Model
+from components.configuration.model import NAME_RULES, Form, Model
 from components.configuration.pools import Host
 from components.configuration.words import NEEDLESS, PLACED, RENAMED
 
@@ -182,8 +182,8 @@ def _wrong_value(place: Place, given: Any) -> str:
     kind = place.kind or Kind(str, ())
     if given is None and not place.is_name:
         return _nothing(place, kind)
-    if kind.bound("pattern") == LABEL:
-        return f"{place.key}: {_shown(given)} is no name; lower-case letters, digits and hyphens, 63 at most, a letter first"
+    if kind.bound("pattern") in NAME_RULES:
+        return f"{place.key}: {_shown(given)} is no name; {NAME_RULES[kind.bound('pattern')]}"
     if place.is_name:
         return f"{place.key}: {_shown(given)} is no name; put it in quotes"
     if kind.models == (Host,):
@@ -206,7 +206,7 @@ def _nothing(place: Place, kind: Kind) -> str:
 
 def _give(place: Place) -> str:
     kind = place.kind or Kind(str, ())
-    if kind.bound("pattern") == LABEL and not any(isinstance(note, Form) for note in kind.notes):
+    if kind.bound("pattern") in NAME_RULES and not any(isinstance(note, Form) for note in kind.notes):
         return "give a name"
     if len(kind.models) > 1:
         return "give a mapping, such as {type: tcp}"

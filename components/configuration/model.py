@@ -57,7 +57,19 @@ Range = Annotated[IPv4Network, TEXT, Form("a network as ADDRESS/LENGTH with zero
 
 LABEL = r"^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$"
 Label = Annotated[str, Field(pattern=LABEL)]
-"""The name of a pool, host, VIP or reserved port."""
+"""The name of a pool, VIP or reserved port."""
+
+HOST_NAME = r"^[a-z]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*$"
+HostName = Annotated[str, Field(pattern=HOST_NAME, max_length=63)]
+"""The name of a host: one label, or several with dots between them. Linux takes 64 characters, but some programs only 63."""
+
+NAME_RULES = {
+    LABEL: "lower-case letters, digits and hyphens, 63 at most, a letter first",
+    HOST_NAME: "lower-case letters, digits, hyphens and dots between them, 63 at most, a letter first",
+}
+"""What a message says of a name with that pattern."""
+
+Interface = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,15}$"), Form("the name of an interface, at most 15 characters, such as eth0 or bond0.100")]
 
 Name = Annotated[str, Field(min_length=1), Form("a name")]
 """A name that another system gave: a network, an image, a flavor."""

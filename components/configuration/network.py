@@ -16,6 +16,15 @@ CIDR_LONGEST = 29
 """The longest prefix of the subnet. A longer one has too few addresses for a cluster."""
 
 
+class Management(Model):
+    """A second network of the created servers: each host with an `ssh_address` gets a port there with this address."""
+
+    heading: ClassVar[str] = "network.management"
+
+    existing: Name = Field(description="name of an existing network")
+    cidr: Range = Field(description="its subnet with this range; every `ssh_address` of a created host lies in it")
+
+
 class Network(Model):
     """The tenant network: created by the program, or an existing one by name."""
 
@@ -29,6 +38,7 @@ class Network(Model):
     reserved: Annotated[dict[Label, Address], Form("a mapping NAME: ADDRESS, such as bastion: 192.168.0.100")] = Field(
         {}, description="addresses kept for machines outside this stack: one unbound port for each"
     )
+    management: Management | None = Field(None, description="a second network, for ssh to the created servers")
     dns_nameservers: tuple[Address, ...] = ()
     allow: tuple[Allow, ...] = Field((), description="other traffic that all nodes accept")
     max_allowed_address_pair: Annotated[int, Field(ge=1, le=1000), NUMBER] = Field(
@@ -44,6 +54,8 @@ class Network(Model):
             raise ValueError(f"gateway: {self.gateway} is outside the subnet {self.cidr}")
         if self.external and not self.existing and not self.gateway:
             raise ValueError(f"gateway: missing; the router to {self.external!r} needs an address in {self.cidr}, such as {self.cidr[1]}")
+        if self.management and self.management.cidr.overlaps(self.cidr):
+            raise ValueError(f"management.cidr: {self.management.cidr} overlaps the subnet {self.cidr}; give the range of another network")
         for range_ in self.client_cidrs:
             if range_.overlaps(MULTICAST) and range_.prefixlen:
                 raise ValueError(f"client_cidrs: {range_} overlaps multicast, which Neutron refuses; use 0.0.0.0/0 or 0.0.0.0/1, 128.0.0.0/2, 192.0.0.0/3")

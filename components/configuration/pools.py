@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from components.configuration.allow import Allow
-from components.configuration.model import NUMBER, Address, Form, HostKey, Label, Model, Name, Range, wrong
+from components.configuration.model import NUMBER, Address, Form, HostKey, HostName, Interface, Login, Model, Name, Range, wrong
 
 WITNESSES = 3
 """Maximum number of witnesses of a pool. A silent witness costs a second, so a director could not ask more of them in time."""
@@ -53,6 +53,9 @@ class Host(Model):
 
     address: Address
     host_key: HostKey | None = Field(None, description="public host key, for an existing host; the program derives the keys of the servers that it creates")
+    interface: Interface | None = Field(None, description="the interface to the subnet on this host; the pool's when left out")
+    ssh_address: Address | None = Field(None, description="where ssh reaches this host, such as an address on a management network; `address` when left out")
+    ssh_user: Login | None = Field(None, description="the login on this host; ssh.user when left out")
     availability_zone: Name | None = Field(None, description="of this server; the pool's when left out")
     installed: (
         Annotated[str, Field(pattern=r"^[\w.:+-]{1,40}$"), Form("a word of at most 40 letters, digits and _.:+-, such as the date 2026-03-01")] | None
@@ -81,14 +84,14 @@ class Pool(Model):
 
     heading: ClassVar[str] = "pools.NAME"
 
-    hosts: Annotated[dict[Label, Host], Form("a mapping NAME: ADDRESS, such as infra0: 192.168.0.5")]
+    hosts: Annotated[dict[HostName, Host], Form("a mapping NAME: ADDRESS, such as infra0: 192.168.0.5")]
     image: Name | None = None
     flavor: Name | None = None
     existing: bool = False
-    directors: tuple[Label, ...] | None = None
+    directors: tuple[HostName, ...] | None = None
     witnesses: tuple[Witness, ...] | None = Field(None, max_length=WITNESSES)
     """The default is in Cluster.witnesses."""
-    interface: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,15}$"), Form("the name of an interface, at most 15 characters, such as eth0")] = "eth0"
+    interface: Interface = Field("eth0", description="the interface to the subnet, on every host that names no other")
     availability_zone: Name | None = None
     availability_zones: Annotated[tuple[Name, ...], Field(min_length=1), Form("a list of at least one name, such as [az1, az2]")] | None = Field(
         None, description="zones over which the hosts are spread, in the order of `hosts`; instead of `availability_zone`"
@@ -143,7 +146,9 @@ class Pool(Model):
                 raise ValueError(f"{key}: this pool has existing: true, and the program creates no port or server for it; remove it")
             for name, host in self.hosts.items():
                 if not host.host_key:
-                    raise ValueError(f"hosts.{name}.host_key: an existing host needs its public host key (ssh-keyscan -t ed25519 {host.address})")
+                    raise ValueError(
+                        f"hosts.{name}.host_key: an existing host needs its public host key (ssh-keyscan -t ed25519 {host.ssh_address or host.address})"
+                    )
         else:
             for key in ("image", "flavor"):
                 if not getattr(self, key):
@@ -158,3 +163,13 @@ class Node(NamedTuple):
     pool_name: str
     pool: Pool
     host: Host
+
+    @property
+    def interface(self) -> str:
+        """The interface to the subnet."""
+        return self.host.interface or self.pool.interface
+
+    @property
+    def ssh_address(self) -> IPv4Address:
+        """Where ssh reaches the host."""
+        return self.host.ssh_address or self.host.address

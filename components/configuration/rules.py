@@ -24,6 +24,7 @@ def check(cluster: Cluster) -> None:
     # For every VIP first: the witnesses of one VIP's pool are servers of the other VIPs' pools.
     for name, vip in cluster.vips.items():
         pool_owner_and_directors(cluster, f"vips.{name}", vip)
+    management(cluster)
     floating_ips(cluster)
     port_security(cluster)
     allowed_address_pairs(cluster)
@@ -62,6 +63,30 @@ def host_names(cluster: Cluster) -> None:
     for name in names:
         if names.count(name) > 1:
             raise ValueError(f"pools: the host name {name!r} is used twice; names are unique in a stack")
+
+
+def management(cluster: Cluster) -> None:
+    """An `ssh_address` belongs to one host. That of a created server lies in the management network."""
+    network = cluster.network.management
+    hosts = {node.host.address: node.name for node in cluster.nodes()}
+    taken: dict[IPv4Address, str] = {}
+    for node in cluster.nodes():
+        address, key = node.host.ssh_address, f"pools.{node.pool_name}.hosts.{node.name}.ssh_address"
+        if address is None:
+            continue
+        if other := taken.get(address) or (hosts.get(address) if hosts.get(address) != node.name else None):
+            raise ValueError(f"{key}: {address} is the address of {other} too; give this host's own")
+        taken[address] = node.name
+        if node.pool.existing:
+            continue
+        if network is None:
+            raise ValueError(f"{key}: {address}, and a created server has only its address in the subnet; set network.management, or remove it")
+        if address not in network.cidr or address in (network.cidr.network_address, network.cidr.broadcast_address):
+            raise ValueError(f"{key}: {address} is not a host address of network.management.cidr {network.cidr}")
+    if network and not any(node.host.ssh_address for node in cluster.nodes() if not node.pool.existing):
+        raise ValueError(
+            f"network.management: {network.existing!r}, and no created host has an address there; set ssh_address of the hosts in {network.cidr}, or remove it"
+        )
 
 
 def floating_ips(cluster: Cluster) -> None:
@@ -128,9 +153,10 @@ def allowed_address_pairs(cluster: Cluster) -> None:
 
 def root_login(cluster: Cluster) -> None:
     """First boot permits the login that the program uses."""
-    for name, pool in cluster.pools.items():
-        if cluster.ssh.user == "root" and pool.cloud_config.get("disable_root"):
-            raise ValueError(f"pools.{name}.cloud_config.disable_root: true, and ssh.user is root; remove it or set another ssh.user")
+    for node in cluster.nodes():
+        if cluster.ssh_user(node) == "root" and node.pool.cloud_config.get("disable_root"):
+            key = f"pools.{node.pool_name}.hosts.{node.name}.ssh_user" if node.host.ssh_user else "ssh.user"
+            raise ValueError(f"pools.{node.pool_name}.cloud_config.disable_root: true, and {key} is root; remove it or set another {key}")
 
 
 def ssh_port(cluster: Cluster, key: str, vip: Vip) -> None:

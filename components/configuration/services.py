@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from components.configuration.health_checks import HealthCheck, HttpCheck, MiscCheck, SmtpCheck, TcpCheck
-from components.configuration.model import NUMBER, Address, Form, Label, Model, Port, Word
+from components.configuration.model import NUMBER, Address, Form, HostName, Model, Port, Word
 
 EVICTION_MAX = 600
 """Maximum of `verdict_seconds`. A roll-out waits on each host until every health check has a result, and its command stops after 20 minutes."""
@@ -33,7 +33,7 @@ class VirtualService(Model):
     persistence_timeout: Annotated[int, Field(ge=1, le=31 * 86400), NUMBER] | None = None
     persistence_granularity: Annotated[Address, Form("a netmask, such as 255.255.255.0")] | None = None
     forwarding_method: Literal["DR", "NAT", "TUN"] = "DR"
-    weights: Annotated[dict[Label, Annotated[int, Field(ge=0, le=65535), NUMBER]], Form("a mapping HOST: WEIGHT, such as infra0: 2")] = Field({})
+    weights: Annotated[dict[HostName, Annotated[int, Field(ge=0, le=65535), NUMBER]], Form("a mapping HOST: WEIGHT, such as infra0: 2")] = Field({})
     expected_servers: Annotated[int, Field(ge=1), NUMBER] | None = Field(
         None, description="how many real servers pass the health check at the same time in normal operation; all with a weight above 0 when left out"
     )

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, PlainValidator, model_validator
 
-from components.configuration.model import NUMBER, Address, Form, Label, Model, wrong
+from components.configuration.model import NUMBER, Address, Form, HostName, Label, Model, wrong
 from components.configuration.services import VirtualService
 
 POOR_VIEW_WEIGHT = -100
@@ -37,10 +37,10 @@ class Vip(Model):
     address: Address
     pool: Annotated[Label, Form("the name of a pool, such as master")]
     virtual_router_id: Annotated[int, Field(ge=1, le=255), NUMBER]
-    owner: Annotated[Label, Form("the name of a host of the pool, such as master0")]
+    owner: Annotated[HostName, Form("the name of a host of the pool, such as master0")]
     services: tuple[VirtualService, ...]
     advert_interval: Annotated[float, Field(ge=0.01, le=3), NUMBER] = 0.3
-    priorities: Annotated[dict[Label, Annotated[int, Field(ge=1, le=254), NUMBER]], Form("a mapping HOST: PRIORITY, such as master0: 150")] = Field({})
+    priorities: Annotated[dict[HostName, Annotated[int, Field(ge=1, le=254), NUMBER]], Form("a mapping HOST: PRIORITY, such as master0: 150")] = Field({})
     authentication: Literal["PASS", "AH"] | None = None
     unicast: bool = Field(False, description="adverts to each director's address instead of the VRRP multicast group")
     floating_ip: Annotated[

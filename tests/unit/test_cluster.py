@@ -57,7 +57,7 @@ BARE = {"port": 8443, "health_check": {"type": "tcp"}}
         (f"{SERVICE}.nat_mask", "255.255.255.0", [f"{SERVICE}.nat_mask", "leave it out"]),
         (f"{SERVICE}.state", "MASTER", [f"{SERVICE}.state", "leave it out: every instance starts as BACKUP"]),
         ("vips.master.priority", 150, ["vips.master.priority", "here it is owner, or priorities by host"]),
-        ("vips.master.interface", "ens3", ["vips.master.interface: unknown key here; it belongs to pools.NAME (docs/configuration.md)"]),
+        ("vips.master.interface", "ens3", ["vips.master.interface: unknown key here; it belongs to pools.NAME and pools.NAME.hosts.HOST (docs/configuration.md)"]),
         ("vips.http", {"address": "192.168.0.9"}, ["vips.http.owner: missing", "vips.http.services: missing"]),
         # addresses
         ("network.cidr", "192.168.0.0", ["network.cidr: 192.168.0.0/32 has too few addresses", "such as 192.168.0.0/24"]),
@@ -142,7 +142,7 @@ BARE = {"port": 8443, "health_check": {"type": "tcp"}}
         ("pools.infra.witnesses", ["192.168.0.1:1"] * 4, ["pools.infra.witnesses", "at most 3"]),
         ("vips.infra.priorities", {"infra1": 101}, ["vips.infra.priorities", "infra1 has 101", "with witnesses 102 is the least"]),
         ("pools.infra.hosts.master0", "192.168.0.7", ["pools", "'master0' is used twice", "unique"]),
-        ("pools.infra.hosts.Infra_0", "192.168.0.7", ["pools.infra.hosts: 'Infra_0' is no name; lower-case letters, digits and hyphens"]),
+        ("pools.infra.hosts.Infra_0", "192.168.0.7", ["pools.infra.hosts: 'Infra_0' is no name; lower-case letters, digits, hyphens and dots"]),
         ("vips.master.owner", "Master0", ["vips.master.owner: 'Master0' is no name; lower-case letters"]),
         # text that keepalived.conf cannot carry
         ("keepalived.router_id", "two words", ["keepalived.router_id", "two words"]),

@@ -47,7 +47,7 @@ def test_a_committed_stack_renders(stack: str) -> None:
 @pytest.mark.parametrize("stack", STACKS)
 def test_a_real_keepalived_and_nft_accept_a_committed_stack(real: Node, stack: str) -> None:
     cluster = render.cluster(PROJECT, stack)
-    for interface in {pool.interface for pool in cluster.pools.values()}:
+    for interface in {host.interface for host in cluster.nodes()}:
         real.sh(f"[ -e /sys/class/net/{interface} ] || ip link add {interface} type veth")
     # What only a host can know, such as its users, is not asked here.
     checks = [service.health_check for vip in cluster.vips.values() for service in vip.services]

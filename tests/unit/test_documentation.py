@@ -19,7 +19,7 @@ from components.configuration.cluster import Cluster
 from components.configuration.health_checks import Check, ConnectingCheck, HttpCheck, MiscCheck, SmtpCheck, TcpCheck, Url
 from components.configuration.keepalived import Keepalived, Notifications
 from components.configuration.model import Model
-from components.configuration.network import Network
+from components.configuration.network import Management, Network
 from components.configuration.pools import Host, Pool, RootVolume
 from components.configuration.services import VirtualService
 from components.configuration.ssh import Bastion, Ssh
@@ -35,6 +35,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"
 MODELS: dict[str, type[BaseModel]] = {
     "`openshift-lvs:cluster`": Cluster,
     "`network`": Network,
+    "`network.management`": Management,
     "`allow`": Allow,
     "`ssh`": Ssh,
     "`ssh.bastion`": Bastion,

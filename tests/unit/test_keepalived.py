@@ -130,6 +130,14 @@ def test_a_change_of_one_pool_leaves_the_files_of_the_other_alone() -> None:
     assert [host for host in before if before[host] != after[host]] == ["infra0", "infra1"]
 
 
+def test_a_host_may_have_another_interface_such_as_a_vlan_of_a_bond(article: dict[str, Any]) -> None:
+    article["pools"]["infra"]["hosts"]["infra0"] = {"address": "192.168.0.5", "interface": "bond0.100"}
+    cluster = Cluster.parse(article)
+    files = {host: {file.path: file.text for file in keepalived.render(cluster, host)} for host in ("infra0", "infra1")}
+    assert {name for name, text in files["infra0"].items() if "bond0.100" in text} == {"host.json", "keepalived.conf", "lvs.nft", "release.batch"}
+    assert not [name for name, text in files["infra0"].items() if "eth0" in text] and "    interface eth0\n" in files["infra1"]["keepalived.conf"]
+
+
 def test_another_address_of_a_host_shows_in_its_neighbours_only_where_they_name_it() -> None:
     before = rendered(configuration())
     data = configuration()

@@ -31,6 +31,7 @@ FOREIGN = (
 )
 """Words of pydantic's messages."""
 
+HOST_NAMES = "lower-case letters, digits, hyphens and dots between them, 63 at most, a letter first"
 LABELS = "lower-case letters, digits and hyphens, 63 at most, a letter first"
 WORD = "must be one word of at most 255 characters, without blanks, quotes, braces, # and !"
 YAML = "YAML reads yes, no, on and off without quotes as true and false"
@@ -45,7 +46,7 @@ PORTS = "must be a port or a range of ports, such as 6443 or 2379-2380"
 PROTOCOL = "must be a protocol by name (tcp, udp, sctp, ipip, gre, esp, ...) or number (0 to 255), or any"
 RULE_SET = "must be 'kubernetes', 'openshift' or 'calico'"
 WITNESS = "not ADDRESS:PORT of something that takes or refuses a connection, such as 192.168.0.1:22"
-INTERFACE = "must be the name of an interface, at most 15 characters, such as eth0"
+INTERFACE = "must be the name of an interface, at most 15 characters, such as eth0 or bond0.100"
 FLOATING_IP = "must be true (the program creates one, and the cloud chooses its address), false, or the IPv4 address of one that exists"
 BY_SCRIPT = "use misc with a script that does it: {type: misc, script: PATH}"
 BACKSLASH = "correct it, or put a backslash before the character"
@@ -137,8 +138,42 @@ TABLE: list[tuple[str, Any, str]] = [
     ("pools.infra.hosts.infra0", None, "pools.infra.hosts.infra0: no address given; write infra0: ADDRESS, such as infra0: 192.168.0.5"),
     ("pools.infra.hosts.infra0", 5, "pools.infra.hosts.infra0: 5: must be an IPv4 address, such as 192.168.0.5, or a mapping with `address`"),
     ("pools.infra.hosts.infra0", "fd00::5", f"pools.infra.hosts.infra0.address: 'fd00::5': {ADDRESS}; IPv4 only, so far"),
-    ("pools.infra.hosts", {1: "192.168.0.5"}, f"pools.infra.hosts: 1 is no name; {LABELS}"),
-    ("pools.infra.hosts.Infra_0", "192.168.0.7", f"pools.infra.hosts: 'Infra_0' is no name; {LABELS}"),
+    ("pools.infra.hosts", {1: "192.168.0.5"}, f"pools.infra.hosts: 1 is no name; {HOST_NAMES}"),
+    ("pools.infra.hosts.Infra_0", "192.168.0.7", f"pools.infra.hosts: 'Infra_0' is no name; {HOST_NAMES}"),
+    *(
+        ("pools.infra.hosts", {name: "192.168.0.7"}, f"pools.infra.hosts: '{name}' is no name; {HOST_NAMES}")
+        for name in ("infra0.", ".infra0", "infra..0", "infra0.-x", "infra0.Example.org")
+    ),
+    ("pools.infra.hosts", {f"{'i' * 60}.org": "192.168.0.7"}, f"pools.infra.hosts: '{'i' * 59}... is no name; {HOST_NAMES}"),
+    ("pools.infra.hosts.infra0", {"address": "192.168.0.5", "interface": "a b"}, f"pools.infra.hosts.infra0.interface: 'a b': {INTERFACE}"),
+    ("pools.infra.hosts.infra0", {"address": "192.168.0.5", "ssh_address": "jump"}, f"pools.infra.hosts.infra0.ssh_address: 'jump': {ADDRESS}"),
+    (
+        "pools.infra.hosts.infra0",
+        {"address": "192.168.0.5", "ssh_user": "-o"},
+        "pools.infra.hosts.infra0.ssh_user: '-o': must be the name of a user, such as debian, without blanks and quotes",
+    ),
+    (
+        "pools.infra.hosts.infra0",
+        {"address": "192.168.0.5", "ssh_address": "10.20.0.5"},
+        "pools.infra.hosts.infra0.ssh_address: 10.20.0.5, and a created server has only its address in the subnet; set network.management, or remove it",
+    ),
+    (
+        "pools.infra.hosts.infra0",
+        {"address": "192.168.0.5", "ssh_address": "192.168.0.6"},
+        "pools.infra.hosts.infra0.ssh_address: 192.168.0.6 is the address of infra1 too; give this host's own",
+    ),
+    ("network.management", "mgmt", "network.management: 'mgmt': must be a mapping; docs/configuration.md has its keys under network.management"),
+    ("network.management", {"existing": "mgmt"}, f"network.management.cidr: missing; {RANGE.replace('must be', 'give')}"),
+    (
+        "network.management",
+        {"existing": "mgmt", "cidr": "192.168.0.0/16"},
+        "network.management.cidr: 192.168.0.0/16 overlaps the subnet 192.168.0.0/24; give the range of another network",
+    ),
+    (
+        "network.management",
+        {"existing": "mgmt", "cidr": "10.20.0.0/24"},
+        "network.management: 'mgmt', and no created host has an address there; set ssh_address of the hosts in 10.20.0.0/24, or remove it",
+    ),
     (
         "pools.infra.hosts.infra0",
         {"address": "192.168.0.5", "installed": "two words"},
@@ -210,7 +245,7 @@ TABLE: list[tuple[str, Any, str]] = [
     ("pools", {}, "pools: empty; describe the pool 'master' of vips.master"),
     # vips
     ("vips.infra.owner", REMOVED, "vips.infra.owner: missing; give the name of a host of the pool, such as master0"),
-    ("vips.infra.owner", "Infra0", f"vips.infra.owner: 'Infra0' is no name; {LABELS}"),
+    ("vips.infra.owner", "Infra0", f"vips.infra.owner: 'Infra0' is no name; {HOST_NAMES}"),
     ("vips.infra.address", "fd00::1", f"vips.infra.address: 'fd00::1': {ADDRESS}; IPv4 only, so far"),
     ("vips.infra.virtual_router_id", "many", "vips.infra.virtual_router_id: 'many': must be a whole number from 1 to 255"),
     ("vips.infra.virtual_router_id", 1.5, "vips.infra.virtual_router_id: 1.5: must be a whole number from 1 to 255"),
@@ -293,7 +328,7 @@ TABLE: list[tuple[str, Any, str]] = [
     (CHECK, {"type": "misc", "script": "/usr/bin/true"}, f"{CHECK}.script: '/usr/bin/true': {SCRIPT}"),
     (CHECK, {"type": "misc"}, f"{CHECK}.script: missing; {SCRIPT.replace('must be', 'give')}"),
     # unknown keys
-    ("vips.infra.interface", "ens3", "vips.infra.interface: unknown key here; it belongs to pools.NAME (docs/configuration.md)"),
+    ("vips.infra.interface", "ens3", "vips.infra.interface: unknown key here; it belongs to pools.NAME and pools.NAME.hosts.HOST (docs/configuration.md)"),
     ("vips.infra.lb_algo", "rr", "vips.infra.lb_algo: unknown key; here it is scheduler in vips.NAME.services (docs/configuration.md)"),
     ("vips.infra.colour", "red", "vips.infra.colour: unknown key; docs/configuration.md has the keys under vips.NAME"),
     ("vips.infra.virtualRouterId", 1, "vips.infra.virtualRouterId: unknown key; did you mean 'virtual_router_id'?"),
@@ -505,6 +540,12 @@ def test_an_existing_floating_ip_that_cannot_work_is_refused(article: dict[str, 
     for path, value in changes.items():
         put(article, path, REMOVED if value is None else value)
     assert told(article) == says
+
+
+def test_an_ssh_address_outside_the_management_network_is_refused(article: dict[str, Any]) -> None:
+    article["network"]["management"] = {"existing": "mgmt", "cidr": "10.20.0.0/24"}
+    article["pools"]["infra"]["hosts"]["infra0"] = {"address": "192.168.0.5", "ssh_address": "10.21.0.5"}
+    assert told(article) == "pools.infra.hosts.infra0.ssh_address: 10.21.0.5 is not a host address of network.management.cidr 10.20.0.0/24"
 
 
 def test_a_router_without_floating_ips_needs_no_clients(article: dict[str, Any]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +56,27 @@ def test_every_host_key_and_the_bastions_are_known_before_and_no_other_is_taken(
         assert option in command and option in jump
     assert jump.endswith("-W%h:%p -p 2222 jump@203.0.113.9")
     assert command[-5:] == ["-oHostKeyAlias=master1", "-p", "22", "debian@192.168.0.3", "sudo -n /usr/local/sbin/openshift-lvs status"]
+
+
+def test_a_host_is_reached_at_its_own_ssh_address_as_its_own_user(article: dict[str, Any], tmp_path: Path) -> None:
+    article["pools"]["infra"] = {
+        "existing": True,
+        "hosts": {"infra0": {"address": "192.168.0.5", "host_key": key("infra0"), "ssh_address": "10.20.0.5", "ssh_user": "root"}},
+    }
+    command = nodes(Cluster.parse(article), tmp_path).command("infra0", "true")
+    assert command[-5:] == ["-oHostKeyAlias=infra0", "-p", "22", "root@10.20.0.5", "true"]
+
+
+@pytest.mark.parametrize("host", ["master-0.ocp.example.org", "master-0." + "a" * 54])
+def test_the_socket_of_a_connection_has_a_path_that_fits(article: dict[str, Any], host: str) -> None:
+    article["pools"]["infra"]["hosts"] = {host: "192.168.0.5"}
+    article["vips"]["infra"]["owner"] = host
+    folder = Path(tempfile.mkdtemp(prefix="openshift-lvs-"))
+    try:
+        (path,) = (word.partition("=")[2] for word in Nodes(Cluster.parse(article), {}, folder).command(host, "true") if word.startswith("-oControlPath="))
+    finally:
+        shutil.rmtree(folder)
+    assert len(path) + 17 <= 107
 
 
 def test_root_needs_no_sudo_and_an_identity_is_the_only_key_offered(article: dict[str, Any], tmp_path: Path) -> None:

@@ -117,6 +117,16 @@ def test_every_connection_verifies_the_host_key_of_the_host_and_of_the_bastion(d
         assert connection["proxy"]["hostKey"] == PUBLIC_KEY
 
 
+def test_a_host_is_reached_at_its_own_ssh_address_as_its_own_user(deploy: Deploy, article: dict[str, Any]) -> None:
+    existing(article)
+    article["pools"]["infra"]["hosts"]["infra0"].update(ssh_address="10.20.0.5", ssh_user="root")
+    done = run(deploy, article, {"ssh_private_key": PRIVATE_KEY})
+    found = {name: (command.inputs["connection"]["host"], command.inputs["connection"]["user"]) for name, command in commands(done).items()}
+    assert found["activate-infra0"] == ("10.20.0.5", "root") and found["activate-infra1"] == ("192.168.0.6", "debian")
+    assert commands(done)["activate-infra0"].inputs["create"].startswith("sh -c ")
+    assert commands(done)["activate-infra1"].inputs["create"].startswith("sudo -n sh -c ")
+
+
 def test_what_is_secret_is_marked_so_wherever_it_goes(deploy: Deploy, article: dict[str, Any]) -> None:
     done = run(deploy, with_password(article), {**SECRETS, "auth_pass": json.dumps({"master": PASSWORD})})
     told = PRIVATE_KEY.splitlines()[2]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pulumi
@@ -208,6 +209,62 @@ def test_the_connection_expects_the_key_that_the_first_boot_installs(deploy: Dep
         assert done.returned[host] == first_boot(server)["ssh_keys"]["ed25519_public"]
 
 
+def test_a_host_name_with_dots_is_the_whole_name_of_the_server(deploy: Deploy, article: dict[str, Any]) -> None:
+    article["pools"]["infra"]["hosts"] = {"infra-0.ocp.example.org": "192.168.0.5"}
+    article["vips"]["infra"]["owner"] = "infra-0.ocp.example.org"
+    servers = make(deploy, article).of("Instance")
+    data = first_boot(servers["infra-0.ocp.example.org"])
+    assert data["hostname"] == data["fqdn"] == "infra-0.ocp.example.org" and data["prefer_fqdn_over_hostname"] is True
+    # Other user data than before would be a change that a preview shows.
+    assert first_boot(servers["master0"]).keys().isdisjoint({"fqdn", "prefer_fqdn_over_hostname"})
+
+
+MANAGED = {"address": "192.168.0.5", "ssh_address": "10.20.0.5", "ssh_user": "root"}
+
+
+def managed(article: dict[str, Any]) -> dict[str, Any]:
+    """The article with infra0 on a management network."""
+    article["network"]["management"] = {"existing": "mgmt", "cidr": "10.20.0.0/24"}
+    article["pools"]["infra"]["hosts"]["infra0"] = MANAGED
+    return article
+
+
+def test_a_host_on_the_management_network_has_a_second_port_where_only_ssh_enters(deploy: Deploy, article: dict[str, Any]) -> None:
+    article["ssh"]["allowed_cidrs"] = ["198.51.100.0/24"]
+    done = make(deploy, managed(article))
+    assert done.of("Port")["management-infra0"].inputs == {
+        "name": "management-infra0",
+        "networkId": "mgmt-id",
+        "fixedIps": [{"subnetId": "10.20.0.0/24-id", "ipAddress": "10.20.0.5"}],
+        "securityGroupIds": ["management-id"],
+    }
+    servers = done.of("Instance")
+    assert servers["infra0"].inputs["networks"] == [{"port": "infra0-id"}, {"port": "management-infra0-id"}]
+    assert servers["infra1"].inputs["networks"] == [{"port": "infra1-id"}]
+    assert {rule.name for rule in done.of("SecGroupRule").values() if rule.inputs["securityGroupId"] == "management-id"} == {
+        "management-icmp-from-10.20.0.0/24", "management-tcp-22-from-10.20.0.0/24", "management-tcp-22-from-198.51.100.0/24",
+    }  # fmt: skip
+    assert first_boot(servers["infra0"])["disable_root"] is False and "disable_root" not in first_boot(servers["infra1"])
+
+
+def test_a_server_that_runs_without_its_management_port_is_refused_before_anything_is_made(
+    deploy: Deploy, article: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attached: list[str] = []
+
+    def port_ids(network_id: str | None = None, **_: Any) -> SimpleNamespace:
+        return SimpleNamespace(ids=attached if network_id else ["port-of-infra0"])
+
+    monkeypatch.setattr("pulumi_openstack.networking.get_port_ids", port_ids)
+    monkeypatch.setattr("pulumi_openstack.networking.get_port", lambda **_: SimpleNamespace(device_id="server-of-infra0"))
+    done = Deployment()
+    with pytest.raises(ConfigurationError, match=r"^pools\.infra\.hosts\.infra0\.ssh_address: 10\.20\.0\.5, and the server runs without a port on 'mgmt'"):
+        make(deploy, managed(article), into=done)
+    assert not [resource for resource in done.resources if resource.type.startswith("openstack:")]
+    attached.append("port-there")
+    assert make(deploy, article).of("Port")["management-infra0"]
+
+
 def test_root_may_log_in_where_root_is_the_login(deploy: Deploy, article: dict[str, Any]) -> None:
     article["ssh"]["user"] = "root"
     assert first_boot(make(deploy, article).of("Instance")["master0"])["disable_root"] is False
@@ -342,6 +399,8 @@ def change(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
         change("pools.master.availability_zone", "two"),
         change("pools.master.availability_zones", ["one", "two"]),
         change("pools.master.hosts.master0", {"address": "192.168.0.2", "availability_zone": "two"}),
+        managed,
+        change("pools.master.hosts.master0", {"address": "192.168.0.2", "interface": "bond0.100"}),
         change("pools.master.root_volume", {"size": 50}),
         change("pools.master.server_group_policy", "anti-affinity"),
         change("pools.master.server_group_policy", "none"),
