@@ -55,7 +55,6 @@ def ingress_rules(cluster: Cluster) -> list[Rule]:
 
 def _ingress_rules(cluster: Cluster) -> Iterator[Rule]:
     subnet = cluster.network.cidr
-    clients = (subnet, *cluster.network.client_cidrs)
     yield Rule("icmp", None, ANYWHERE)
     yield Rule("tcp", EPHEMERAL, ANYWHERE)
     yield Rule("udp", EPHEMERAL, ANYWHERE)
@@ -68,7 +67,7 @@ def _ingress_rules(cluster: Cluster) -> Iterator[Rule]:
         if vip.authentication == "AH":
             yield Rule("ah", None, subnet)
         for service in vip.services:
-            for source in clients:
+            for source in (subnet, *(cluster.network.client_cidrs if service.client_cidrs is None else service.client_cidrs)):
                 yield Rule(service.protocol.lower(), (service.port, service.port), source)
             if check_port := getattr(service.health_check, "connect_port", None):
                 yield Rule("tcp", (check_port, check_port), subnet)

@@ -7,6 +7,7 @@ Each section of `openshift-lvs:cluster` has a module with its keys, their bounds
     network, ssh, keepalived, pools, vips    the sections themselves
     allow                                    network.allow and pools.NAME.allow
     services                                 vips.NAME.services
+    presets                                  vips.NAME.services.N.preset
     health_checks                            vips.NAME.services.N.health_check
 
 The rest concerns several sections:

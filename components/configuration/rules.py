@@ -26,6 +26,7 @@ def check(cluster: Cluster) -> None:
         pool_owner_and_directors(cluster, f"vips.{name}", vip)
     management(cluster)
     floating_ips(cluster)
+    client_cidrs(cluster)
     port_security(cluster)
     allowed_address_pairs(cluster)
     root_login(cluster)
@@ -103,6 +104,19 @@ def floating_ips(cluster: Cluster) -> None:
         if not (cluster.network.existing or cluster.network.external):
             raise ValueError(f"network.external: missing, and {key} is {address}; name the external network, so that the created network gets a router to it")
         taken[address] = f"vips.{name}"
+
+
+def client_cidrs(cluster: Cluster) -> None:
+    """The clients of a service are among those of the network: directors may send with the addresses of no others."""
+    known = (cluster.network.cidr, *cluster.network.client_cidrs)
+    for name, vip in cluster.vips.items():
+        for index, service in enumerate(vip.services):
+            for number, range_ in enumerate(service.client_cidrs or ()):
+                if not any(range_.subnet_of(each) for each in known):
+                    raise ValueError(
+                        f"vips.{name}.services.{index}.client_cidrs.{number}: {range_} is not within network.client_cidrs; directors forward with the "
+                        "client's address, which Neutron permits for those ranges only; add it there too"
+                    )
 
 
 def warnings(cluster: Cluster) -> Iterator[str]:

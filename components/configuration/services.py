@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Annotated, ClassVar, Literal
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from components.configuration.health_checks import HealthCheck, HttpCheck, MiscCheck, SmtpCheck, TcpCheck
-from components.configuration.model import NUMBER, Address, Form, HostName, Model, Port, Word
+from components.configuration.model import NUMBER, Address, Form, HostName, Model, Port, Range, Word
+from components.configuration.presets import PRESETS, Preset, with_preset
 
 EVICTION_MAX = 600
 """Maximum of `verdict_seconds`. A roll-out waits on each host until every health check has a result, and its command stops after 20 minutes."""
@@ -25,8 +26,14 @@ class VirtualService(Model):
     heading: ClassVar[str] = "vips.NAME.services"
 
     port: Port
+    preset: Preset | None = Field(
+        None, description="the keys that clusters of this kind need for the port, above all the health check; other keys replace them"
+    )
     protocol: Literal["TCP", "UDP"] = "TCP"
     health_check: HealthCheck
+    client_cidrs: tuple[Range, ...] | None = Field(
+        None, description="clients that may connect to this port, beside the subnet; network.client_cidrs when left out"
+    )
     scheduler: Scheduler = "mh"
     affinity: Literal["connection", "client"] = Field("connection", description="client: all connections of a client go to one server, without state")
     fallback: bool = Field(True, description="mh and sh: use another server when the chosen one has weight 0")
@@ -53,6 +60,11 @@ class VirtualService(Model):
     )
     virtualhost: Word | None = None
     smtp_alert: bool | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _preset(cls, data: Any) -> Any:
+        return with_preset(data) if isinstance(data, Mapping) and isinstance(data.get("preset"), str) and data["preset"] in PRESETS else data
 
     @model_validator(mode="after")
     def _together(self) -> VirtualService:

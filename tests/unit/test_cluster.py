@@ -57,7 +57,7 @@ BARE = {"port": 8443, "health_check": {"type": "tcp"}}
         (f"{SERVICE}.nat_mask", "255.255.255.0", [f"{SERVICE}.nat_mask", "leave it out"]),
         (f"{SERVICE}.state", "MASTER", [f"{SERVICE}.state", "leave it out: every instance starts as BACKUP"]),
         ("vips.master.priority", 150, ["vips.master.priority", "here it is owner, or priorities by host"]),
-        ("vips.master.interface", "ens3", ["vips.master.interface: unknown key here; it belongs to pools.NAME and pools.NAME.hosts.HOST (docs/configuration.md)"]),
+        ("vips.master.interface", "ens3", ["vips.master.interface: unknown key here; it belongs to pools.NAME and pools.NAME.hosts.HOST (docs"]),
         ("vips.http", {"address": "192.168.0.9"}, ["vips.http.owner: missing", "vips.http.services: missing"]),
         # addresses
         ("network.cidr", "192.168.0.0", ["network.cidr: 192.168.0.0/32 has too few addresses", "such as 192.168.0.0/24"]),
@@ -421,3 +421,49 @@ def owners(cluster: Cluster) -> dict[str, str]:
 
 def ports(cluster: Cluster) -> dict[str, list[int]]:
     return {name: [service.port for service in vip.services] for name, vip in cluster.vips.items()}
+
+
+def service(article: dict[str, Any], **keys: Any) -> dict[str, Any]:
+    """The service of the masters' VIP as the model reads it, only what is not a default."""
+    article["vips"]["master"]["services"] = [keys]
+    return Cluster.parse(article).vips["master"].services[0].model_dump(mode="json", exclude_defaults=True)
+
+
+@pytest.mark.parametrize(
+    ("preset", "port", "check"),
+    [
+        ("openshift3", 8443, {"type": "ssl", "urls": [{"path": "/healthz"}]}),
+        ("openshift3", 80, {"type": "http", "connect_port": 1936, "urls": [{"path": "/healthz"}]}),
+        ("openshift3", 443, {"type": "http", "connect_port": 1936, "urls": [{"path": "/healthz"}]}),
+        ("openshift4", 6443, {"type": "ssl", "urls": [{"path": "/readyz"}]}),
+        ("openshift4", 22623, {"type": "ssl", "urls": [{"path": "/healthz"}]}),
+        ("openshift4", 80, {"type": "http", "connect_port": 1936, "urls": [{"path": "/healthz/ready"}]}),
+        ("openshift4", 443, {"type": "http", "connect_port": 1936, "urls": [{"path": "/healthz/ready"}]}),
+    ],
+)
+def test_a_preset_has_the_health_check_of_each_port(article: dict[str, Any], preset: str, port: int, check: dict[str, Any]) -> None:
+    assert service(article, preset=preset, port=port)["health_check"] == check
+
+
+@pytest.mark.parametrize(
+    ("own", "check"),
+    [
+        ({"delay_loop": 2}, {"type": "http", "connect_port": 1936, "delay_loop": 2.0, "urls": [{"path": "/healthz/ready"}]}),
+        ({"path": "/", "connect_port": 8080}, {"type": "http", "connect_port": 8080, "urls": [{}]}),
+        ({"urls": [{"path": "/a"}, {"path": "/b"}]}, {"type": "http", "connect_port": 1936, "urls": [{"path": "/a"}, {"path": "/b"}]}),
+        ({"type": "tcp"}, {"type": "tcp"}),
+    ],
+)
+def test_every_key_of_a_preset_can_be_replaced(article: dict[str, Any], own: dict[str, Any], check: dict[str, Any]) -> None:
+    found = service(article, preset="openshift4", port=443, health_check=own, scheduler="rr", client_cidrs=["10.0.0.0/9"])
+    assert found["health_check"] == check and found["scheduler"] == "rr" and found["client_cidrs"] == ["10.0.0.0/9"]
+
+
+def test_a_port_that_is_no_number_is_refused_with_a_preset_too(article: dict[str, Any]) -> None:
+    assert "vips.master.services.0.port: []: must be a whole number" in refusal(article, (SERVICE, {"preset": "openshift4", "port": []}))
+    assert service(article, preset="openshift4", port="6443")["health_check"]["type"] == "ssl"
+
+
+def test_the_machine_config_server_is_for_the_subnet_unless_the_service_says_otherwise(article: dict[str, Any]) -> None:
+    assert service(article, preset="openshift4", port=22623)["client_cidrs"] == []
+    assert service(article, preset="openshift4", port=22623, client_cidrs=["10.0.0.0/8"])["client_cidrs"] == ["10.0.0.0/8"]

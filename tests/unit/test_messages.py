@@ -287,6 +287,19 @@ TABLE: list[tuple[str, Any, str]] = [
             ("192.168.0.1", "network.gateway"),
         )
     ),
+    (f"{SERVICE}.preset", "openshift", f"{SERVICE}.preset: 'openshift': must be 'openshift3' or 'openshift4'; did you mean 'openshift4'?"),
+    (
+        SERVICE,
+        {"preset": "openshift4", "port": 8443},
+        f"{SERVICE}.port: 8443 is not in the preset openshift4, which has 6443, 22623, 80, 443; leave `preset` out for this port",
+    ),
+    (f"{SERVICE}.client_cidrs", "10.0.0.0/8", f"{SERVICE}.client_cidrs: '10.0.0.0/8': must be a list: [10.0.0.0/8]"),
+    (
+        f"{SERVICE}.client_cidrs",
+        ["198.51.100.0/24"],
+        f"{SERVICE}.client_cidrs.0: 198.51.100.0/24 is not within network.client_cidrs; directors forward with the client's address, "
+        "which Neutron permits for those ranges only; add it there too",
+    ),
     # health checks
     (CHECK, "tcp", f"{CHECK}: 'tcp': must be a mapping: write {{type: tcp}}"),
     (CHECK, "HTTP_GET", f"{CHECK}: 'HTTP_GET': must be a mapping: write {{type: http}}"),

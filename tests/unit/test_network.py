@@ -104,6 +104,13 @@ def test_what_a_service_needs_is_let_in_and_nothing_of_it_where_it_is_not_needed
     assert rule in rule_names(article)
 
 
+def test_a_service_may_be_for_the_subnet_only(article: dict[str, Any]) -> None:
+    article["vips"]["master"]["services"] = [{"preset": "openshift4", "port": 22623}]
+    assert {name for name in rule_names(article) if "-22623-" in name} == {"tcp-22623-from-192.168.0.0/24"}
+    article["vips"]["master"]["services"][0]["client_cidrs"] = ["10.9.0.0/16"]
+    assert {name for name in rule_names(article) if "-22623-" in name} == {"tcp-22623-from-192.168.0.0/24", "tcp-22623-from-10.9.0.0/16"}
+
+
 def test_vrrp_with_ah_travels_as_ah(article: dict[str, Any]) -> None:
     article["keepalived"] = {"vrrp_version": 2}
     article["vips"]["master"].update(advert_interval=1, authentication="AH")
