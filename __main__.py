@@ -2,6 +2,7 @@
 
 import pulumi
 
+from components.bastion import BastionArgs, create_bastion
 from components.load_balancer import LoadBalancer, LoadBalancerArgs
 from components.network import ClusterNetwork, NetworkArgs
 from components.servers import Servers, ServersArgs, find_images
@@ -14,11 +15,14 @@ with refusals():
 
     network = ClusterNetwork("network", NetworkArgs(cluster)) if cluster.needs_openstack else None
     servers = Servers("servers", ServersArgs(cluster, images, network, stack.host_key_seed, stack.ssh_public_key))
+    bastion = create_bastion(BastionArgs(cluster, images, network, stack.host_key_seed, stack.ssh_public_key)) if network else None
     load_balancer = LoadBalancer(
         "load-balancer",
-        LoadBalancerArgs(cluster, servers.hosts, stack.ssh_private_key, stack.auth_pass, stack.host_key_seed),
+        LoadBalancerArgs(cluster, servers.hosts, stack.ssh_private_key, stack.auth_pass, stack.host_key_seed, bastion=bastion),
     )
 
 pulumi.export("endpoints", stack.endpoints(network))
 pulumi.export("hosts", stack.hosts(servers))
+if bastion:
+    pulumi.export("bastion", stack.bastion(bastion))
 pulumi.export("proofs", load_balancer.proofs)

@@ -22,12 +22,13 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pulumi
 from pulumi_command import remote
 
 from components import keepalived
+from components.bastion import BastionEndpoint
 from components.configuration import Cluster, HttpCheck, Vip, VirtualService
 from components.servers import Endpoint
 
@@ -51,7 +52,7 @@ DIAL_SECONDS = 10
 class LoadBalancerArgs:
     """What the load balancer needs. `auth_pass` is the VRRP password by address, secret; `fingerprint_key` keys what a version says of it.
 
-    `scripts` is the folder in which the scripts of health checks are.
+    `scripts` is the folder in which the scripts of health checks are. `bastion` is the one that the program creates, if it does.
     """
 
     cluster: Cluster
@@ -60,6 +61,7 @@ class LoadBalancerArgs:
     auth_pass: pulumi.Output[dict[str, str]]
     fingerprint_key: pulumi.Input[str]
     scripts: Path = keepalived.ROOT
+    bastion: BastionEndpoint | None = None
 
 
 class Staged(NamedTuple):
@@ -167,7 +169,7 @@ class LoadBalancer(pulumi.ComponentResource):
             add_previous_output_in_env=False,
             opts=pulumi.ResourceOptions(
                 parent=self,
-                depends_on=[*endpoint.resources, *after],
+                depends_on=[*endpoint.resources, *(args.bastion.resources if args.bastion else []), *after],
                 # What ran on a server goes with the server: a dead one never holds up its removal.
                 deleted_with=made[-1] if made else None,
                 custom_timeouts=pulumi.CustomTimeouts(create="20m", update="20m"),
@@ -181,17 +183,6 @@ class LoadBalancer(pulumi.ComponentResource):
     def _connection(self, host: str) -> remote.ConnectionArgs:
         ssh, endpoint = self._args.cluster.ssh, self._args.hosts[host]
         dial_errors = RUNNING_DIAL_ERRORS if self._args.cluster.node(host).pool.existing else BOOTING_DIAL_ERRORS
-        proxy = None
-        if ssh.bastion:
-            proxy = remote.ProxyConnectionArgs(
-                host=ssh.bastion.host,
-                port=ssh.bastion.port,
-                user=ssh.bastion.user,
-                host_key=ssh.bastion.host_key,
-                private_key=self._args.ssh_private_key,
-                dial_error_limit=dial_errors,
-                per_dial_timeout=DIAL_SECONDS,
-            )
         return remote.ConnectionArgs(
             host=endpoint.address,
             port=ssh.port,
@@ -200,7 +191,23 @@ class LoadBalancer(pulumi.ComponentResource):
             private_key=self._args.ssh_private_key,
             dial_error_limit=dial_errors,
             per_dial_timeout=DIAL_SECONDS,
-            proxy=proxy,
+            proxy=self._proxy(dial_errors),
+        )
+
+    def _proxy(self, dial_errors: int) -> remote.ProxyConnectionArgs | None:
+        """The bastion on the way to a host: the created one, which may be booting, or the one that is configured."""
+        ssh, made = self._args.cluster.ssh, self._args.bastion
+        if made:
+            where: dict[str, Any] = {"host": made.host, "port": made.port, "user": made.user, "host_key": made.host_key}
+        elif ssh.bastion:
+            where = {"host": ssh.bastion.host, "port": ssh.bastion.port, "user": ssh.bastion_user, "host_key": ssh.bastion.host_key}
+        else:
+            return None
+        return remote.ProxyConnectionArgs(
+            **where,
+            private_key=self._args.ssh_private_key,
+            dial_error_limit=BOOTING_DIAL_ERRORS if made else dial_errors,
+            per_dial_timeout=DIAL_SECONDS,
         )
 
 

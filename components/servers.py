@@ -20,16 +20,18 @@ made, also a host that is removed and added again."""
 
 
 def find_images(cluster: Cluster, opts: pulumi.InvokeOptions | None = None) -> dict[str, str]:
-    """The id of each image that the pools name. Raises ConfigurationError for an image or flavor that the cloud has not.
+    """The id of each image that the pools and the bastion name. Raises ConfigurationError for an image or flavor that the cloud has not.
 
     To be asked before any resource is made: a wrong name then changes nothing.
     """
-    made = {pool_name: pool for pool_name, pool in cluster.pools.items() if not pool.existing}
-    for flavor, pool_name in {str(pool.flavor): pool_name for pool_name, pool in made.items()}.items():
-        look_up(f"pools.{pool_name}.flavor", flavor, "flavor", partial(compute.get_flavor, name=flavor, opts=opts))
+    wanted = {f"pools.{name}": (str(pool.image), str(pool.flavor)) for name, pool in cluster.pools.items() if not pool.existing}
+    if cluster.ssh.bastion and cluster.ssh.bastion.created:
+        wanted["ssh.bastion"] = (str(cluster.ssh.bastion.image), str(cluster.ssh.bastion.flavor))
+    for flavor, key in {flavor: key for key, (_, flavor) in wanted.items()}.items():
+        look_up(f"{key}.flavor", flavor, "flavor", partial(compute.get_flavor, name=flavor, opts=opts))
     return {
-        image: look_up(f"pools.{pool_name}.image", image, "image", partial(images.get_image, name=image, most_recent=True, opts=opts)).id
-        for image, pool_name in {str(pool.image): pool_name for pool_name, pool in made.items()}.items()
+        image: look_up(f"{key}.image", image, "image", partial(images.get_image, name=image, most_recent=True, opts=opts)).id
+        for image, key in {image: key for key, (image, _) in wanted.items()}.items()
     }
 
 

@@ -12,6 +12,7 @@ import pulumi
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_ssh_private_key
 
+from components.bastion import BastionEndpoint
 from components.configuration import Cluster, ConfigurationError, check_auth_pass, check_keys
 from components.host_key import check_seed
 from components.network import ClusterNetwork
@@ -98,6 +99,10 @@ class Stack:
             }
             for name, vip in self.cluster.vips.items()
         }
+
+    def bastion(self, bastion: BastionEndpoint) -> dict[str, Any]:
+        """How ssh reaches the bastion that the program created: the keys of `ssh.bastion` for one that exists."""
+        return {"host": bastion.host, "port": bastion.port, "user": bastion.user, "host_key": bastion.host_key}
 
     def hosts(self, servers: Servers) -> dict[str, dict[str, Any]]:
         """Per host: its address, public ssh host key, pool, and what it is: director and real server, or real server only; owner of which addresses."""

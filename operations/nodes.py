@@ -15,8 +15,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from components.configuration import Cluster
+from components.configuration.ssh import Bastion
 from node.openshift_lvs.commands import PROGRAM, USAGE
 from node.openshift_lvs.state import EXECUTABLE
 
@@ -46,12 +48,15 @@ class Answer:
 class Nodes:
     """The hosts of a cluster, asked in parallel."""
 
-    def __init__(self, cluster: Cluster, host_keys: Mapping[str, str], folder: Path, identity: Path | None = None) -> None:
+    def __init__(
+        self, cluster: Cluster, host_keys: Mapping[str, str], folder: Path, identity: Path | None = None, created_bastion: Bastion | None = None
+    ) -> None:
         self._cluster, self._identity, self._folder = cluster, identity, folder
+        self._bastion = created_bastion or cluster.ssh.bastion
         self._known_hosts = folder / "known_hosts"
         keys = dict(host_keys)
-        if bastion := cluster.ssh.bastion:
-            keys[f"[{bastion.host}]:{bastion.port}" if bastion.port != 22 else bastion.host] = bastion.host_key
+        if (bastion := self._bastion) and bastion.host_key:
+            keys[f"[{bastion.host}]:{bastion.port}" if bastion.port != 22 else str(bastion.host)] = bastion.host_key
         self._known_hosts.write_text("".join(f"{name} {key}\n" for name, key in keys.items()))
 
     def ask(self, hosts: Iterable[str], verb: str, *arguments: str) -> dict[str, Answer]:
@@ -69,8 +74,9 @@ class Nodes:
         user = self._cluster.ssh_user(node)
         line = shlex.join(words if user == "root" else ["sudo", "-n", *words])
         proxy = []
-        if ssh.bastion:
-            jump = ["ssh", *self._options(_BASTION), "-W%h:%p", "-p", str(ssh.bastion.port), f"{ssh.bastion.user}@{ssh.bastion.host}"]
+        if self._bastion:
+            login = self._bastion.user or ssh.bastion_user
+            jump = ["ssh", *self._options(_BASTION), "-W%h:%p", "-p", str(self._bastion.port), f"{login}@{self._bastion.host}"]
             proxy = [f"-oProxyCommand={shlex.join(jump)}"]
         # By its name in known_hosts: an address may have been another host's.
         target = [f"-oHostKeyAlias={host}", "-p", str(ssh.port), f"{user}@{node.ssh_address}"]
@@ -124,7 +130,7 @@ def _lacks_command(done: subprocess.CompletedProcess[str]) -> bool:
 def reach(cluster: Cluster, stack: str, root: Path, identity: Path | None) -> Iterator[Nodes]:
     """The cluster's nodes, while the context lasts. Raises NodesError when a host key cannot be had."""
     with tempfile.TemporaryDirectory(prefix="openshift-lvs-") as folder:
-        nodes = Nodes(cluster, _host_keys(cluster, stack, root), Path(folder), identity)
+        nodes = Nodes(cluster, _host_keys(cluster, stack, root), Path(folder), identity, _created_bastion(cluster, stack, root))
         try:
             yield nodes
         finally:
@@ -144,7 +150,16 @@ def _host_keys(cluster: Cluster, stack: str, root: Path) -> dict[str, str]:
     return {host: key for host, key in known.items() if key}
 
 
-def _outputs(stack: str, root: Path) -> dict[str, dict[str, dict[str, str]]]:
+def _created_bastion(cluster: Cluster, stack: str, root: Path) -> Bastion | None:
+    """The bastion that the program created, from its outputs."""
+    if not cluster.ssh.creates_bastion:
+        return None
+    if not (given := _outputs(stack, root).get("bastion")):
+        raise NodesError(f"bastion: not in the outputs of stack {stack!r}, so not made yet: pulumi up --stack {stack}")
+    return Bastion.model_validate(given)
+
+
+def _outputs(stack: str, root: Path) -> dict[str, dict[str, Any]]:
     command = ["pulumi", "stack", "output", "--json", "--stack", stack, "--non-interactive"]
     try:
         done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=COMMAND_SECONDS)
@@ -155,7 +170,7 @@ def _outputs(stack: str, root: Path) -> dict[str, dict[str, dict[str, str]]]:
     if done.returncode:
         said = done.stderr.strip() or done.stdout.strip()
         raise NodesError(f"pulumi stack output: {said}; the host keys of made servers are in it: pulumi login, PULUMI_CONFIG_PASSPHRASE, pulumi stack ls")
-    outputs: dict[str, dict[str, dict[str, str]]] = json.loads(done.stdout)
+    outputs: dict[str, dict[str, Any]] = json.loads(done.stdout)
     return outputs
 
 

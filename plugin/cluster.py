@@ -12,6 +12,7 @@ from pulumi.provider.experimental.util import camel_case
 from pulumi.runtime.sync_await import _sync_await
 
 from components import configuration
+from components.bastion import BastionArgs, create_bastion
 from components.configuration import ConfigurationError, MiscCheck
 from components.load_balancer import LoadBalancer, LoadBalancerArgs
 from components.network import ClusterNetwork, NetworkArgs
@@ -67,13 +68,14 @@ class Cluster(pulumi.ComponentResource):
         images = find_images(cluster, pulumi.InvokeOptions(parent=self))
         network = ClusterNetwork("network", NetworkArgs(cluster), child) if cluster.needs_openstack else None
         servers = Servers("servers", ServersArgs(cluster, images, network, stack.host_key_seed, stack.ssh_public_key), child)
+        bastion = create_bastion(BastionArgs(cluster, images, network, stack.host_key_seed, stack.ssh_public_key), child) if network else None
         with tempfile.TemporaryDirectory() as folder:
             for path, text in scripts.items():
                 (Path(folder) / path).parent.mkdir(parents=True, exist_ok=True)
                 (Path(folder) / path).write_text(text)
             load_balancer = LoadBalancer(
                 "load-balancer",
-                LoadBalancerArgs(cluster, servers.hosts, stack.ssh_private_key, stack.auth_pass, stack.host_key_seed, Path(folder)),
+                LoadBalancerArgs(cluster, servers.hosts, stack.ssh_private_key, stack.auth_pass, stack.host_key_seed, Path(folder), bastion),
                 child,
             )
         self.endpoints = pulumi.Output.from_input(_named(stack.endpoints(network)))

@@ -93,12 +93,14 @@ def _real_key(key: str) -> str:
     return key
 
 
+HOST_KEY = Form("a public host key, such as `ssh-ed25519 AAAA...`: a line that `ssh-keyscan -t ed25519 ADDRESS` prints")
+
 HostKey = Annotated[
     str,
     Field(pattern=r"^(ssh|ecdsa)-[a-z0-9-]+ [A-Za-z0-9+/]+=*( .*)?$"),
     BeforeValidator(lambda key: re.sub(r"^\S+ (?=(ssh|ecdsa)-)", "", key) if isinstance(key, str) else key),
     AfterValidator(_real_key),
-    Form("a public host key, such as `ssh-ed25519 AAAA...`: a line that `ssh-keyscan -t ed25519 ADDRESS` prints"),
+    HOST_KEY,
 ]
 """A public key: `ssh-ed25519 AAAA...`. The name or address in front of it, as in known_hosts and ssh-keyscan(1), is removed."""
 

@@ -25,6 +25,7 @@ def check(cluster: Cluster) -> None:
     for name, vip in cluster.vips.items():
         pool_owner_and_directors(cluster, f"vips.{name}", vip)
     management(cluster)
+    bastion(cluster)
     floating_ips(cluster)
     client_cidrs(cluster)
     port_security(cluster)
@@ -90,6 +91,26 @@ def management(cluster: Cluster) -> None:
         )
 
 
+def bastion(cluster: Cluster) -> None:
+    """A created bastion has a floating IP, clients, and a way to every node."""
+    if not cluster.ssh.creates_bastion:
+        return
+    image = f"ssh.bastion.image: {cluster.ssh.bastion and cluster.ssh.bastion.image!r}"
+    if not cluster.needs_openstack:
+        raise ValueError(f"{image}, and this stack creates nothing in OpenStack; name a bastion that exists (host, host_key)")
+    if not cluster.network.external:
+        raise ValueError("network.external: missing; a bastion that the program creates gets a floating IP from it; name the external network")
+    if not cluster.ssh.allowed_cidrs:
+        state = "missing" if cluster.ssh.allowed_cidrs is None else "empty"
+        raise ValueError(f"ssh.allowed_cidrs: {state}, so no client could use the bastion; name the ranges from which ssh may come, such as [198.51.100.0/24]")
+    for node in cluster.nodes():
+        if node.ssh_address not in cluster.network.cidr:
+            raise ValueError(
+                f"pools.{node.pool_name}.hosts.{node.name}.ssh_address: {node.ssh_address}, and a bastion that the program creates reaches only the subnet "
+                f"{cluster.network.cidr}; remove ssh_address, or name a bastion that exists"
+            )
+
+
 def floating_ips(cluster: Cluster) -> None:
     """An existing floating IP is outside the subnet, belongs to one VIP, and has a router on its way."""
     taken: dict[IPv4Address, str] = {}
@@ -137,7 +158,8 @@ def port_security(cluster: Cluster) -> None:
     """Without port security there is no security group and no address pair, so no key speaks of them."""
     if cluster.network.port_security:
         return
-    given = {"network.allow": cluster.network.allow, "ssh.allowed_cidrs": cluster.ssh.allowed_cidrs}
+    # A created bastion's own port has port security all the same.
+    given: dict[str, object] = {"network.allow": cluster.network.allow, "ssh.allowed_cidrs": not cluster.ssh.creates_bastion and cluster.ssh.allowed_cidrs}
     for name, pool in cluster.pools.items():
         given |= {f"pools.{name}.allow": pool.allow, f"pools.{name}.allowed_address_pairs": pool.allowed_address_pairs}
     for key, value in given.items():

@@ -57,6 +57,7 @@ SENDS_MAIL = "the program runs no script when a VIP moves; `smtp_alert` sends ma
 HTTP = {"type": "http", "path": "/"}
 
 
+MADE = {"image": "debian-12", "flavor": "m1.small"}
 HOST_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIH/ivFYeZyLdH6xKOyQe5nG+ROJlgBMUjwBjQtBKUx6G"
 INFRA = {"image": "debian-12", "flavor": "m1.medium", "hosts": {"infra0": "192.168.0.5", "infra1": "192.168.0.6"}}
 EXISTING = {"existing": True, "hosts": {"infra0": {"address": "192.168.0.5", "host_key": HOST_KEY}}}
@@ -129,6 +130,25 @@ TABLE: list[tuple[str, Any, str]] = [
     ("ssh.bastion", {"host": "b", "host_key": "ssh-ed25519 notbase64"}, f"ssh.bastion.host_key: 'ssh-ed25519 notbase64': {KEY}"),
     ("ssh.bastion", {"host": "b", "host_key": "ssh-ed25519 AAAAB3NzaC1yc2E="}, f"ssh.bastion.host_key: 'ssh-ed25519 AAAAB3NzaC1yc2E=': {KEY}"),
     ("ssh.bastion", {"host": "b", "host_key": "SHA256:abc"}, f"ssh.bastion.host_key: 'SHA256:abc': {KEY}"),
+    (
+        "ssh.bastion",
+        {},
+        "ssh.bastion.host: missing; give the name or address of a machine, such as 203.0.113.9, or image and flavor: then the program creates a bastion",
+    ),
+    ("ssh.bastion", {"image": "debian-12"}, "ssh.bastion.flavor: missing; a bastion that the program creates needs an image and a flavor"),
+    ("ssh.bastion", {"flavor": "m1.small"}, "ssh.bastion.image: missing; a bastion that the program creates needs an image and a flavor"),
+    ("ssh.bastion", {**MADE, "host": "b"}, "ssh.bastion.image: given together with host; the program creates a bastion, or uses one that exists: remove one"),
+    ("ssh.bastion", {**MADE, "port": 2222}, "ssh.bastion.port: 2222, and a bastion that the program creates listens on 22; remove it"),
+    (
+        "ssh",
+        {"bastion": MADE},
+        "ssh.allowed_cidrs: missing, so no client could use the bastion; name the ranges from which ssh may come, such as [198.51.100.0/24]",
+    ),
+    (
+        "ssh",
+        {"bastion": MADE, "allowed_cidrs": []},
+        "ssh.allowed_cidrs: empty, so no client could use the bastion; name the ranges from which ssh may come, such as [198.51.100.0/24]",
+    ),
     # keepalived
     ("keepalived.vrrp_version", 4, "keepalived.vrrp_version: 4: must be 2 or 3"),
     ("keepalived.router_id", "two words", f"keepalived.router_id: 'two words': {WORD}"),
@@ -552,6 +572,26 @@ def test_a_floating_ip_that_is_wanted_but_cannot_be_is_a_warning(article: dict[s
 def test_an_existing_floating_ip_that_cannot_work_is_refused(article: dict[str, Any], changes: dict[str, Any], says: str) -> None:
     for path, value in changes.items():
         put(article, path, REMOVED if value is None else value)
+    assert told(article) == says
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"network.external": REMOVED}, "network.external: missing; a bastion that the program creates gets a floating IP from it; name the external network"),
+        ({"pools.master": "existing", "pools.infra": "existing"}, "ssh.bastion.image: 'debian-12', and this stack creates nothing in OpenStack; "
+         "name a bastion that exists (host, host_key)"),
+        ({"network.management": {"existing": "m", "cidr": "10.2.0.0/24"}, "pools.infra.hosts.infra0": {"address": "192.168.0.5", "ssh_address": "10.2.0.5"}},
+         "pools.infra.hosts.infra0.ssh_address: 10.2.0.5, and a bastion that the program creates reaches only the subnet 192.168.0.0/24; "
+         "remove ssh_address, or name a bastion that exists"),
+    ],
+)  # fmt: skip
+def test_a_bastion_that_could_not_be_created_or_used_is_refused(article: dict[str, Any], changes: dict[str, Any], says: str) -> None:
+    article["ssh"].update(bastion=MADE, allowed_cidrs=["10.0.0.0/8"])
+    for path, value in changes.items():
+        hosts = article["pools"][path.rpartition(".")[2]]["hosts"] if value == "existing" else {}
+        there = {"existing": True, "hosts": {name: {"address": address, "host_key": HOST_KEY} for name, address in hosts.items()}}
+        put(article, path, there if value == "existing" else value)
     assert told(article) == says
 
 

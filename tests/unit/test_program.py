@@ -32,9 +32,10 @@ def run(deploy: Deploy, data: dict[str, Any], secrets: dict[str, str] = SECRETS,
 
     def program() -> dict[str, Any]:
         pulumi.runtime.set_all_config({f"openshift-lvs:{key}": value for key, value in given.items()}, [f"openshift-lvs:{key}" for key in secrets])
-        runpy.run_path(str(PROGRAM))
         root = pulumi.runtime.get_root_resource()
         assert isinstance(root, pulumi.runtime.stack.Stack)
+        root.outputs.clear()  # those of the run before
+        runpy.run_path(str(PROGRAM))
         return dict(root.outputs)
 
     return deploy(program, into=into)

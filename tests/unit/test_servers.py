@@ -415,6 +415,7 @@ def change(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
         change("network.dns_nameservers", ["9.9.9.9"]),
         change("ssh.allowed_cidrs", ["198.51.100.0/24"]),
         change("ssh.user", "root"),
+        change("ssh", {"user": "debian", "allowed_cidrs": ["10.0.0.0/8"], "bastion": {"image": "debian-13", "flavor": "m1.small"}}),
     ],
 )  # fmt: skip
 def test_a_change_of_configuration_replaces_nothing(deploy: Deploy, article: dict[str, Any], changed: Callable[[dict[str, Any]], None]) -> None:

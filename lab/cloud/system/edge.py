@@ -18,6 +18,8 @@ from lab.cloud.system.init import start
 
 BASTION, EXTERNAL = "bastion", "external"
 EXTERNAL_ADDRESS = "203.0.113.10/24"
+OPERATOR, OPERATOR_ADDRESS = "operator", "203.0.113.11/24"
+"""The cloud's own namespace, where `pulumi` runs, as a machine on the external network: it reaches floating IPs."""
 SSH_PORT = 2222
 TAP = "bastion"
 
@@ -41,12 +43,15 @@ MaxSessions 100
 
 
 def edge() -> None:
-    """The namespaces, the bastion's sshd and repository, and the watcher that plugs it."""
+    """The namespaces, the operator's address on the external network, the bastion's sshd and repository, and the watcher that plugs it."""
     for name in (BASTION, EXTERNAL):
         namespace(name)
     cable(EXTERNAL, "eth0", GATEWAY, "external")
     ip("-n", EXTERNAL, "address", "replace", EXTERNAL_ADDRESS, "dev", "eth0")
     vsctl(GATEWAY, "--may-exist", "add-port", EXTERNAL_BRIDGE, "external")
+    cable("", OPERATOR, GATEWAY, OPERATOR)
+    ip("address", "replace", OPERATOR_ADDRESS, "dev", OPERATOR)
+    vsctl(GATEWAY, "--may-exist", "add-port", EXTERNAL_BRIDGE, OPERATOR)
     Path("/run/sshd").mkdir(exist_ok=True)
     Path("/etc/ssh/bastion").write_text(SSHD)
     listen = f"TCP-LISTEN:{SSH_PORT},bind=127.0.0.1,reuseaddr,fork,backlog=64"

@@ -38,13 +38,16 @@ def namespace(name: str) -> None:
 
 
 def cable(namespace_a: str, a: str, namespace_b: str, b: str) -> None:
-    """A veth pair; checksums are made in software, because Open vSwitch in user space passes on unfinished ones as they are."""
+    """A veth pair; checksums are made in software, because Open vSwitch in user space passes on unfinished ones as they are.
+
+    The namespace "" is the cloud's own.
+    """
     if Path(f"/run/cable-{namespace_a}-{a}").exists():
         return
-    ip("link", "add", a, "netns", namespace_a, "type", "veth", "peer", "name", b, "netns", namespace_b)
+    ip("link", "add", a, *(["netns", namespace_a] if namespace_a else []), "type", "veth", "peer", "name", b, "netns", namespace_b)
     for where, end in ((namespace_a, a), (namespace_b, b)):
-        ip("netns", "exec", where, "ethtool", "-K", end, "tx", "off")
-        ip("-n", where, "link", "set", end, "up")
+        subprocess.run([*(["ip", "netns", "exec", where] if where else []), "ethtool", "-K", end, "tx", "off"], check=True, capture_output=True)
+        ip(*(["-n", where] if where else []), "link", "set", end, "up")
     Path(f"/run/cable-{namespace_a}-{a}").touch()
 
 
