@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 from components.configuration import ConfigurationError
-from operations import diff, preview, render, report
+from operations import diff, preflight, preview, render, report
 from operations.drain import Draining, Refused
 from operations.nodes import NodesError, reach
 from operations.status import status
@@ -26,9 +26,11 @@ def main(arguments: list[str] | None = None) -> int:
                 return _render(options)
             case "check-preview":
                 return _check_preview(options)
+            case "preflight":
+                return _preflight(options)
             case _:
                 return _on_nodes(options)
-    except (ConfigurationError, diff.BaseError, NodesError, Refused) as error:
+    except (ConfigurationError, diff.BaseError, preflight.CloudError, NodesError, Refused) as error:
         print(error, file=sys.stderr)
         return 1
 
@@ -50,6 +52,11 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     verb.add_argument("--stack", required=True, help="name of the stack")
     verb.add_argument("--base", required=True, help="the commit that is deployed now: what it names and Pulumi.STACK.yaml does not may be deleted")
     verb.add_argument("--allow", action="append", default=[], metavar="RESOURCE", help="let this one pass, such as 'Port master0'; may be repeated")
+    verb.add_argument("--root", type=Path, default=Path.cwd(), help="the project's folder (here)")
+    verb = verbs.add_parser("preflight", help="ask the cloud whether it has what the stack needs, before the first up; exit status 1 when something is missing")
+    verb.add_argument("--stack", required=True, help="name of the stack: reads Pulumi.STACK.yaml")
+    verb.add_argument("--config-file", type=Path, help="the stack's configuration file, when it is another")
+    verb.add_argument("--cloud", help="entry of clouds.yaml; openstack:cloud of the stack when left out")
     verb.add_argument("--root", type=Path, default=Path.cwd(), help="the project's folder (here)")
     for name, what in {
         "status": "show what each host is and does",
@@ -79,6 +86,20 @@ def _render(options: argparse.Namespace) -> int:
     else:
         print(render.text(hosts), end="")
     return 0
+
+
+def _preflight(options: argparse.Namespace) -> int:
+    path = options.config_file or options.root / f"Pulumi.{options.stack}.yaml"
+    cluster = render.read(options.config_file) if options.config_file else render.cluster(options.root, options.stack)
+    for warning in cluster.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    lacking = 0
+    cloud = preflight.connect(options.cloud or render.cloud(path)) if cluster.needs_openstack else None
+    for finding in preflight.preflight(cloud, cluster):
+        print(finding, flush=True)
+        lacking += finding.holds is False
+    print(f"{lacking} missing" if lacking else "the cloud has what was looked for")
+    return 1 if lacking else 0
 
 
 def _diff(options: argparse.Namespace) -> int:

@@ -41,6 +41,13 @@ def read(path: Path) -> Cluster:
     return Cluster.parse(cluster)
 
 
+def cloud(path: Path) -> str | None:
+    """The entry of clouds.yaml that a stack's configuration file names, if it names one."""
+    config = (_yaml(path.name, path.read_bytes()) or {}).get("config") or {}
+    named = config.get("openstack:cloud")
+    return str(named) if named else None
+
+
 def _yaml(name: str, given: bytes) -> Any:
     """The content of a YAML file. Raises ConfigurationError with file and line."""
     try:

@@ -23,7 +23,7 @@ GOLDEN = Path(__file__).parent / "golden"
 
 def pytest_configure(config: pytest.Config) -> None:
     """The SDKs warn of their own old names when they are imported."""
-    for package in ("pulumi_openstack", "pulumi_command"):
+    for package in ("pulumi_openstack", "pulumi_command", "openstack"):
         config.addinivalue_line("filterwarnings", f"ignore::DeprecationWarning:{package}")
 
 

@@ -181,3 +181,18 @@ def test_a_deployment_from_first_up_to_destroy(pulumi: Any, host: dict[str, Any]
 
 def test_an_engine_in_the_cache_is_ready_at_once(pulumi: Any) -> None:
     assert engine.build(Phases()).parent == cache.root()
+
+
+def test_an_input_that_joins_those_that_count_only_at_creation_is_no_change(pulumi: Any, host: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "__main__.py").write_text(PROGRAM.format(connection=host, folder=tmp_path))
+    (tmp_path / "file").write_text("line\n")
+    assert "+ 3 created" in pulumi("up", "--yes", "--skip-preview")
+    text = (tmp_path / "__main__.py").read_text()
+    # `create` was given before, `environment` never.
+    ignoring = text.replace("pulumi.ResourceOptions(", "pulumi.ResourceOptions(ignore_changes=['create', 'environment'], ")
+    assert ignoring != text
+    (tmp_path / "__main__.py").write_text(ignoring)
+    assert "3 unchanged" in pulumi("up", "--yes", "--skip-preview", "--expect-no-changes")
+    (tmp_path / "__main__.py").write_text(ignoring.replace("wc -l <", "cat"))
+    assert "3 unchanged" in pulumi("up", "--yes", "--skip-preview", "--expect-no-changes")
+    pulumi("destroy", "--yes", "--skip-preview")

@@ -1,0 +1,236 @@
+"""Whether the cloud has what a stack needs, asked before the first `pulumi up`. Reads only."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from ipaddress import IPv4Address
+from typing import Any, NamedTuple
+
+from components.configuration import Cluster
+from components.network import ingress_rules, pool_rules
+
+EXTENSIONS = {
+    "security-group": "security groups",
+    "stateful-security-group": "stateless security groups: a director sees half of each conversation",
+    "allowed-address-pairs": "allowed address pairs: nodes send with the addresses of VIPs and clients",
+    "port-security": "port security, to switch it off (network.port_security: false)",
+    "router": "routers and floating IPs",
+}
+"""The extensions of Neutron's API that a stack may need, by alias, and for what."""
+
+
+class CloudError(Exception):
+    """The cloud cannot be asked at all. The text says why."""
+
+
+def connect(cloud: str | None) -> Any:
+    """The cloud of that entry of clouds.yaml, or of the OS_ variables. Raises CloudError."""
+    try:
+        import openstack
+    except ImportError:
+        raise CloudError("openstacksdk: not installed; make .venv installs it") from None
+    try:
+        connection = openstack.connect(cloud=cloud)
+        connection.authorize()
+    except Exception as error:  # keystoneauth, openstacksdk and requests each have a tree of their own
+        raise CloudError(f"openstack:cloud: {cloud!r}: the cloud could not be asked ({error}); check clouds.yaml") from None
+    return connection
+
+
+class Finding(NamedTuple):
+    """What was asked, and the answer. `holds` is None if the cloud does not say."""
+
+    what: str
+    holds: bool | None
+    said: str
+
+    def __str__(self) -> str:
+        state = {True: "ok", False: "MISSING", None: "unknown"}[self.holds]
+        return f"{state:<8}{self.what}: {self.said}"
+
+
+def preflight(cloud: Any, cluster: Cluster) -> Iterator[Finding]:
+    """Every need of the stack that is looked at, in the order in which `pulumi up` would meet it. `cloud` is an openstack.connection.Connection."""
+    if not cluster.needs_openstack:
+        yield Finding("OpenStack", True, "this stack creates nothing in it")
+        return
+    for question in (_extensions, _images_and_flavors, _zones, _network, _management, _external, _floating_ips, _addresses, _volumes, _quota):
+        yield from _asked(question.__name__.strip("_").replace("_", " "), lambda question=question: list(question(cloud, cluster)))  # type: ignore[misc]
+
+
+def _asked(what: str, question: Callable[[], list[Finding]]) -> list[Finding]:
+    """The findings of a question; one that says why, if the cloud does not answer it."""
+    try:
+        return question()
+    except Exception as error:  # whatever the cloud or its client raises is an answer to report
+        return [Finding(what, None, f"the cloud does not say ({error})")]
+
+
+def _extensions(cloud: Any, cluster: Cluster) -> Iterator[Finding]:
+    network = cluster.network
+    wanted = {"port-security"} if not network.port_security else {"security-group", "stateful-security-group", "allowed-address-pairs"}
+    if (network.external and not network.existing) or cluster.new_floating_ips() or cluster.existing_floating_ips() or cluster.ssh.creates_bastion:
+        wanted.add("router")
+    there = {extension.alias for extension in cloud.network.extensions()}
+    for alias, use in EXTENSIONS.items():
+        if alias in wanted:
+            yield Finding(f"extension {alias}", alias in there, "there" if alias in there else f"this cloud's Neutron lacks {use}")
+
+
+def _machines(cluster: Cluster) -> Iterator[tuple[str, str, str]]:
+    """Key, image and flavor of every server that the program creates."""
+    for node in cluster.nodes():
+        if not node.pool.existing:
+            yield f"pools.{node.pool_name}", str(node.pool.image), str(node.pool.flavor)
+    if cluster.ssh.bastion and cluster.ssh.bastion.created:
+        yield "ssh.bastion", str(cluster.ssh.bastion.image), str(cluster.ssh.bastion.flavor)
+
+
+def _images_and_flavors(cloud: Any, cluster: Cluster) -> Iterator[Finding]:
+    for key, image, flavor in dict.fromkeys(_machines(cluster)):
+        found = cloud.image.find_image(image, ignore_missing=True)
+        yield Finding(f"{key}.image", bool(found), f"{image!r}" if found else f"{image!r}: no such image; `openstack image list` shows what there is")
+        found = cloud.compute.find_flavor(flavor, ignore_missing=True)
+        yield Finding(f"{key}.flavor", bool(found), f"{flavor!r}" if found else f"{flavor!r}: no such flavor; `openstack flavor list` shows what there is")
+        volume = cluster.ssh.bastion.root_volume if key == "ssh.bastion" and cluster.ssh.bastion else cluster.pools[key.partition(".")[2]].root_volume
+        if found and not found.disk and not volume:
+            yield Finding(f"{key}.flavor", False, f"{flavor!r} has no disk; set root_volume: {{size: GIB}}, or another flavor")
+
+
+def _zones(cloud: Any, cluster: Cluster) -> Iterator[Finding]:
+    wanted = {zone for node in cluster.nodes() if not node.pool.existing and (zone := node.pool.zone_of(node.name))}
+    if wanted:
+        there = {zone.name for zone in cloud.compute.availability_zones() if (zone.state or {}).get("available", True)}
+        for zone in sorted(wanted):
+            yield Finding(
+                "availability zone", zone in there, repr(zone) if zone in there else f"{zone!r}: not available; this cloud has {', '.join(sorted(there))}"
+            )
+
+
+def _network(cloud: Any, cluster: Cluster) -> Iterator[Finding]:
+    network = cluster.network
+    if not network.existing:
+        return
+    found = cloud.network.find_network(network.existing, ignore_missing=True)
+    yield Finding("network.existing", bool(found), repr(network.existing) if found else f"{network.existing!r}: no such network; `openstack network list`")
+    if not found:
+        return
+    subnet = next(iter(cloud.network.subnets(network_id=found.id, cidr=str(network.cidr))), None)
+    yield Finding("network.cidr", bool(subnet), str(network.cidr) if subnet else f"{network.cidr}: {network.existing!r} has no such subnet")
+    if found.is_port_security_enabled is not None and bool(found.is_port_security_enabled) != network.port_security:
+        is_ = "has" if found.is_port_security_enabled else "has no"
+        yield Finding(
+            "network.port_security",
+            False,
+            f"{str(network.port_security).lower()}, and {network.existing!r} {is_} port security; set it to what the network has",
+        )
+    if subnet and (cluster.new_floating_ips() or cluster.existing_floating_ips() or cluster.ssh.creates_bastion):
+        interfaces = [
+            port
+            for port in cloud.network.ports(network_id=found.id)
+            if str(port.device_owner).startswith("network:") and "router" in port.device_owner and any(ip["subnet_id"] == subnet.id for ip in port.fixed_ips)
+        ]
+        yield Finding("router", bool(interfaces), "there" if interfaces else f"the subnet {network.cidr} has no router, so no floating IP can lead to it")
+
+
+def _management(cloud: Any, cluster: Cluster) -> Iterator[Finding]:
+    if management := cluster.network.management:
+        found = cloud.network.find_network(management.existing, ignore_missing=True)
+        subnet = found and next(iter(cloud.network.subnets(network_id=found.id, cidr=str(management.cidr))), None)
+        said = f"{management.existing!r}, {management.cidr}"
+        yield Finding("network.management", bool(subnet), said if subnet else f"{said}: no such {'subnet' if found else 'network'}; `openstack subnet list`")
+
+
+def _external(cloud: Any, cluster: Cluster) -> Iterator[Finding]:
+    if external := cluster.network.external:
+        found = cloud.network.find_network(external, ignore_missing=True)
+        outside = bool(found and found.is_router_external)
+        reason = "is not an external network" if found else "no such network"
+        yield Finding("network.external", outside, repr(external) if outside else f"{external!r}: {reason}; `openstack network list --external`")
+
+
+def _floating_ips(cloud: Any, cluster: Cluster) -> Iterator[Finding]:
+    for name, address in cluster.existing_floating_ips().items():
+        found = next(iter(cloud.network.ips(floating_ip_address=str(address))), None)
+        leads_to = found.fixed_ip_address if found else None
+        free = bool(found) and leads_to in (None, str(cluster.vips[name].address))
+        said = f"it leads to {leads_to}; release it first" if found else "no such floating IP in this project"
+        yield Finding(f"vips.{name}.floating_ip", free, str(address) if free else f"{address}: {said}")
+
+
+def _addresses(cloud: Any, cluster: Cluster) -> Iterator[Finding]:
+    """Whether other ports of an existing network have the addresses. Ports that this program created are its own: they have the names that it gives."""
+    if not cluster.network.existing or not (found := cloud.network.find_network(cluster.network.existing, ignore_missing=True)):
+        return
+    wanted: dict[IPv4Address, tuple[str, str]] = {vip.address: (f"vips.{name}.address", f"vip-{name}") for name, vip in cluster.vips.items()}
+    wanted |= {address: (f"network.reserved.{name}", name) for name, address in cluster.network.reserved.items()}
+    wanted |= {node.host.address: (f"pools.{node.pool_name}.hosts.{node.name}", node.name) for node in cluster.nodes() if not node.pool.existing}
+    taken: dict[IPv4Address, Any] = {
+        IPv4Address(ip["ip_address"]): port for port in cloud.network.ports(network_id=found.id) for ip in port.fixed_ips if ":" not in ip["ip_address"]
+    }
+    for address, (key, own) in wanted.items():
+        port = taken.get(address)
+        free = port is None or port.name == own
+        other = port and (port.name or port.id)
+        yield Finding(key, free, f"{address}" if free else f"{address}: port {other!r} has this address; choose another, or delete the port")
+
+
+def _volumes(cloud: Any, cluster: Cluster) -> Iterator[Finding]:
+    volumes = {f"pools.{name}": pool.root_volume for name, pool in cluster.pools.items() if not pool.existing and pool.root_volume}
+    if cluster.ssh.bastion and cluster.ssh.bastion.root_volume:
+        volumes["ssh.bastion"] = cluster.ssh.bastion.root_volume
+    if not volumes:
+        return
+    there = {kind.name for kind in cloud.block_storage.types()}
+    for key, volume in volumes.items():
+        if volume.type:
+            said = repr(volume.type) if volume.type in there else f"{volume.type!r}: no such volume type; this cloud has {', '.join(sorted(there))}"
+            yield Finding(f"{key}.root_volume.type", volume.type in there, said)
+
+
+def _quota(cloud: Any, cluster: Cluster) -> Iterator[Finding]:
+    """Whether the project may create as much as a first `pulumi up` creates. What a stack has already is counted as used, so later runs need less."""
+    servers = list(_machines(cluster))
+    flavors = Counter(flavor for _, _, flavor in servers)
+    found = {name: cloud.compute.find_flavor(name, ignore_missing=True) for name in flavors}
+    limits = cloud.compute.get_limits().absolute
+    needs: list[tuple[str, int, int | None, int | None]] = [("servers", len(servers), limits.instances, limits.instances_used)]
+    groups = sum(1 for pool in cluster.pools.values() if not pool.existing and pool.server_group_policy != "none")
+    needs.append(("server groups", groups, limits.server_groups, limits.server_groups_used))
+    if all(found.values()):
+        needs.append(("cores", sum(found[name].vcpus * count for name, count in flavors.items()), limits.total_cores, limits.total_cores_used))
+        needs.append(("MB of memory", sum(found[name].ram * count for name, count in flavors.items()), limits.total_ram, limits.total_ram_used))
+    quota = cloud.network.get_quota(cloud.current_project_id, details=True)
+    for what, count in _network_needs(cluster).items():
+        given = getattr(quota, re.sub(r"\W", "_", what)) or {}
+        needs.append((what.replace("_", " "), count, given.get("limit"), given.get("used")))
+    for what, count, limit, used in needs:
+        if limit is None:
+            yield Finding(f"quota of {what}", None, f"needs {count}; the cloud does not say how many the project may have")
+            continue
+        free = limit - (used or 0)
+        enough = limit < 0 or free >= count
+        yield Finding(f"quota of {what}", enough, f"needs {count}, {'no limit' if limit < 0 else f'{free} of {limit} are free'}")
+
+
+def _network_needs(cluster: Cluster) -> dict[str, int]:
+    """How many of each resource of Neutron a first `pulumi up` creates, by the name of the quota."""
+    network, made = cluster.network, [node for node in cluster.nodes() if not node.pool.existing]
+    bastion = int(cluster.ssh.creates_bastion)
+    needs = {
+        "ports": len(made) + len(cluster.vips) + len(network.reserved) + sum(1 for node in made if node.host.ssh_address) + bastion,
+        "floating_ips": len(cluster.new_floating_ips()) + bastion,
+        "networks": 0 if network.existing else 1,
+        "subnets": 0 if network.existing else 1,
+        "routers": int(bool(network.external and not network.existing)),
+    }
+    if network.port_security:
+        pools = [name for name, pool in cluster.pools.items() if pool.allow]
+        needs["security_groups"] = 1 + len(pools) + bastion + int(network.management is not None)
+        # Each group begins with two rules of Neutron's own.
+        needs["security_group_rules"] = (
+            len(ingress_rules(cluster)) + sum(len(pool_rules(cluster, name)) for name in pools) + len(cluster.ssh.allowed_cidrs or ()) * bastion
+        ) + 2 * needs["security_groups"]
+    return {what: count for what, count in needs.items() if count}
