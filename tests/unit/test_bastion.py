@@ -14,7 +14,7 @@ import pytest
 from components import host_key
 from components.bastion import KEY_NAME, SSHD_CONFIG, sshd_config
 from components.configuration import Cluster
-from components.load_balancer import BOOTING_DIAL_ERRORS
+from components.load_balancer import BOOTING_DIAL_ERRORS, RUNNING_DIAL_ERRORS
 from operations import nodes as reached
 from operations.nodes import Nodes, NodesError, reach
 from tests.unit.recording import Deploy, Deployment
@@ -67,6 +67,12 @@ def test_every_connection_goes_through_it_and_expects_the_host_key_that_it_boots
         # And at the end the other way round: it goes when the last command is gone.
         assert {"Instance ssh-bastion", "FloatingIp ssh-bastion", "SecGroupRule ssh-bastion-from-198.51.100.0/24"} <= done.before(command)
     assert done.returned["bastion"] == {"host": "203.0.113.11", "port": 22, "user": "debian", "host_key": public}
+
+
+def test_a_host_that_runs_already_waits_for_the_bastion_to_boot(deploy: Deploy, bastioned: dict[str, Any]) -> None:
+    bastioned["pools"]["infra"] = {"existing": True, "hosts": {"infra0": {"address": "192.168.0.5", "host_key": PUBLIC_KEY}}}
+    connection = run(deploy, bastioned).of("Command")["install-infra0"].inputs["connection"]
+    assert connection["dialErrorLimit"] == RUNNING_DIAL_ERRORS and connection["proxy"]["dialErrorLimit"] == BOOTING_DIAL_ERRORS
 
 
 def test_the_seed_and_the_private_key_are_secret(deploy: Deploy, bastioned: dict[str, Any]) -> None:
