@@ -16,7 +16,8 @@ WELL = "rm /run/workload"
 FROZEN = f"pid=$(systemctl show --property=MainPID --value lab-workload); {NOW}; kill -STOP $pid"
 """Tells its moment itself: asking for the process takes up to a second of the four that are the bound."""
 THAWED = "systemctl kill --signal=CONT lab-workload"
-SORRY = "192.168.0.5"
+SORRY = "192.168.0.99"
+"""Stands for a machine outside the stack. It is a second address of a node of another pool, which has the VIP on `lo` for as long as the experiment."""
 SORRY_NODE = "infra0"
 
 
@@ -115,7 +116,7 @@ SERVERS = [
             Step("all servers back, and the sorry server out", "server back", _all_masters("start"), bounds.everybody_back),
         ),
         arrange=_sorry_server,
-        before=f"ip -n {SORRY_NODE} address replace {MASTER.address}/32 dev lo",
-        after=f"ip -n {SORRY_NODE} address delete {MASTER.address}/32 dev lo",
+        before=f"ip -n {SORRY_NODE} address replace {MASTER.address}/32 dev lo; ip -n {SORRY_NODE} address replace {SORRY}/24 dev eth0",
+        after=f"ip -n {SORRY_NODE} address delete {MASTER.address}/32 dev lo; ip -n {SORRY_NODE} address delete {SORRY}/24 dev eth0",
     ),
 ]  # fmt: skip
