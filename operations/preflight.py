@@ -9,7 +9,7 @@ from ipaddress import IPv4Address
 from typing import Any, NamedTuple
 
 from components.configuration import Cluster
-from components.network import ingress_rules, pool_rules
+from components.ingress import ingress_rules, pool_rules
 
 EXTENSIONS = {
     "security-group": "security groups",

@@ -12,7 +12,8 @@ import pytest
 
 from components.configuration import Cluster, ConfigurationError
 from components.configuration.allow import RULE_SETS
-from components.network import EPHEMERAL, ClusterNetwork, NetworkArgs, allocation_pool, ingress_rules
+from components.ingress import EPHEMERAL, ingress_rules
+from components.network import ClusterNetwork, NetworkArgs, allocation_pool
 from tests.unit.recording import Deploy, Deployment
 
 

@@ -35,6 +35,14 @@ def test_rendering_does_not_load_pulumi() -> None:
     assert subprocess.run(command, cwd=PROJECT, stdout=subprocess.DEVNULL, check=False).returncode == 0
 
 
+def test_a_warning_is_printed_beside_the_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stack = (GOLDEN / "Pulumi.example.yaml").read_text().replace("client_cidrs: [192.168.0.0/24, 10.0.0.0/8]", "client_cidrs: []")
+    (tmp_path / "Pulumi.test.yaml").write_text(stack)
+    assert operations.main(["render", "--root", str(tmp_path), "--stack", "test"]) == 0
+    said = capsys.readouterr()
+    assert said.err.startswith("warning: network.client_cidrs: empty, ") and "# ==> master0:" in said.out
+
+
 def test_one_host_is_printed_alone(capsys: pytest.CaptureFixture[str]) -> None:
     assert operations.main(["render", "--root", str(GOLDEN), "--stack", "example", "--host", "infra1"]) == 0
     printed = capsys.readouterr().out

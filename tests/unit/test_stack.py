@@ -175,3 +175,13 @@ def test_what_is_secret_is_secret_and_what_is_not_is_not(deploy: Deploy, article
         return pulumi.Output.from_input(secrecy(stack))
 
     assert deploy(program).returned == {"ssh_private_key": True, "ssh_public_key": False, "host_key_seed": True, "auth_pass": True}
+
+
+def test_what_works_but_probably_not_as_meant_is_a_warning(deploy: Deploy, article: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr("pulumi.log.warn", said.append)
+    read(article, SECRETS)
+    assert said == []
+    article["network"]["client_cidrs"] = []
+    read(article, SECRETS)
+    assert len(said) == 1 and said[0].startswith("network.client_cidrs: empty, so no client outside the subnet can use the floating IPs of master, infra; ")

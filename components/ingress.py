@@ -1,0 +1,81 @@
+"""The rules of the nodes' security groups, from the cluster's configuration alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from ipaddress import IPv4Network
+from typing import NamedTuple
+
+from components.configuration import Allow, Cluster
+
+ANYWHERE = IPv4Network("0.0.0.0/0")
+EPHEMERAL = (32768, 60999)
+"""Ports from which a Linux node opens connections (net.ipv4.ip_local_port_range)."""
+IPVS_SYNC = (8848, 8848)
+"""UDP port of IPVS connection sync (ipvsadm(8))."""
+
+
+class Rule(NamedTuple):
+    """One ingress rule. Its name is its content: a changed rule is a new one beside the old, because Neutron refuses a replacement as a duplicate.
+
+    `protocol` is a name or a number in digits, or `any`.
+    """
+
+    protocol: str
+    ports: tuple[int, int] | None
+    source: IPv4Network
+
+    @property
+    def name(self) -> str:
+        """Such as `tcp-8443-from-192.168.0.0/24`."""
+        ports = "" if self.ports is None else f"-{self.ports[0]}" if self.ports[0] == self.ports[1] else f"-{self.ports[0]}-{self.ports[1]}"
+        return f"{self.protocol}{ports}-from-{self.source}"
+
+
+def ingress_rules(cluster: Cluster) -> list[Rule]:
+    """What the nodes let in, each rule once and in a fixed order.
+
+    A director sees half of each conversation, so the group keeps no state and the answers to a node's own calls need rules
+    of their own: whatever comes for the ports that nodes call from. Sources are address ranges, never a group: with client ranges
+    as allowed address pairs a remote group would match them all.
+    """
+    return ordered(_ingress_rules(cluster))
+
+
+def _ingress_rules(cluster: Cluster) -> Iterator[Rule]:
+    subnet = cluster.network.cidr
+    yield Rule("icmp", None, ANYWHERE)
+    yield Rule("tcp", EPHEMERAL, ANYWHERE)
+    yield Rule("udp", EPHEMERAL, ANYWHERE)
+    yield Rule("vrrp", None, subnet)
+    yield Rule("udp", IPVS_SYNC, subnet)
+    for source in (subnet, *(cluster.network.client_cidrs if cluster.ssh.allowed_cidrs is None else cluster.ssh.allowed_cidrs)):
+        yield Rule("tcp", (cluster.ssh.port, cluster.ssh.port), source)
+    yield from allow_rules(cluster.network.allow, subnet)
+    for vip in cluster.vips.values():
+        if vip.authentication == "AH":
+            yield Rule("ah", None, subnet)
+        for service in vip.services:
+            for source in (subnet, *(cluster.network.client_cidrs if service.client_cidrs is None else service.client_cidrs)):
+                yield Rule(service.protocol.lower(), (service.port, service.port), source)
+            if check_port := getattr(service.health_check, "connect_port", None):
+                yield Rule("tcp", (check_port, check_port), subnet)
+            if service.forwarding_method == "TUN":
+                yield Rule("ipip", None, subnet)
+
+
+def pool_rules(cluster: Cluster, pool: str) -> list[Rule]:
+    """What the servers of a pool accept beside the rules for all nodes, each rule once and in a fixed order."""
+    return ordered(allow_rules(cluster.pools[pool].allow, cluster.network.cidr))
+
+
+def allow_rules(entries: Iterable[Allow], subnet: IPv4Network) -> Iterator[Rule]:
+    """The rules of `allow` entries; from the subnet where an entry names no source."""
+    for entry in entries:
+        for protocol, ports in entry.port_rules:
+            yield Rule(protocol, ports, entry.cidr or subnet)
+
+
+def ordered(rules: Iterable[Rule]) -> list[Rule]:
+    """Each rule once, in an order that the configuration does not change."""
+    return sorted(set(rules), key=lambda rule: (rule.protocol, rule.ports or (0, 0), rule.source))
