@@ -39,7 +39,10 @@ class Provider(ComponentProvider):
         super().__init__([Cluster], NAME, version=project["version"].replace(".dev", "-dev"))
         schema = json.loads(str(self.schema))
         for (section, key), text in DESCRIPTIONS.items():
-            schema["types"][f"{NAME}:index:{section}"]["properties"][camel_case(key)]["description"] = in_arguments(text)
+            token = f"{NAME}:index:{section}"
+            # The cluster itself is the component: its keys are inputs, not a type.
+            keys = schema["resources"][token]["inputProperties"] if section == Cluster.__name__ else schema["types"][token]["properties"]
+            keys[camel_case(key)]["description"] = in_arguments(text)
         self.schema = json.dumps(schema)
 
     def construct(self, name: str, resource_type: str, inputs: Any, options: pulumi.ResourceOptions | None = None) -> ConstructResult:
