@@ -38,11 +38,10 @@ class Provider(ComponentProvider):
         # Versions of plugins are semantic versions: 0.2.0.dev0 is 0.2.0-dev0.
         super().__init__([Cluster], NAME, version=project["version"].replace(".dev", "-dev"))
         schema = json.loads(str(self.schema))
+        places = {name: described["properties"] for name, described in schema["types"].items()}
+        places |= {name: described["inputProperties"] for name, described in schema["resources"].items()}
         for (section, key), text in DESCRIPTIONS.items():
-            token = f"{NAME}:index:{section}"
-            # The cluster itself is the component: its keys are inputs, not a type.
-            keys = schema["resources"][token]["inputProperties"] if section == Cluster.__name__ else schema["types"][token]["properties"]
-            keys[camel_case(key)]["description"] = in_arguments(text)
+            places[f"{NAME}:index:{section}"][camel_case(key)]["description"] = in_arguments(text)
         self.schema = json.dumps(schema)
 
     def construct(self, name: str, resource_type: str, inputs: Any, options: pulumi.ResourceOptions | None = None) -> ConstructResult:

@@ -18,7 +18,7 @@ from pulumi.provider import ConstructResult
 from pulumi.provider.experimental.util import camel_case
 from pulumi.provider.server import ComponentInitError
 
-from components.configuration import Cluster
+from components.configuration import Cluster, Network
 from components.configuration.errors import SHORT_FORM, Kind
 from components.configuration.health_checks import HttpCheck
 from components.configuration.model import Model
@@ -39,7 +39,12 @@ WITHOUT_ARGUMENT: dict[str, str] = {}
 
 PLUGIN = PROJECT / "plugin"
 PROVIDER = Provider()
-TYPES: dict[str, dict[str, Any]] = json.loads(str(PROVIDER.schema))["types"]
+SCHEMA: dict[str, Any] = json.loads(str(PROVIDER.schema))
+TYPES: dict[str, dict[str, Any]] = SCHEMA["types"]
+ARGUMENTS = {name: described["properties"] for name, described in TYPES.items()} | {
+    name: described["inputProperties"] for name, described in SCHEMA["resources"].items()
+}
+"""The arguments by type; those of the component itself are the sections of the cluster."""
 
 
 def sections(given: Any) -> Iterator[type[Model]]:
@@ -54,22 +59,22 @@ def sections(given: Any) -> Iterator[type[Model]]:
 
 
 KEYS = sorted(
-    {
-        (section.__name__, key)
-        for section in dict.fromkeys(sections(Cluster))
-        if section is not Cluster
-        for key in (*section.model_fields, *(SHORT_FORM if section is HttpCheck else ()))
-    }
+    {(section.__name__, key) for section in dict.fromkeys(sections(Cluster)) for key in (*section.model_fields, *(SHORT_FORM if section is HttpCheck else ()))}
 )
 
 
 @pytest.mark.parametrize(("section", "key"), KEYS)
 def test_every_key_of_the_model_is_an_argument(section: str, key: str) -> None:
     name = "Check" if section.endswith("Check") else section
-    described = camel_case(key) in TYPES[f"openshift-lvs:index:{name}"]["properties"]
+    described = camel_case(key) in ARGUMENTS[f"openshift-lvs:index:{name}"]
     assert described != (f"{section}.{key}" in WITHOUT_ARGUMENT), (
         f"{section}.{key}: is no argument; teach plugin/arguments.py its type, or give the reason here"
     )
+
+
+def test_what_the_model_says_of_a_key_is_in_the_schema() -> None:
+    assert ARGUMENTS["openshift-lvs:index:Cluster"]["protect"]["description"] == Cluster.model_fields["protect"].description
+    assert ARGUMENTS["openshift-lvs:index:Network"]["existing"]["description"] == Network.model_fields["existing"].description
 
 
 def in_schema(data: Any, free: bool = False) -> Any:
