@@ -3,20 +3,34 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import tempfile
+import time
 from pathlib import Path
+from typing import Any
 
-from components.configuration import ConfigurationError
+from components.configuration import Cluster, ConfigurationError
+from node.openshift_lvs.journal import utc
 from operations import diff, preflight, preview, render, report
+from operations.diagnose import diagnose
 from operations.drain import Draining, Refused
-from operations.nodes import NodesError, reach
+from operations.nodes import Nodes, NodesError, reach
 from operations.status import status
-from operations.verify import verify
+from operations.verify import Finding, outcome, verify
+
+FAULT = 1
+COULD_NOT_ASK = 3
+EXIT = {"ok": 0, "failed": FAULT, "unknown": COULD_NOT_ASK}
+JSON_FORMAT = 1
+"""Of `status --json` and `verify --json`. It changes with the name or the meaning of a field; a field that is added does not change it."""
+REFRESH_S = 2
+HOME_AND_CLEAR = "\x1b[H\x1b[J"
+"""Cursor to the upper left corner, and the rest of the screen cleared (ECMA-48)."""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one verb. Exit status 0: done, and nothing found; 1: the text says what is at fault."""
+    """Run one verb. Exit status 0: done, and nothing found; 1: the text says what is at fault; 2: usage error; 3: something could not be asked."""
     options = _parse(arguments)
     try:
         match options.verb:
@@ -30,9 +44,12 @@ def main(arguments: list[str] | None = None) -> int:
                 return _preflight(options)
             case _:
                 return _on_nodes(options)
-    except (ConfigurationError, diff.BaseError, preflight.CloudError, NodesError, Refused) as error:
+    except NodesError as error:
         print(error, file=sys.stderr)
-        return 1
+        return COULD_NOT_ASK
+    except (ConfigurationError, diff.BaseError, preflight.CloudError, Refused) as error:
+        print(error, file=sys.stderr)
+        return FAULT
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -59,13 +76,21 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     verb.add_argument("--cloud", help="entry of clouds.yaml; openstack:cloud of the stack when left out")
     verb.add_argument("--root", type=Path, default=Path.cwd(), help="the project's folder (here)")
     for name, what in {
-        "status": "show what each host is and does",
-        "verify": "check that the cluster is what is rendered, from inside and from outside; exit status 1 when it is not",
+        "status": "show each host, each VIP on its directors, and the real servers; exit status 1 with a fault, 3 when a host could not be asked",
+        "verify": "check that the cluster is what is rendered, from inside and from outside; exit status 1 with a fault, 3 when something could not be asked",
+        "diagnose": "collect what a bug report about a host needs into one file, without secrets",
         "drain": "take a host out of service without a lost request, and wait for its connections; exit status 1 when some are left",
         "undrain": "put it back",
     }.items():
         verb = verbs.add_parser(name, help=what)
-        if name in ("drain", "undrain"):
+        if name in ("status", "verify"):
+            how = verb.add_mutually_exclusive_group()
+            how.add_argument("--json", action="store_true", help="print JSON: docs/operations.md describes it")
+        if name == "status":
+            how.add_argument("--watch", action="store_true", help=f"refresh every {REFRESH_S} seconds, until Ctrl-C")
+        if name == "diagnose":
+            verb.add_argument("--output", type=Path, metavar="FILE", help="the file to make (diagnose-HOST-TIME.tar.gz in the current folder)")
+        if name in ("drain", "undrain", "diagnose"):
             verb.add_argument("host", help="name of the host in the configuration")
         if name == "drain":
             verb.add_argument("--deadline", type=float, default=60, metavar="SECONDS", help="how long its connections have to end (60)")
@@ -124,16 +149,12 @@ def _on_nodes(options: argparse.Namespace) -> int:
     with reach(cluster, options.stack, options.root, options.identity) as nodes:
         match options.verb:
             case "status":
-                table, complete = status(nodes, cluster, options.root)
-                print(table)
-                return 0 if complete else 1
+                return _status(options, nodes, cluster)
             case "verify":
-                faults = 0
-                for finding in verify(nodes, cluster, options.root):
-                    print(finding, flush=True)
-                    faults += finding.holds is False
-                print(f"{faults} failed" if faults else "the cluster is what is rendered")
-                return 1 if faults else 0
+                return _verify(options, nodes, cluster)
+            case "diagnose":
+                print(diagnose(nodes, cluster, options.host, options.root, options.output))
+                return 0
             case _:
                 draining = Draining(nodes, cluster, options.host, lambda line: print(line, flush=True))
                 if options.verb == "drain":
@@ -141,6 +162,46 @@ def _on_nodes(options: argparse.Namespace) -> int:
                 else:
                     draining.back()
                 return 0
+
+
+def _status(options: argparse.Namespace, nodes: Nodes, cluster: Cluster) -> int:
+    result = "unknown"
+    try:
+        while True:
+            begin = time.monotonic()
+            seen = status(nodes, cluster, options.root)
+            result = seen.result
+            if not options.watch:
+                print(_json(options, seen.to_json()) if options.json else seen.text())
+                break
+            print(f"{HOME_AND_CLEAR}{options.stack}, {utc(time.time())}, every {REFRESH_S} s until Ctrl-C\n\n{seen.text()}", flush=True)
+            time.sleep(max(0, begin + REFRESH_S - time.monotonic()))
+    except KeyboardInterrupt:
+        # Ctrl-C ends --watch, and its last look counts.
+        if not options.watch:
+            raise
+    return EXIT[result]
+
+
+def _verify(options: argparse.Namespace, nodes: Nodes, cluster: Cluster) -> int:
+    found: list[Finding] = []
+    for finding in verify(nodes, cluster, options.root):
+        found.append(finding)
+        if not options.json:
+            print(finding, flush=True)
+    result = outcome(found)
+    if options.json:
+        print(_json(options, {"result": result, "findings": [finding.to_json() for finding in found]}))
+        return EXIT[result]
+    counts = {word: sum(finding.result == word for finding in found) for word in ("failed", "unknown")}
+    told = [f"{counts['failed']} failed"] if counts["failed"] else []
+    told += [f"{counts['unknown']} could not be asked"] if counts["unknown"] else []
+    print(", ".join(told) or "the cluster is what is rendered")
+    return EXIT[result]
+
+
+def _json(options: argparse.Namespace, content: dict[str, Any]) -> str:
+    return json.dumps({"format": JSON_FORMAT, "stack": options.stack, "at": utc(time.time()), **content}, indent=2)
 
 
 if __name__ == "__main__":

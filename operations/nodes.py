@@ -22,7 +22,8 @@ from components.configuration.ssh import Bastion
 from node.openshift_lvs.commands import PROGRAM, USAGE
 from node.openshift_lvs.state import EXECUTABLE
 
-CONNECT_SECONDS = 20
+CONNECT_SECONDS = 10
+"""Also how long `status` waits for a host that is gone."""
 COMMAND_SECONDS = 60
 UNREACHED = 255
 """The exit status of ssh itself (ssh(1))."""

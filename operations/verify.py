@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,16 +28,35 @@ CONNECTIONS_MAX = 400
 
 @dataclass(frozen=True)
 class Finding:
-    """One check: of a host or an address, what was seen, and the remedy when it is a fault. `holds` None: it could not be asked."""
+    """One check: of a host or a VIP, what was seen, and the remedy when it is a fault.
+
+    `holds` None: it cannot be checked in this stack. `asked` False: it could not be asked now.
+    """
 
     subject: str
     check: str
     holds: bool | None
     seen: str
+    asked: bool = True
+
+    @property
+    def result(self) -> str:
+        """`ok`, `failed`, `unknown` when it could not be asked, or `not applicable`."""
+        return "unknown" if not self.asked else {True: "ok", False: "failed", None: "not applicable"}[self.holds]
 
     def __str__(self) -> str:
-        word = {True: "ok", False: "FAILED", None: "-"}[self.holds]
+        word = {"ok": "ok", "failed": "FAILED", "unknown": "UNKNOWN", "not applicable": "-"}[self.result]
         return f"{word:<7} {self.subject:<9} {self.check}: {self.seen}"
+
+    def to_json(self) -> dict[str, str]:
+        """The finding as JSON has it: see docs/operations.md."""
+        return {"subject": self.subject, "check": self.check, "result": self.result, "text": self.seen}
+
+
+def outcome(found: Iterable[Finding]) -> str:
+    """`failed` with a fault, else `unknown` when something could not be asked, else `ok`."""
+    results = {finding.result for finding in found}
+    return next((result for result in ("failed", "unknown") if result in results), "ok")
 
 
 def facts(nodes: Nodes, hosts: Iterable[str]) -> tuple[dict[str, Facts], dict[str, Answer]]:
@@ -57,15 +76,25 @@ def facts(nodes: Nodes, hosts: Iterable[str]) -> tuple[dict[str, Facts], dict[st
 
 
 def verify(nodes: Nodes, cluster: Cluster, root: Path) -> Iterator[Finding]:
-    """Every check, in the order of the configuration. Asks the nodes, and opens connections from outside each pool."""
+    """Every check, in the order of the configuration. Asks the nodes, and opens connections from outside each pool.
+
+    Every question to a node is one command: its facts, what it sees of other pools from outside, and the connections that arrived at it.
+    """
     known, silent = facts(nodes, [node.name for node in cluster.nodes()])
+    yield from from_facts(cluster, known, silent, root)
+    yield from _from_outside(nodes, cluster, known)
+
+
+def from_facts(cluster: Cluster, known: Mapping[str, Facts], silent: Mapping[str, Answer], root: Path) -> Iterator[Finding]:
+    """The checks that need nothing but the facts of the hosts, and the answers of those that gave none."""
     for node in cluster.nodes():
         if node.name in silent:
-            yield Finding(node.name, "reachable", False, silent[node.name].fault or "")
+            yield Finding(node.name, "reachable", False, silent[node.name].fault or "", asked=silent[node.name].reached)
         else:
             yield from inside(cluster, node.name, known[node.name], root)
     for name, vip in cluster.vips.items():
-        yield from _address(nodes, cluster, name, vip, known)
+        yield _holder(cluster, name, vip, known)
+        yield from _drained_alike(cluster, name, vip, known)
 
 
 def inside(cluster: Cluster, host: str, seen: Facts, root: Path) -> Iterator[Finding]:
@@ -73,9 +102,10 @@ def inside(cluster: Cluster, host: str, seen: Facts, root: Path) -> Iterator[Fin
     node = cluster.node(host)
     vips = cluster.vips_of(node.pool_name)
     is_director = bool(vips) and host in cluster.directors(node.pool_name)
-    files = {file.path: file.text for file in keepalived.render(cluster, host, root)}
+    rendered = keepalived.render(cluster, host, root)
+    files = {file.path: file.text for file in rendered}
     has_password = is_director and any(vip.authentication for vip in vips.values())
-    version = keepalived.version(keepalived.render(cluster, host, root))
+    version = keepalived.version(rendered)
     yield _version(host, version, has_password, seen, files)
     if is_director:
         active = seen.keepalived == "active"
@@ -214,36 +244,88 @@ def _shown(server: VirtualServer) -> str:
     return f"{server.scheduler}{flags}" + (f" persistent {server.persistence}" if server.persistence else "")
 
 
-def _address(nodes: Nodes, cluster: Cluster, name: str, vip: Vip, known: Mapping[str, Facts]) -> Iterator[Finding]:
-    """Who holds an address, who answers for it, and whether every live server behind it does."""
-    address = str(vip.address)
-    holders = [host for host, seen in known.items() if address in seen.held]
-    directors = cluster.directors(vip.pool)
-    if len(holders) != 1:
-        several = f"{', '.join(holders)} all hold {address}: they do not hear each other's adverts; is VRRP (IP protocol 112) let through?"
-        yield Finding(
-            name, "holder", False, several if holders else f"no node that is reached holds {address}; is keepalived active, and a director not drained?"
-        )
-        return
-    holder = holders[0]
+def holders(vip: Vip, known: Mapping[str, Facts]) -> list[str]:
+    """The hosts that have the VIP on their interface."""
+    return [host for host, seen in known.items() if str(vip.address) in seen.held]
+
+
+def _holder(cluster: Cluster, name: str, vip: Vip, known: Mapping[str, Facts]) -> Finding:
+    address, having, directors = str(vip.address), holders(vip, known), cluster.directors(vip.pool)
+    if not having:
+        none = f"no node that is reached holds {address}"
+        if missing := [host for host in directors if host not in known]:
+            return Finding(name, "holder", False, f"{none}; {', '.join(missing)} could not be asked", asked=False)
+        return Finding(name, "holder", False, f"{none}; is keepalived active, and a director not drained?")
+    if len(having) > 1:
+        several = f"{', '.join(having)} all hold {address}: they do not hear each other's adverts; is VRRP (IP protocol 112) let through?"
+        return Finding(name, "holder", False, several)
+    holder = having[0]
     away = "" if holder == vip.owner else f", which is not its owner {vip.owner}"
     away += " (drained)" if vip.owner in known and known[vip.owner].owns_nothing else f", brought home by undrain {vip.owner}" if away else ""
-    yield Finding(name, "holder", holder in directors, f"{address} is on {holder}{away}" + ("" if holder in directors else "; it is no director of the pool"))
-    yield from _drained_alike(cluster, name, vip, known)
+    return Finding(name, "holder", holder in directors, f"{address} is on {holder}{away}" + ("" if holder in directors else "; it is no director of the pool"))
 
-    asker = next((node.name for node in cluster.nodes() if node.pool_name != vip.pool and node.name in known and known[node.name].version != "none"), None)
-    if not asker:
-        yield Finding(name, "outside", None, f"no host outside pool {vip.pool} can be asked, so nothing was seen from outside")
-        return
-    answer = nodes.ask([asker], "who-answers", address)[asker]
-    macs = {line.split()[1] for line in answer.said.splitlines()}
-    yield _answers(name, asker, holder, known, answer, macs)
-    yield from _forwarding(nodes, cluster, name, vip, asker, holder, known[holder])
+
+def _from_outside(nodes: Nodes, cluster: Cluster, known: Mapping[str, Facts]) -> Iterator[Finding]:
+    """Who answers for each VIP, and whether every live server behind it does.
+
+    A host of another pool asks, in one command for all VIPs of a pool. Then the table of each holder tells whose handshakes were completed.
+    """
+    askers: dict[str, str] = {}
+    jobs: dict[str, list[str]] = {}
+    for name, vip in cluster.vips.items():
+        asker = next((node.name for node in cluster.nodes() if node.pool_name != vip.pool and node.name in known and known[node.name].version != "none"), None)
+        having = holders(vip, known)
+        if len(having) == 1 and asker:
+            askers[name] = asker
+            jobs.setdefault(asker, []).append(str(vip.address))
+            jobs[asker] += [f"{vip.address}:{service.port}={_count(service, live)}" for service, live in _asked(vip, known[having[0]]) if live]
+        elif len(having) == 1:
+            yield Finding(name, "outside", None, f"no host outside pool {vip.pool} can be asked, so nothing was seen from outside")
+    asked = nodes.ask_each({asker: ("outside", *words) for asker, words in jobs.items()})
+    clients = {holders(cluster.vips[name], known)[0]: str(cluster.node(asker).host.address) for name, asker in askers.items()}
+    arrived = nodes.ask_each({holder: ("connections", "from", client) for holder, client in clients.items()})
+    for name, asker in askers.items():
+        vip = cluster.vips[name]
+        holder = holders(vip, known)[0]
+        lines = [line.split() for line in asked[asker].said.splitlines()]
+        macs = {words[2] for words in lines if words[:2] == ["arp", str(vip.address)]}
+        yield _answers(name, asker, holder, known, asked[asker], macs)
+        for service, live in _asked(vip, known[holder]):
+            check, at = f"path {service.port}/TCP", f"{vip.address}:{service.port}"
+            if not live:
+                yield Finding(name, check, False, f"{holder} has no live server: mend one, or undrain one (operations status)")
+                continue
+            if fault := asked[asker].fault or arrived[holder].fault:
+                yield Finding(name, check, False, f"could not be asked: {fault}", asked=asked[asker].reached and arrived[holder].reached)
+                continue
+            ours = {f"{clients[holder]}:{port}" for words in lines if words[:2] == ["tcp", at] for port in words[2:]}
+            new = [words for words in map(str.split, arrived[holder].said.splitlines()) if words[1] in ours and words[2] == at]
+            yield _handshakes(cluster, name, check, set(live), _one_server(service), asker, new)
+
+
+def _asked(vip: Vip, holder: Facts) -> Iterator[tuple[VirtualService, dict[str, int]]]:
+    """The services that are asked from outside, each with the weights of its live servers in the holder's table."""
+    for service in vip.services:
+        if service.protocol == "TCP":
+            there = holder.table.get(vip.mark(service))
+            yield service, {address: real.weight for address, real in there.servers.items() if real.weight and real.healthy} if there else {}
+
+
+def _one_server(service: VirtualService) -> bool:
+    """Whether all connections of one client reach the same server."""
+    return bool(service.affinity == "client" or service.persistence_timeout)
+
+
+def _count(service: VirtualService, live: Mapping[str, int]) -> int:
+    """How many connections meet every live server, but for MISSED_CHANCE."""
+    if _one_server(service):
+        return 3
+    return min(CONNECTIONS_MAX, math.ceil(-math.log(MISSED_CHANCE / len(live)) * sum(live.values()) / min(live.values())))
 
 
 def _answers(name: str, asker: str, holder: str, known: Mapping[str, Facts], answer: Answer, macs: set[str]) -> Finding:
     if answer.fault:
-        return Finding(name, "arp", False, f"{asker} could not ask: {answer.fault}")
+        return Finding(name, "arp", False, f"{asker} could not ask: {answer.fault}", asked=answer.reached)
     owners = {seen.mac: host for host, seen in known.items()}
     shown = ", ".join(sorted(f"{mac} ({owners.get(mac, 'no host of this stack')})" for mac in macs))
     if macs == {known[holder].mac}:
@@ -268,31 +350,9 @@ def _drained_alike(cluster: Cluster, name: str, vip: Vip, known: Mapping[str, Fa
             yield Finding(name, "drained", True, f"{server} is drained")
 
 
-def _forwarding(nodes: Nodes, cluster: Cluster, name: str, vip: Vip, asker: str, holder: str, seen: Facts) -> Iterator[Finding]:
-    """Connections from outside through the holder: its table tells whose handshake was completed."""
-    client = str(cluster.node(asker).host.address)
-    for service in (service for service in vip.services if service.protocol == "TCP"):
-        check = f"path {service.port}/TCP"
-        there = seen.table.get(vip.mark(service))
-        live = {address: real.weight for address, real in there.servers.items() if real.weight and real.healthy} if there else {}
-        if not live:
-            yield Finding(name, check, False, f"{holder} has no live server: mend one, or undrain one (operations status)")
-            continue
-        one_server = service.affinity == "client" or service.persistence_timeout
-        count = 3 if one_server else min(CONNECTIONS_MAX, math.ceil(-math.log(MISSED_CHANCE / len(live)) * sum(live.values()) / min(live.values())))
-        before = nodes.ask([holder], "connections", "from", client)[holder]
-        asked = nodes.ask([asker], "connect", str(count), f"{vip.address}:{service.port}")[asker]
-        after = nodes.ask([holder], "connections", "from", client)[holder]
-        if fault := before.fault or asked.fault or after.fault:
-            yield Finding(name, check, False, f"could not be asked: {fault}")
-            continue
-        yield _handshakes(cluster, name, check, f"{vip.address}:{service.port}", set(live), bool(one_server), asker, before.said, after.said)
-
-
-def _handshakes(cluster: Cluster, name: str, check: str, target: str, live: set[str], one_server: bool, asker: str, before: str, after: str) -> Finding:
+def _handshakes(cluster: Cluster, name: str, check: str, live: set[str], one_server: bool, asker: str, new: Sequence[Sequence[str]]) -> Finding:
+    """What became of the connections that were opened: each is `STATE CLIENT:PORT VIP:PORT SERVER:PORT` of the holder's table."""
     names = {str(node.host.address): node.name for node in cluster.nodes()}
-    old = {line.split()[1] for line in before.splitlines() if line.split()[2] == target}
-    new = [line.split() for line in after.splitlines() if line.split()[2] == target and line.split()[1] not in old]
     done = Counter(server.rpartition(":")[0] for state, _, _, server in new if state != "SYN_RECV")
     stuck = Counter(server.rpartition(":")[0] for state, _, _, server in new if state == "SYN_RECV")
     shown = ", ".join(f"{names.get(address, address)} {done[address]}" for address in sorted(live | set(done)) if done[address] or not one_server)

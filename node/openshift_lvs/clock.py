@@ -19,6 +19,11 @@ def now() -> float:
     return time.monotonic()
 
 
+def wall() -> float:
+    """Seconds since 1970, for people and other machines. Setting the clock changes it, so no deadline uses it."""
+    return time.time()
+
+
 def pause() -> None:
     """Wait until the next look at a condition."""
     time.sleep(LOOK_S)

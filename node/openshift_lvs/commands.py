@@ -196,17 +196,24 @@ def connections(which: str, address: str) -> str:
     return "\n".join(ipvs.connections(_one_of(which, "from", "through", "to"), address))
 
 
-def connect(count: str, *targets: str) -> None:
-    from . import probes
-
-    probes.connect(int(count), list(targets))
-
-
-def who_answers(*addresses: str) -> str:
+def outside(*jobs: str) -> str:
     from . import probes
     from .description import in_force
 
-    return "\n".join(probes.who_answers(in_force(), list(addresses)))
+    return "\n".join(probes.outside(in_force(), list(jobs)))
+
+
+def metrics() -> None:
+    from . import metrics as textfile
+    from .description import in_force
+
+    textfile.write(in_force())
+
+
+def diagnose() -> str:
+    from . import diagnose as diagnosis
+
+    return diagnosis.collect()
 
 
 COMMANDS: dict[str, tuple[Callable[..., str | None], str, str, str]] = {
@@ -224,6 +231,7 @@ COMMANDS: dict[str, tuple[Callable[..., str | None], str, str, str]] = {
     "drain": (drain, "", "systemd, operator", "hand every VIP over, until keepalived starts again"),
     "watch": (watch, "", "systemd", "stay: repair what other programs change, let services fail open, redirect own calls"),
     "rules": (rules, "", "systemd", "load the nftables rules of the version in force"),
+    "metrics": (metrics, "", "systemd", "write the textfile for node_exporter, where the version in force has `metrics`"),
     "quorum": (quorum, "VIP SERVICE WEIGHT", "keepalived", "record that a service gained (0) or lost its quorum"),
     "status": (status, "[--json]", "operator", "explain this node; with --json every fact for `operations`"),
     "ownership": (ownership, "off|on", "operator", "take no VIP, over restarts and reboots; or end that"),
@@ -233,8 +241,8 @@ COMMANDS: dict[str, tuple[Callable[..., str | None], str, str, str]] = {
     "recount": (recount, "", "operator", "correct the view from the kernel's table"),
     "sync": (sync, "", "operator", "run both sides of connection sync as the version in force says"),
     "connections": (connections, "from|through|to ADDRESS", "operator", "list connections of the kernel's table"),
-    "connect": (connect, "COUNT ADDRESS:PORT...", "operator", "open so many connections to each, at once"),
-    "who-answers": (who_answers, "ADDRESS...", "operator", "list the MACs that answer ARP for an address"),
+    "outside": (outside, "VIP|VIP:PORT=COUNT...", "operator", "list the MACs that answer ARP for a VIP; open so many connections to a service"),
+    "diagnose": (diagnose, "", "operator", "collect what a bug report needs, without secrets, as JSON"),
 }
 
 

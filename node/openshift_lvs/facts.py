@@ -7,6 +7,7 @@ import json
 from .ipvs import RealServer, SyncDaemon, VirtualServer
 from .record import Record, plain
 from .repairs import Repair
+from .vrrp import Transition
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -55,6 +56,10 @@ class Facts(Record):
     """Difference between the nftables rules of the version and the loaded ones."""
     strangers: str = ""
     """Routers on the segment that use our virtual_router_id."""
+    vrrp: dict[str, Transition] = _NONE
+    """The last transition of each VRRP instance, by VIP. A VIP is missing where the journal does not tell, or the release is an older one."""
+    priorities: dict[str, int] = _NONE
+    """The priority in keepalived.conf, before anything is added to it, by VIP. Empty where the release is an older one."""
     watch: str = ""
     """What systemd says of the resident process; empty in facts of a release that had none."""
     repairs: tuple[Repair, ...] = ()
@@ -83,15 +88,20 @@ class Facts(Record):
 
     @classmethod
     def from_json(cls, text: str) -> Facts:
-        """The facts in that text. Raises ValueError for another format."""
+        """The facts in that text. Facts that only a later release knows are left out; those that an earlier one lacks have their defaults.
+
+        Raises ValueError for another format.
+        """
         data: dict[str, Any] = json.loads(text)
         if data.pop("format", None) != FORMAT:
             raise ValueError("written by another release of the program")
+        data = {name: value for name, value in data.items() if name in cls.__annotations__}
         for name in ("drained", "held", "lo", "sysctl"):
             data[name] = frozenset(data[name])
         data["sync"] = tuple(SyncDaemon(**each) for each in data["sync"])
         data["repairs"] = tuple(Repair(**each) for each in data.get("repairs", ()))
         data["table"] = {int(mark): _virtual_server(each) for mark, each in data["table"].items()}
+        data["vrrp"] = {name: Transition(**each) for name, each in data.get("vrrp", {}).items()}
         return cls(**data)
 
 

@@ -17,12 +17,17 @@ def note(text: str) -> None:
 
 def now() -> str:
     """This moment, as `2026-01-31 12:00:00 UTC`."""
-    return time.strftime(_FORMAT, time.gmtime())
+    return utc(time.time())
 
 
 def since(path: str) -> str:
     """When a file was written last, as `2026-01-31 12:00:00 UTC`; `never` when it is missing."""
     try:
-        return time.strftime(_FORMAT, time.gmtime(os.lstat(path).st_mtime))
+        return utc(os.lstat(path).st_mtime)
     except FileNotFoundError:
         return "never"
+
+
+def utc(seconds: float) -> str:
+    """A time, in seconds since 1970, as `2026-01-31 12:00:00 UTC`."""
+    return time.strftime(_FORMAT, time.gmtime(seconds))

@@ -50,6 +50,8 @@ def facts() -> Facts:
         witnesses=_reached(description),
         rules=host.rules_that_differ(),
         strangers=vrrp.strangers(description, description),
+        vrrp=vrrp.transitions(description.instances),
+        priorities=vrrp.priorities(state.CURRENT),
     )
 
 
@@ -90,6 +92,8 @@ def report(seen: Facts, description: Description | None) -> str:
     for vip in description.vips:
         drain, view = seen.drains.get(vip.name, 0), seen.views.get(vip.name, 0)
         holds = "held here" if str(vip.address) in seen.held else "not held here"
+        last = seen.vrrp.get(vip.name)
+        holds += f" ({last.state} since {journal.utc(last.since)})" if last else ""
         why = [f"drain {drain} since {journal.since(state.drain_file(vip.name))}"] if drain else []
         why += [f"view {view} since {journal.since(state.view_file(vip.name))}"] if view else []
         owner = "this host" if vip.owner == description.address else names.get(str(vip.owner), str(vip.owner))

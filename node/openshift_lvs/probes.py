@@ -1,4 +1,4 @@
-"""Requests that this node sends: the proof that a VIP answers, connections for `verify`, and who answers ARP for a VIP."""
+"""Requests that this node sends: the proof that a VIP answers, and what `verify` asks from outside a pool: connections and ARP."""
 
 from __future__ import annotations
 
@@ -99,24 +99,27 @@ def answers(seconds: float, requests: int, asked: list[Target]) -> None:
         print(f"{target.at}{target.path} answered {answered} of {answered}", flush=True)
 
 
-def connect(count: int, at: list[str]) -> None:
-    """Open so many connections to each address, all at once, each from a port of its own, and close each as soon as it is answered.
+def _connect(count: int, at: str) -> list[int]:
+    """Open so many connections to `ADDRESS:PORT`, all at once, and close each as soon as it is answered; the ports of this host that they came from.
 
     None is waited for longer than ANSWER_S. The holder's IPVS table shows where they went.
     """
+    address, port = split(at)
+    ports = []
     with contextlib.ExitStack() as stack:
         selector = stack.enter_context(selectors.DefaultSelector())
-        for address, port in map(split, at):
-            for _ in range(count):
-                connection = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-                stack.callback(connection.close)
-                connection.connect_ex((address, port))
-                selector.register(connection, selectors.EVENT_WRITE)
+        for _ in range(count):
+            connection = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+            stack.callback(connection.close)
+            connection.connect_ex((address, port))
+            ports.append(connection.getsockname()[1])
+            selector.register(connection, selectors.EVENT_WRITE)
         deadline = clock.now() + ANSWER_S
         while selector.get_map() and (left := deadline - clock.now()) > 0:
             for key, _ in selector.select(left):
                 selector.unregister(key.fileobj)
                 key.fileobj.close()  # type: ignore[union-attr]
+    return ports
 
 
 def reached(witnesses: tuple[str, ...]) -> dict[str, bool]:
@@ -146,20 +149,28 @@ def reached(witnesses: tuple[str, ...]) -> dict[str, bool]:
     return found
 
 
-def who_answers(description: Description, addresses: list[str]) -> list[str]:
-    """`ADDRESS MAC` for every MAC that answers ARP for an address of this segment within ARP_S seconds, seen from this node."""
+def outside(description: Description, jobs: list[str]) -> list[str]:
+    """Ask for VIPs from this host, all in one command: each job is a `VIP`, or `VIP:PORT=COUNT`.
+
+    For a VIP: `arp VIP MAC` for every MAC that answers ARP for it within ARP_S seconds. It lies on this host's segment.
+    For a service: `tcp VIP:PORT PORT...`, the ports of this host from which that many connections were opened.
+    """
+    services = [(at, int(count)) for at, separator, count in (job.partition("=") for job in jobs) if separator]
+    vips = [job for job in jobs if "=" not in job]
     with _recorded_answers():
-        for address in addresses:
-            programs.attempt("ip", "neighbour", "delete", address, "dev", description.interface)
+        ends = clock.now() + ARP_S
+        for vip in vips:
+            programs.attempt("ip", "neighbour", "delete", vip, "dev", description.interface)
             with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_packet, contextlib.suppress(OSError):
                 # The kernel asks for the MAC; no program needs to listen.
-                any_packet.sendto(b"\n", (address, _DISCARD_PORT))
+                any_packet.sendto(b"\n", (vip, _DISCARD_PORT))
+        connected = [" ".join(["tcp", at, *map(str, _connect(count, at))]) for at, count in services]
         # Every answer counts, also one that comes after the first.
         with contextlib.suppress(TimedOut):
-            clock.wait_for(ARP_S, "answers", lambda: "more may come")
+            clock.wait_for(ends - clock.now() if vips else 0, "answers", lambda: "more may come")
         shown = programs.run("nft", "list", "set", "arp", _ARP_TABLE, "answers")
     pairs = re.findall(r"([0-9.]+) \. ([0-9a-f:]{17})", shown)
-    return [f"{address} {mac}" for address in addresses for answered, mac in pairs if answered == address]
+    return [f"arp {vip} {mac}" for vip in vips for answered, mac in pairs if answered == vip] + connected
 
 
 @contextlib.contextmanager

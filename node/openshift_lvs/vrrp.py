@@ -8,6 +8,7 @@ import re
 from . import belief, clock, host, ipvs, journal, programs, quorum, servers, state
 from .description import Description, Service
 from .errors import Refused
+from .record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,6 +23,20 @@ LISTEN_S = 4
 _LISTEN_TABLE = "openshift_lvs_listen"
 _VRRP_GROUP = "01:00:5e:00:00:12"
 """The Ethernet address of VRRP's multicast group 224.0.0.18."""
+_JOURNAL_LINES = 300
+"""The last lines of keepalived's VRRP process that are read for transitions. journalctl's own search would read the whole journal, and takes longest
+when many adverts are logged: then the answer is needed soon."""
+
+
+class Transition(Record):
+    """The last transition of a VRRP instance, as keepalived logged it."""
+
+    state: str
+    """`MASTER`, `BACKUP` or `FAULT`."""
+    since: float
+    """Seconds since 1970."""
+    before: str = ""
+    """The state before; empty where the journal does not tell."""
 
 
 def set_weight(instances: Iterable[str], weight: int, why: str) -> None:
@@ -128,6 +143,27 @@ def others_able(description: Description, new: Description) -> bool:
             return False
         able = True
     return able
+
+
+# What keepalived says
+
+
+def transitions(instances: Iterable[str]) -> dict[str, Transition]:
+    """The last transition of each instance, where the last lines of the journal have it. Reading the journal costs nothing while a VIP moves."""
+    of_vrrp = ("--identifier", "Keepalived_vrrp", "--lines", str(_JOURNAL_LINES))
+    shown = programs.attempt("journalctl", "--quiet", "--no-pager", "--output", "short-unix", *of_vrrp)[1]
+    found: dict[str, Transition] = {}
+    for since, instance, entered in re.findall(r"^([0-9.]+) .*?\(([^ ()]+)\) Entering ([A-Z]+) STATE", shown, re.MULTILINE):
+        before = found.get(instance)
+        if before is None or before.state != entered:
+            found[instance] = Transition(entered, float(since), before.state if before else "")
+    return {instance: found[instance] for instance in instances if instance in found}
+
+
+def priorities(folder: str) -> dict[str, int]:
+    """The priority of each instance in keepalived.conf of a version, before anything is added to it."""
+    found = re.findall(r"^vrrp_instance (\S+) \{\n(?:.*\n)*?    priority (\d+)$", state.text(f"{folder}/keepalived.conf"), re.MULTILINE)
+    return {instance: int(priority) for instance, priority in found}
 
 
 # Views

@@ -17,6 +17,7 @@ from node.openshift_lvs.ipvs import RealServer, SyncDaemon, VirtualServer, parse
 from node.openshift_lvs.probes import Target
 from node.openshift_lvs.record import replace
 from node.openshift_lvs.repairs import Repair
+from node.openshift_lvs.vrrp import Transition
 from tests.unit.node_functions import ADDRESSES, HERE, MARK, System, description, drain, in_force, vip
 
 EVERYTHING = Facts(
@@ -42,6 +43,8 @@ EVERYTHING = Facts(
     witnesses={"192.168.0.9:22": False, "192.168.0.8:22": True},
     rules="-old\n+new",
     strangers="a stranger",
+    vrrp={"master": Transition("MASTER", 1772366400.25, "BACKUP"), "other": Transition("FAULT", 1.0)},
+    priorities={"master": 150},
     watch="active",
     repairs=(Repair("IPVS table", 2, 7, "kube-proxy", True),),
 )
@@ -141,7 +144,8 @@ def test_a_director_reports_services_servers_witnesses_and_faults(system: System
         "keepalived  active",
         "version     0123456789ab, in force since 2026-01-31 12:00:00 UTC; healthy last: 0000",
     ]
-    assert lines[3] == "master 192.168.0.250, held here, owner this host; priority lowered: drain -254 since never, view -50 since never"
+    lowered = "drain -254 since never, view -50 since never"
+    assert lines[3] == f"master 192.168.0.250, held here (MASTER since 2026-03-01 12:00:00 UTC), owner this host; priority lowered: {lowered}"
     assert lines[4:6] == [f"  8443/TCP, mark {MARK}", f"    host-{HERE} {HERE}: weight 1, 7 connections"]
     assert lines[6].startswith(f"    host-{ADDRESSES[1]} {ADDRESSES[1]}: weight 0, 2 connections, drained since 20")
     assert lines[7:] == [
@@ -160,7 +164,7 @@ def test_a_drained_director_reports_the_command_that_ends_it(system: System) -> 
     said = description(vip(owner=ADDRESSES[1]))
     report = observe.report(replace(EVERYTHING, held=frozenset(), table={}, drains={}, views={}), said)
     assert "; operations undrain master0" in report
-    assert f"not held here, owner host-{ADDRESSES[1]}\n" in report
+    assert f"not held here (MASTER since 2026-03-01 12:00:00 UTC), owner host-{ADDRESSES[1]}\n" in report
     assert f"8443/TCP, mark {MARK}: not in the kernel's table" in report
 
 
@@ -251,6 +255,20 @@ def test_missing_answers_name_the_last_fault(system: System, monkeypatch: pytest
     with pytest.raises(TimedOut, match=r"^192\.0\.2\.1:80: waited 5 s for 3 answers in a row; last seen: 0, then no answer$"):
         probes.answers(5, 3, [Target("192.0.2.1:80")])
     assert system.now == 1005
+
+
+def test_everything_that_is_asked_from_outside_is_one_command(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard = "192.168.0.250 . 02:00:00:00:00:01, 192.168.0.250 . 02:00:00:00:00:64, 192.168.0.77 . 02:00:00:00:00:77"
+    system.answers["nft list set arp"] = (0, f"elements = {{ {heard} }}", "")
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        at = f"127.0.0.1:{listening.getsockname()[1]}"
+        in_force("v1", description())
+        said = probes.outside(description(), ["192.168.0.250", f"{at}=3", "192.168.0.251"])
+        came = [str(listening.accept()[1][1]) for _ in range(3)]
+    assert said[:2] == ["arp 192.168.0.250 02:00:00:00:00:01", "arp 192.168.0.250 02:00:00:00:00:64"]
+    assert said[2].split()[:2] == ["tcp", at] and sorted(said[2].split()[2:]) == sorted(came)
+    assert len(said) == 3
+    assert [line for line in system.asked if line.startswith("nft --file")] == ["nft --file -"], "one recording for all VIPs"
 
 
 def test_a_witness_that_refuses_is_there(server: tuple[str, list[bytes]]) -> None:

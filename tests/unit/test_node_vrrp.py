@@ -7,8 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from components import keepalived
 from node.openshift_lvs import state, vrrp
 from node.openshift_lvs.errors import Refused, TimedOut
+from node.openshift_lvs.vrrp import Transition
+from operations import render
+from tests.unit.conftest import GOLDEN
 from tests.unit.node_functions import ADDRESSES, HERE, MARK, System, description, drain, service, vip
 
 OWNED_ELSEWHERE = vip(owner=ADDRESSES[1])
@@ -315,3 +319,44 @@ def test_listening_ends_after_the_longest_interval_of_adverts(system: System) ->
     system.answers["nft list set ip openshift_lvs "] = (1, "", "No such file or directory")
     assert vrrp.strangers(description(), None) == ""
     assert system.now == 1000 + vrrp.LISTEN_S
+
+
+# What keepalived says
+
+JOURNAL = """1772366380.000001 master0 Keepalived_vrrp[40]: Registering Kernel netlink reflector
+1772366390.000001 master0 Keepalived_vrrp[40]: (master) Entering BACKUP STATE (init)
+1772366400.250000 master0 Keepalived_vrrp[40]: (master) Entering MASTER STATE
+1772366400.600000 master0 Keepalived_vrrp[40]: (master) Received advert from 192.168.0.3 with lower priority 140, ours 150, forcing new election
+1772366401.500000 master0 Keepalived_vrrp[40]: (other) Entering FAULT STATE
+1772366402.000000 master0 Keepalived_vrrp[40]: (gone) Entering BACKUP STATE
+"""
+"""What `journalctl --output short-unix` shows of keepalived 2.2."""
+
+
+def test_the_last_transition_of_each_instance_comes_from_keepaliveds_journal(system: System) -> None:
+    system.answers["journalctl"] = (0, JOURNAL, "")
+    found = vrrp.transitions(["master", "other", "third"])
+    assert found == {"master": Transition("MASTER", 1772366400.25, "BACKUP"), "other": Transition("FAULT", 1772366401.5)}
+    assert system.asked == ["journalctl --quiet --no-pager --output short-unix --identifier Keepalived_vrrp --lines 300"]
+
+
+def test_a_restarted_backup_keeps_the_time_of_its_last_transition(system: System) -> None:
+    again = "1772366500.000000 master0 Keepalived_vrrp[41]: (other) Entering FAULT STATE\n"
+    system.answers["journalctl"] = (0, JOURNAL + again, "")
+    assert vrrp.transitions(["other"])["other"].since == 1772366401.5
+
+
+def test_without_a_journal_no_transition_is_known(system: System) -> None:
+    system.answers["journalctl"] = (1, "", "No journal files were found.\n")
+    assert vrrp.transitions(["master"]) == {}
+
+
+@pytest.mark.parametrize("stack", sorted(path.name.split(".")[1] for path in GOLDEN.glob("Pulumi.*.yaml")))
+def test_priorities_are_those_of_the_configuration_in_force(stack: str, tmp_path: Path) -> None:
+    cluster = render.cluster(GOLDEN, stack)
+    for node in cluster.nodes():
+        if node.name in cluster.directors(node.pool_name) and (vips := cluster.vips_of(node.pool_name)):
+            text = next(file.text for file in keepalived.render(cluster, node.name, GOLDEN) if file.path == "keepalived.conf")
+            (tmp_path / "keepalived.conf").write_text(text)
+            assert vrrp.priorities(str(tmp_path)) == {name: cluster.priority(vip, node.name) for name, vip in vips.items()}
+    assert vrrp.priorities(str(tmp_path / "none")) == {}
