@@ -91,6 +91,7 @@ def describe(cluster: Cluster, host: str) -> description.Description:
             )
             for name, vip in vips.items()
         ),
+        metrics_directory=cluster.metrics.directory if cluster.metrics else None,
     )
 
 

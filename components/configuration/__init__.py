@@ -4,11 +4,11 @@ Key names are those of keepalived 2, Neutron and the RFCs. A configuration that 
 
 Each section of `openshift-lvs:cluster` has a module with its keys, their bounds and defaults, and the rules within the section:
 
-    network, ssh, keepalived, pools, vips    the sections themselves
-    allow                                    network.allow and pools.NAME.allow
-    services                                 vips.NAME.services
-    presets                                  vips.NAME.services.N.preset
-    health_checks                            vips.NAME.services.N.health_check
+    network, ssh, keepalived, metrics, pools, vips    the sections themselves
+    allow                                             network.allow and pools.NAME.allow
+    services                                          vips.NAME.services
+    presets                                           vips.NAME.services.N.preset
+    health_checks                                     vips.NAME.services.N.health_check
 
 The rest concerns several sections:
 

@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError, model_validator
 from components.configuration import rules
 from components.configuration.errors import ConfigurationError, explain
 from components.configuration.keepalived import Keepalived
+from components.configuration.metrics import Metrics
 from components.configuration.model import Form, Label, Model
 from components.configuration.network import Network
 from components.configuration.pools import WITNESSES, Node, Pool
@@ -26,6 +27,7 @@ class Cluster(Model):
     network: Network
     ssh: Ssh = Ssh()
     keepalived: Keepalived = Keepalived()
+    metrics: Metrics | None = None
     pools: Annotated[dict[Label, Pool], Form("a mapping by name: each pool under its name, such as master")]
     vips: Annotated[dict[Label, Vip], Form("a mapping by name: each VIP under its name, such as master")]
     protect: bool = Field(False, description="Pulumi refuses to delete or replace the servers, ports, floating IPs and network that the program created")

@@ -9,7 +9,7 @@ import contextlib
 import json
 import os
 
-from . import belief, clock, host, ipvs, journal, legacy, own_calls, programs, servers, state, versions, vrrp
+from . import belief, clock, host, ipvs, journal, legacy, metrics, own_calls, programs, servers, state, versions, vrrp
 from .description import Description, current
 from .errors import Refused, TimedOut
 from .ipvs import Key, Lowered
@@ -229,6 +229,7 @@ class _Activation:
         program = f"{folder}/{versions.PROGRAM}"
         state.link(state.EXECUTABLE, f"{state.CURRENT}/{versions.PROGRAM}/openshift-lvs")
         host.install_units(program)
+        metrics.schedule(description, [each for each in (before, self.new) if each])
         apply(description)
         if not host.watched(program):
             # keepalived of the release before tells nothing.

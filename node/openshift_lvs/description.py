@@ -119,6 +119,8 @@ class Description(Record):
     check_seconds: int
     """Seconds after which every health check has run and a failure has been acted upon."""
     vips: tuple[Vip, ...]
+    metrics_directory: str | None = None
+    """The folder of node_exporter's textfile collector, if metrics are wanted."""
 
     @property
     def instances(self) -> tuple[str, ...]:
@@ -141,7 +143,8 @@ class Description(Record):
 
     def to_json(self) -> str:
         """Text with a line for each real server, so that a change is one line of a diff."""
-        return _text(json.loads(json.dumps({"format": 1, **vars(self)}, default=plain))) + "\n"
+        given = {name: value for name, value in vars(self).items() if name != "metrics_directory" or value}
+        return _text(json.loads(json.dumps({"format": 1, **given}, default=plain))) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> Description:

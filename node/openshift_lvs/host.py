@@ -214,7 +214,8 @@ def install_units(program: str) -> None:
     told = "".join(f"# {path}\n{units[path]}" for path in sorted(units))
     if state.text(state.UNITS_TOLD) == told:
         return
-    own = sorted(path for path in units if "/" not in path and path.endswith(".service"))
+    # A service without [Install] is started by its timer.
+    own = sorted(path for path, text in units.items() if "/" not in path and path.endswith(".service") and "[Install]" in text)
     programs.run("systemctl", "-q", "enable", *own, "keepalived.service")
     programs.run("systemctl", "daemon-reload")
     # One that runs ends by itself after this activation if its program is not the one in force, and systemd starts the new one.

@@ -6,7 +6,7 @@ import contextlib
 import os
 import shutil
 
-from . import host, ipvs, own_calls, programs, state, versions
+from . import host, ipvs, metrics, own_calls, programs, state, versions
 from .description import Description, current
 from .errors import Refused
 
@@ -24,7 +24,9 @@ def remove() -> str:
             # The connections that are left end by themselves.
             with contextlib.suppress(Refused):
                 ipvs.forget([in_force])
-    host.remove_vips(str(vip.address) for name in versions.delivered() for vip in Description.read(versions.folder(name)).vips)
+    delivered = [Description.read(versions.folder(name)) for name in versions.delivered()]
+    host.remove_vips(str(vip.address) for each in delivered for vip in each.vips)
+    metrics.remove(delivered)
     programs.attempt("systemctl", "-q", "disable", "--now", "openshift-lvs.service")
     for link in (state.CURRENT, state.PROVEN, state.EXECUTABLE):
         if os.path.lexists(link):

@@ -18,6 +18,7 @@ from components.configuration.allow import RULE_SETS, Allow
 from components.configuration.cluster import Cluster
 from components.configuration.health_checks import Check, ConnectingCheck, HttpCheck, MiscCheck, SmtpCheck, TcpCheck, Url
 from components.configuration.keepalived import Keepalived, Notifications
+from components.configuration.metrics import Metrics
 from components.configuration.model import Model
 from components.configuration.network import Management, Network
 from components.configuration.pools import Host, Pool, RootVolume
@@ -41,6 +42,7 @@ MODELS: dict[str, type[BaseModel]] = {
     "`ssh.bastion`": Bastion,
     "`keepalived`": Keepalived,
     "`keepalived.notifications`": Notifications,
+    "`metrics`": Metrics,
     "`pools.NAME`": Pool,
     "`pools.NAME.root_volume`": RootVolume,
     "`pools.NAME.hosts.HOST`": Host,

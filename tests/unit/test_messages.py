@@ -52,6 +52,7 @@ BY_SCRIPT = "use misc with a script that does it: {type: misc, script: PATH}"
 BACKSLASH = "correct it, or put a backslash before the character"
 PATH = "must be a path that begins with /, such as /healthz, without blanks, quotes, braces, # and !"
 PAIR = "must be a list of two whole numbers above 0, such as [1024, 4096]"
+FOLDER = "must be the absolute path of a folder without blanks and .., such as /var/lib/node_exporter/textfile_collector"
 NO_PORT = "direct routing changes no port: the servers listen on the port of the service (decision 0002)"
 SENDS_MAIL = "the program runs no script when a VIP moves; `smtp_alert` sends mail"
 HTTP = {"type": "http", "path": "/"}
@@ -152,6 +153,12 @@ TABLE: list[tuple[str, Any, str]] = [
     # keepalived
     ("keepalived.vrrp_version", 4, "keepalived.vrrp_version: 4: must be 2 or 3"),
     ("keepalived.router_id", "two words", f"keepalived.router_id: 'two words': {WORD}"),
+    # metrics
+    ("metrics", True, f"metrics: true: must be a mapping; docs/configuration.md has its keys under metrics; {YAML}"),
+    ("metrics", {}, f"metrics.directory: missing; {FOLDER.replace('must be', 'give')}"),
+    ("metrics.directory", "textfiles", f"metrics.directory: 'textfiles': {FOLDER}"),
+    ("metrics.directory", "/var/lib/../etc", f"metrics.directory: '/var/lib/../etc': {FOLDER}"),
+    ("metrics.directory", "/var/lib/two words", f"metrics.directory: '/var/lib/two words': {FOLDER}"),
     ("keepalived.checker_log_all_failures", "sometimes", "keepalived.checker_log_all_failures: 'sometimes': must be true or false"),
     # pools
     ("pools.infra.hosts", ["infra0", "infra1"], "pools.infra.hosts: ['infra0', 'infra1']: must be a mapping NAME: ADDRESS, such as infra0: 192.168.0.5"),
