@@ -47,21 +47,30 @@ def _ingress_rules(cluster: Cluster) -> Iterator[Rule]:
     yield Rule("icmp", None, ANYWHERE)
     yield Rule("tcp", EPHEMERAL, ANYWHERE)
     yield Rule("udp", EPHEMERAL, ANYWHERE)
-    yield Rule("vrrp", None, subnet)
-    yield Rule("udp", IPVS_SYNC, subnet)
     for source in (subnet, *(cluster.network.client_cidrs if cluster.ssh.allowed_cidrs is None else cluster.ssh.allowed_cidrs)):
         yield Rule("tcp", (cluster.ssh.port, cluster.ssh.port), source)
     yield from allow_rules(cluster.network.allow, subnet)
+    for pool in sorted({vip.pool for vip in cluster.vips.values()}):
+        yield from _from_directors(cluster, pool)
     for vip in cluster.vips.values():
-        if vip.authentication == "AH":
-            yield Rule("ah", None, subnet)
         for service in vip.services:
             for source in (subnet, *(cluster.network.client_cidrs if service.client_cidrs is None else service.client_cidrs)):
                 yield Rule(service.protocol.lower(), (service.port, service.port), source)
             if check_port := getattr(service.health_check, "connect_port", None):
                 yield Rule("tcp", (check_port, check_port), subnet)
-            if service.forwarding_method == "TUN":
-                yield Rule("ipip", None, subnet)
+
+
+def _from_directors(cluster: Cluster, pool: str) -> Iterator[Rule]:
+    """What only the directors of a pool send: adverts, connection sync, tunnel packets. A rule for each, since any machine may be in the subnet."""
+    vips = cluster.vips_of(pool).values()
+    for director in cluster.directors(pool):
+        source = IPv4Network(cluster.pools[pool].hosts[director].address)
+        yield Rule("vrrp", None, source)
+        yield Rule("udp", IPVS_SYNC, source)
+        if any(vip.authentication == "AH" for vip in vips):
+            yield Rule("ah", None, source)
+        if any(service.forwarding_method == "TUN" for vip in vips for service in vip.services):
+            yield Rule("ipip", None, source)
 
 
 def pool_rules(cluster: Cluster, pool: str) -> list[Rule]:

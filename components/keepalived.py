@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import math
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,11 +51,16 @@ def render(cluster: Cluster, host: str, root: Path = ROOT) -> tuple[File, ...]:
         "witnesses": cluster.witnesses(node.pool_name),
         "vips": [_vip(cluster, node, name, vip) for name, vip in vips.items()],
         "modules": _modules(vips),
+        "directors": [str(node.pool.hosts[director].address) for director in cluster.directors(node.pool_name)],
+        "sync_id": cluster.sync_id(node.pool_name),
+        "tunnelled": _tunnelled(node, vips),
         "methods": sorted({service.forwarding_method for vip in vips.values() for service in vip.services}),
     }
     names = ["sysctl.conf", "modules.conf"]
     if is_director and vips:
         names = ["keepalived.conf", "lvs.nft", "release.batch", *names]
+    elif context["tunnelled"]:
+        names = ["lvs.nft", *names]
     files = [File(name, 0o644, _template(f"etc/keepalived/current/{name}.j2").render(context)) for name in names]
     described = File(description.NAME, 0o644, describe(cluster, host).to_json())
     return (described, *files, *(_check_scripts(vips, root) if is_director else ()))
@@ -177,6 +183,7 @@ def _template(name: str) -> jinja2.Template:
         autoescape=False,
     )
     environment.filters["seconds"] = lambda value: f"{value:.6f}".rstrip("0").rstrip(".")
+    environment.filters["hexadecimal"] = lambda address: f"{int(address):#010x}"
     return environment.get_template(name)
 
 
@@ -217,6 +224,12 @@ def _service(cluster: Cluster, vip_name: str, vip: Vip, service: VirtualService)
 
 def _service_name(vip_name: str, service: VirtualService) -> str:
     return f"{vip_name}-{service.port}" + ("" if service.protocol == "TCP" else "-udp")
+
+
+def _tunnelled(node: Node, vips: dict[str, Vip]) -> list[IPv4Address]:
+    """The inner destinations of tunnel packets that only directors may send: VIPs and the host's own address."""
+    balanced = [vip.address for vip in vips.values() if any(service.forwarding_method == "TUN" for service in vip.services)]
+    return [*balanced, node.host.address] if balanced else []
 
 
 def _modules(vips: dict[str, Vip]) -> list[str]:

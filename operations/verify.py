@@ -25,6 +25,9 @@ RECENT_S = 3600
 CONNECTIONS_MAX = 400
 """For one service: a burst that no service minds."""
 
+FOREIGN_NAMED = 5
+"""So many foreign senders are named."""
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -100,6 +103,8 @@ def inside(cluster: Cluster, host: str, seen: Facts, root: Path) -> Iterator[Fin
                 yield Finding(host, "view", False, stale)
         yield _sync(host, node.interface, cluster.sync_id(node.pool_name), seen)
         yield Finding(host, "virtual_router_id", not seen.strangers, seen.strangers or "no other router uses ours")
+    if "lvs.nft" in files:
+        yield _neighbours(host, seen)
 
 
 def _version(host: str, version: str, has_password: bool, seen: Facts, files: Mapping[str, str]) -> Finding:
@@ -132,7 +137,7 @@ def _witnesses(host: str, pool: str, seen: Facts) -> Finding:
 def _settings(host: str, files: Mapping[str, str], seen: Facts, addresses: set[str], is_director: bool) -> Finding:
     faults = [f"{line} is rendered" for line in files["sysctl.conf"].splitlines() if line.startswith("net.") and line not in seen.sysctl]
     faults += [f"{address} is not on lo" for address in sorted(addresses - seen.lo)]
-    if is_director and seen.rules:
+    if seen.rules:
         faults.append(f"nft table ip openshift_lvs differs: {seen.rules}")
     remedy = "; openshift-lvs apply on the node"
     return Finding(host, "kernel", not faults, "; ".join(faults) + remedy if faults else "sysctls, addresses on lo and rules as rendered")
@@ -157,6 +162,14 @@ def _sync(host: str, interface: str, sync_id: int | None, seen: Facts) -> Findin
         return Finding(host, "connection sync", True, "tells and hears of connections")
     runs = f"{', '.join(sorted(running)) or 'no side'} runs, both should on {interface} with {sync_id}"
     return Finding(host, "connection sync", False, f"{runs}; openshift-lvs sync on the node")
+
+
+def _neighbours(host: str, seen: Facts) -> Finding:
+    if not seen.foreign:
+        return Finding(host, "neighbours", True, "no other machine sent what only directors send")
+    shown = ", ".join(seen.foreign[:FOREIGN_NAMED]) + (f" and {len(seen.foreign) - FOREIGN_NAMED} more" if len(seen.foreign) > FOREIGN_NAMED else "")
+    remedy = "refused here, since no director has that address; find out whose it is (a director's must be in pools.NAME.hosts)"
+    return Finding(host, "neighbours", False, f"in the last hour: {shown}; {remedy}")
 
 
 def _service(cluster: Cluster, host: str, name: str, vip: Vip, service: VirtualService, seen: Facts) -> Finding:

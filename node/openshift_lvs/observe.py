@@ -39,6 +39,8 @@ def facts() -> Facts:
         lo=frozenset(addresses.get("lo", ())),
         sysctl=frozenset(host.sysctls_in_force(state.CURRENT)),
     )
+    if os.path.exists(f"{state.CURRENT}/{host.RULES}"):
+        seen = replace(seen, rules=host.rules_that_differ(), foreign=host.foreign_senders())
     if not description.director:
         return seen
     return replace(
@@ -48,7 +50,6 @@ def facts() -> Facts:
         views={name: int(state.read(state.view_file(name)) or 0) for name in description.instances},
         drains={name: int(state.read(state.drain_file(name)) or 0) for name in description.instances},
         witnesses=_reached(description),
-        rules=host.rules_that_differ(),
         strangers=vrrp.strangers(description, description),
     )
 

@@ -18,8 +18,8 @@ def remove() -> str:
     if in_force:
         programs.attempt("systemctl", "-q", "disable", "--now", "keepalived.service")
         host.release_vips(in_force)
+        host.remove_rules()
         if in_force.director:
-            host.remove_rules()
             own_calls.remove()
             # The connections that are left end by themselves.
             with contextlib.suppress(Refused):

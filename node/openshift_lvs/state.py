@@ -40,6 +40,8 @@ FILE
     the last verdict on each real server, and since when services fail open (belief.Belief); watch; activate, recount, status; gone
 /run/openshift-lvs/repairs
     what was repaired, how often and when (repairs.Repair); watch; status; gone
+/run/openshift-lvs/directors
+    directors that come or leave with a roll-out, a line each: the rules accept adverts of theirs too; deliver, alone; apply, rules; gone
 /run/openshift-lvs/units
     the text of the units that systemd has read and enabled; activate; activate; gone
 /run/openshift-lvs/lock, VIP.lock
@@ -72,6 +74,7 @@ OWN_CALLS = f"{RUN}/own-calls"
 VERDICTS = f"{RUN}/verdicts"
 BELIEF = f"{RUN}/belief"
 REPAIRS = f"{RUN}/repairs"
+ROLL_OUT_DIRECTORS = f"{RUN}/directors"
 
 
 def prepare_run() -> None:

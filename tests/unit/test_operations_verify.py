@@ -191,6 +191,11 @@ RULES = "loaded: meta mark set 2; rendered: meta mark set 1"
         ("infra1", lambda f: replace(f, strangers="vips.infra.virtual_router_id: 52 is used by 10.0.0.9 on eth0 too"), ["52 is used by 10.0.0.9"]),
         (
             "infra1",
+            lambda f: replace(f, foreign=tuple(f"10.0.0.{number} VRRP" for number in range(1, 9))),
+            ["neighbours: in the last hour: 10.0.0.1 VRRP, ", "10.0.0.5 VRRP and 3 more; refused here, since no director has that address"],
+        ),
+        (
+            "infra1",
             lambda f: replace(f, files={path: digest for path, digest in f.files.items() if path != "host.json"}),
             ["host.json changed on the node since delivery"],
         ),
@@ -309,7 +314,7 @@ def test_a_host_on_which_nothing_is_in_force_says_so(said: Said, cluster: Cluste
 
 
 def test_every_fact_comes_as_it_went(cluster: Cluster) -> None:
-    seen = replace(healthy(cluster, "infra0"), owns_nothing=True, drained=frozenset({"192.168.0.6"}), rules=RULES, strangers="one\ntwo")
+    seen = replace(healthy(cluster, "infra0"), owns_nothing=True, drained=frozenset({"192.168.0.6"}), rules=RULES, strangers="one\ntwo", foreign=("10.0.0.9 IPIP",))
     assert Facts.from_json(seen.to_json()) == seen
 
 
