@@ -94,6 +94,8 @@ def describe(cluster: Cluster, host: str) -> description.Description:
                 owner=hosts[vip.owner].address,
                 answers_expected=bool(vip.answers_within),
                 services=tuple(_described(cluster, name, vip, service) for service in vip.services),
+                advert_protocol=description.AH if vip.authentication == "AH" else description.VRRP,
+                unicast=vip.unicast,
             )
             for name, vip in vips.items()
         ),
@@ -117,6 +119,7 @@ def _described(cluster: Cluster, vip_name: str, vip: Vip, service: VirtualServic
         check_script=_script_name(check) if isinstance(check, MiscCheck) else None,
         check_user=check.user if isinstance(check, MiscCheck) else None,
         regexes=tuple(url.regex for url in check.urls if url.regex) if isinstance(check, HttpCheck) else (),
+        check_port=None if isinstance(check, MiscCheck) else check.connect_port or service.port,
         real_servers=tuple(description.RealServer(name, host.address, service.weight(name)) for name, host in hosts.items()),
         scheduler=service.scheduler,
         scheduler_flags=service.scheduler_flags,

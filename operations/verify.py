@@ -9,7 +9,7 @@ import hashlib
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from components import keepalived
@@ -234,6 +234,7 @@ def _address(nodes: Nodes, cluster: Cluster, name: str, vip: Vip, known: Mapping
     directors = cluster.directors(vip.pool)
     if len(holders) != 1:
         several = f"{', '.join(holders)} all hold {address}: they do not hear each other's adverts; is VRRP (IP protocol 112) let through?"
+        several += "".join(_filtered(host, known[host]) for host in holders)
         yield Finding(
             name, "holder", False, several if holders else f"no node that is reached holds {address}; is keepalived active, and a director not drained?"
         )
@@ -299,7 +300,13 @@ def _forwarding(nodes: Nodes, cluster: Cluster, name: str, vip: Vip, asker: str,
         if fault := before.fault or asked.fault or after.fault:
             yield Finding(name, check, False, f"could not be asked: {fault}")
             continue
-        yield _handshakes(cluster, name, check, f"{vip.address}:{service.port}", set(live), bool(one_server), asker, before.said, after.said)
+        found = _handshakes(cluster, name, check, f"{vip.address}:{service.port}", set(live), bool(one_server), asker, before.said, after.said)
+        yield found if found.holds else replace(found, seen=found.seen + _filtered(holder, seen))
+
+
+def _filtered(host: str, seen: Facts) -> str:
+    """The chains of other programs that may be the reason why something does not arrive at a host."""
+    return f"; {host} drops what no rule accepts in {', '.join(seen.filters)}" if seen.filters else ""
 
 
 def _handshakes(cluster: Cluster, name: str, check: str, target: str, live: set[str], one_server: bool, asker: str, before: str, after: str) -> Finding:

@@ -64,6 +64,12 @@ def alone(seconds: str) -> None:
     host.end_roll_out()
 
 
+def hear(version: str) -> None:
+    from . import hearing
+
+    hearing.hear(version)
+
+
 def answers(seconds: str, requests: str, *targets: str) -> None:
     from . import probes
 
@@ -219,6 +225,7 @@ COMMANDS: dict[str, tuple[Callable[..., str | None], str, str, str]] = {
     "alone": (alone, "SECONDS", "engine", "wait until no other router uses our virtual_router_ids; then refuse what former directors send"),
     "answers": (answers, "SECONDS REQUESTS TARGET...", "engine", "ask until each target gives so many answers in a row"),
     "remove": (remove, "", "engine", "undo everything that this program did on this host"),
+    "hear": (hear, "VERSION", "systemd", "send and receive test packets until every director of the version is activated"),
     "apply": (apply, "", "systemd, operator", "bring ARP settings, VIPs on lo, modules, sysctls and rules to the version in force"),
     "start": (start, "", "systemd", "before keepalived starts: tracked files, weights, connection sync"),
     "started": (started, "", "systemd", "after keepalived started: the place of drained servers in the hash table"),

@@ -61,6 +61,8 @@ class Facts(Record):
     """What `watch` repaired since the last boot."""
     foreign: tuple[str, ...] = ()
     """Other machines that sent adverts, connection sync or tunnel packets within the last hour; the rules refused them."""
+    filters: tuple[str, ...] = ()
+    """Other programs' nftables chains that drop incoming packets unless a rule accepts them."""
 
     @property
     def aside(self) -> list[str]:
@@ -92,6 +94,7 @@ class Facts(Record):
         for name in ("drained", "held", "lo", "sysctl"):
             data[name] = frozenset(data[name])
         data["foreign"] = tuple(data.get("foreign", ()))
+        data["filters"] = tuple(data.get("filters", ()))
         data["sync"] = tuple(SyncDaemon(**each) for each in data["sync"])
         data["repairs"] = tuple(Repair(**each) for each in data.get("repairs", ()))
         data["table"] = {int(mark): _virtual_server(each) for mark, each in data["table"].items()}

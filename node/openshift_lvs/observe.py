@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 
-from . import belief, clock, host, ipvs, journal, programs, repairs, state, vrrp
+from . import belief, clock, firewall, host, ipvs, journal, programs, repairs, state, vrrp
 from .description import Description, current
 from .facts import Facts
 from .record import replace
@@ -51,6 +51,7 @@ def facts() -> Facts:
         drains={name: int(state.read(state.drain_file(name)) or 0) for name in description.instances},
         witnesses=_reached(description),
         strangers=vrrp.strangers(description, description),
+        filters=firewall.dropping_chains(),
     )
 
 

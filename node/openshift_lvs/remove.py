@@ -6,7 +6,7 @@ import contextlib
 import os
 import shutil
 
-from . import host, ipvs, own_calls, programs, state, versions
+from . import firewall, hearing, host, ipvs, own_calls, programs, state, versions
 from .description import Description, current
 from .errors import Refused
 
@@ -19,6 +19,8 @@ def remove() -> str:
         programs.attempt("systemctl", "-q", "disable", "--now", "keepalived.service")
         host.release_vips(in_force)
         host.remove_rules()
+        hearing.end()
+        firewall.close()
         if in_force.director:
             own_calls.remove()
             # The connections that are left end by themselves.

@@ -84,6 +84,10 @@ def deliver(version: str, bundle: bytes) -> str:
     if description.director:
         vrrp.refuse_strangers(description, current())
     host.admit_for_roll_out(description, current())
+    from . import firewall, hearing
+
+    firewall.open_for(description)
+    hearing.begin(version, description, current())
     programs.sync(state.BASE)
     return f"{version} delivered, {_in_force_since()}"
 

@@ -28,7 +28,8 @@ def frames(source, target, protocol, payload, fragment=None):
     parts = [(0, payload)] if fragment is None else [(0, payload[:fragment]), (fragment, payload[fragment:])]
     for at, part in parts:
         more = 0x2000 if at + len(part) < len(payload) else 0
-        header = struct.pack("!BBHHHBBH4s4s", 0x45, 0xC0, 20 + len(part), 7, more | at // 8, 255, protocol, 0, socket.inet_aton(source), socket.inet_aton(target))
+        addresses = socket.inet_aton(source) + socket.inet_aton(target)
+        header = struct.pack("!BBHHHBBH", 0x45, 0xC0, 20 + len(part), 7, more | at // 8, 255, protocol, 0) + addresses
         total = sum(struct.unpack("!10H", header))
         total = ~((total & 0xFFFF) + (total >> 16)) & 0xFFFF
         header = header[:10] + struct.pack("!H", total) + header[12:]

@@ -44,6 +44,7 @@ EVERYTHING = Facts(
     strangers="a stranger",
     watch="active",
     repairs=(Repair("IPVS table", 2, 7, "kube-proxy", True),),
+    filters=("table inet filter, chain input, priority 0",),
     foreign=("192.168.0.77 VRRP", "192.168.0.77 connection sync"),
 )
 
