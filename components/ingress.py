@@ -9,8 +9,6 @@ from typing import NamedTuple
 from components.configuration import Allow, Cluster
 
 ANYWHERE = IPv4Network("0.0.0.0/0")
-EPHEMERAL = (32768, 60999)
-"""Ports from which a Linux node opens connections (net.ipv4.ip_local_port_range)."""
 IPVS_SYNC = (8848, 8848)
 """UDP port of IPVS connection sync (ipvsadm(8))."""
 
@@ -36,17 +34,29 @@ def ingress_rules(cluster: Cluster) -> list[Rule]:
     """What the nodes let in, each rule once and in a fixed order.
 
     A director sees half of each conversation, so the group keeps no state and the answers to a node's own calls need rules
-    of their own: whatever comes for the ports that nodes call from. Sources are address ranges, never a group: with client ranges
-    as allowed address pairs a remote group would match them all.
+    of their own: whatever comes for the ports that nodes call from. The node itself refuses what is no answer (`open_return_ports`).
+    Sources are address ranges, never a group: with client ranges as allowed address pairs a remote group would match them all.
     """
-    return ordered(_ingress_rules(cluster))
+    return ordered([*_for_answers(cluster), *_for_connections(cluster)])
 
 
-def _ingress_rules(cluster: Cluster) -> Iterator[Rule]:
+def open_return_ports(cluster: Cluster, pool: str) -> list[Rule]:
+    """The rules for a pool's servers that open ports of the return range for more than answers: services, health checks, ssh, what `allow` names.
+
+    Those of other protocols than TCP and UDP are not among them.
+    """
+    first, last = cluster.network.return_port_range
+    rules = ordered([*_for_connections(cluster), *pool_rules(cluster, pool)])
+    return [rule for rule in rules if rule.protocol in ("tcp", "udp", "any") and (rule.ports is None or (rule.ports[0] <= last and rule.ports[1] >= first))]
+
+
+def _for_answers(cluster: Cluster) -> list[Rule]:
+    return [Rule(protocol, cluster.network.return_port_range, ANYWHERE) for protocol in ("tcp", "udp")]
+
+
+def _for_connections(cluster: Cluster) -> Iterator[Rule]:
     subnet = cluster.network.cidr
     yield Rule("icmp", None, ANYWHERE)
-    yield Rule("tcp", EPHEMERAL, ANYWHERE)
-    yield Rule("udp", EPHEMERAL, ANYWHERE)
     for source in (subnet, *(cluster.network.client_cidrs if cluster.ssh.allowed_cidrs is None else cluster.ssh.allowed_cidrs)):
         yield Rule("tcp", (cluster.ssh.port, cluster.ssh.port), source)
     yield from allow_rules(cluster.network.allow, subnet)

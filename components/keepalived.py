@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jinja2
 
 from components.configuration import POOR_VIEW_WEIGHT, Cluster, ConfigurationError, HttpCheck, MiscCheck, Node, Vip, VirtualService
+from components.ingress import open_return_ports
 from node.openshift_lvs import description
 
 ROOT = Path(__file__).parent.parent
@@ -54,12 +55,13 @@ def render(cluster: Cluster, host: str, root: Path = ROOT) -> tuple[File, ...]:
         "directors": [str(node.pool.hosts[director].address) for director in cluster.directors(node.pool_name)],
         "sync_id": cluster.sync_id(node.pool_name),
         "tunnelled": _tunnelled(node, vips),
+        "returned": _returned(cluster, node.pool_name) if cluster.network.port_security and not node.pool.existing else None,
         "methods": sorted({service.forwarding_method for vip in vips.values() for service in vip.services}),
     }
     names = ["sysctl.conf", "modules.conf"]
     if is_director and vips:
         names = ["keepalived.conf", "lvs.nft", "release.batch", *names]
-    elif context["tunnelled"]:
+    elif context["tunnelled"] or context["returned"]:
         names = ["lvs.nft", *names]
     files = [File(name, 0o644, _template(f"etc/keepalived/current/{name}.j2").render(context)) for name in names]
     described = File(description.NAME, 0o644, describe(cluster, host).to_json())
@@ -233,6 +235,14 @@ def _tunnelled(node: Node, vips: dict[str, Vip]) -> list[IPv4Address]:
     """The inner destinations of tunnel packets that only directors may send: VIPs and the host's own address."""
     balanced = [vip.address for vip in vips.values() if any(service.forwarding_method == "TUN" for service in vip.services)]
     return [*balanced, node.host.address] if balanced else []
+
+
+def _returned(cluster: Cluster, pool: str) -> dict[str, Any]:
+    """What a server's rules must know to refuse new connections to the ports that its security group opens for answers."""
+    first, last = cluster.network.return_port_range
+    # The subnet needs no rule: all of it may connect.
+    outside = [rule for rule in open_return_ports(cluster, pool) if not rule.source.subnet_of(cluster.network.cidr)]
+    return {"ports": f"{first}-{last}", "subnet": cluster.network.cidr, "open": outside}
 
 
 def _modules(vips: dict[str, Vip]) -> list[str]:

@@ -21,8 +21,6 @@ from .errors import Refused
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
     Heard = dict[str, dict[str, list[str]]]
     """For each director, for each IP protocol, the directors that it hears."""
 
@@ -105,7 +103,7 @@ def missing(new: Description, known: Heard) -> list[str]:
 
 def protocols(new: Description) -> list[int]:
     """The IP protocols by which directors speak with each other."""
-    return sorted({vip.advert_protocol for vip in new.vips}) + [UDP]
+    return [*sorted({vip.advert_protocol for vip in new.vips}), UDP]
 
 
 def hear(version: str) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from components.configuration import Cluster, ConfigurationError
 from components.configuration.allow import RULE_SETS
-from components.ingress import EPHEMERAL, ingress_rules
+from components.ingress import ingress_rules
 from components.network import ClusterNetwork, NetworkArgs, allocation_pool
 from tests.unit.recording import Deploy, Deployment
 
@@ -76,9 +76,11 @@ def test_answers_to_the_nodes_own_calls_are_let_in_from_anywhere(article: dict[s
     anywhere = IPv4Network("0.0.0.0/0")
     assert {(rule.protocol, rule.ports) for rule in ingress_rules(Cluster.parse(article)) if rule.source == anywhere} == {
         ("icmp", None),
-        ("tcp", EPHEMERAL),
-        ("udp", EPHEMERAL),
+        ("tcp", (32768, 60999)),
+        ("udp", (32768, 60999)),
     }
+    article["network"]["return_ports"] = "1024-65535"
+    assert {"tcp-1024-65535-from-0.0.0.0/0", "udp-1024-65535-from-0.0.0.0/0"} <= rule_names(article)
 
 
 def test_ssh_is_for_the_named_ranges_and_the_subnet_alone_once_they_are_named(article: dict[str, Any]) -> None:
