@@ -9,8 +9,6 @@ from typing import NamedTuple
 from components.configuration import Allow, Cluster
 
 ANYWHERE = IPv4Network("0.0.0.0/0")
-EPHEMERAL = (32768, 60999)
-"""Ports from which a Linux node opens connections (net.ipv4.ip_local_port_range)."""
 IPVS_SYNC = (8848, 8848)
 """UDP port of IPVS connection sync (ipvsadm(8))."""
 
@@ -36,32 +34,53 @@ def ingress_rules(cluster: Cluster) -> list[Rule]:
     """What the nodes let in, each rule once and in a fixed order.
 
     A director sees half of each conversation, so the group keeps no state and the answers to a node's own calls need rules
-    of their own: whatever comes for the ports that nodes call from. Sources are address ranges, never a group: with client ranges
-    as allowed address pairs a remote group would match them all.
+    of their own: whatever comes for the ports that nodes call from. The node itself refuses what is no answer (`open_return_ports`).
+    Sources are address ranges, never a group: with client ranges as allowed address pairs a remote group would match them all.
     """
-    return ordered(_ingress_rules(cluster))
+    return ordered([*_for_answers(cluster), *_for_connections(cluster)])
 
 
-def _ingress_rules(cluster: Cluster) -> Iterator[Rule]:
+def open_return_ports(cluster: Cluster, pool: str) -> list[Rule]:
+    """The rules for a pool's servers that open ports of the return range for more than answers: services, health checks, ssh, what `allow` names.
+
+    Those of other protocols than TCP and UDP are not among them.
+    """
+    first, last = cluster.network.return_port_range
+    rules = ordered([*_for_connections(cluster), *pool_rules(cluster, pool)])
+    return [rule for rule in rules if rule.protocol in ("tcp", "udp", "any") and (rule.ports is None or (rule.ports[0] <= last and rule.ports[1] >= first))]
+
+
+def _for_answers(cluster: Cluster) -> list[Rule]:
+    return [Rule(protocol, cluster.network.return_port_range, ANYWHERE) for protocol in ("tcp", "udp")]
+
+
+def _for_connections(cluster: Cluster) -> Iterator[Rule]:
     subnet = cluster.network.cidr
     yield Rule("icmp", None, ANYWHERE)
-    yield Rule("tcp", EPHEMERAL, ANYWHERE)
-    yield Rule("udp", EPHEMERAL, ANYWHERE)
-    yield Rule("vrrp", None, subnet)
-    yield Rule("udp", IPVS_SYNC, subnet)
     for source in (subnet, *(cluster.network.client_cidrs if cluster.ssh.allowed_cidrs is None else cluster.ssh.allowed_cidrs)):
         yield Rule("tcp", (cluster.ssh.port, cluster.ssh.port), source)
     yield from allow_rules(cluster.network.allow, subnet)
+    for pool in sorted({vip.pool for vip in cluster.vips.values()}):
+        yield from _from_directors(cluster, pool)
     for vip in cluster.vips.values():
-        if vip.authentication == "AH":
-            yield Rule("ah", None, subnet)
         for service in vip.services:
             for source in (subnet, *(cluster.network.client_cidrs if service.client_cidrs is None else service.client_cidrs)):
                 yield Rule(service.protocol.lower(), (service.port, service.port), source)
             if check_port := getattr(service.health_check, "connect_port", None):
                 yield Rule("tcp", (check_port, check_port), subnet)
-            if service.forwarding_method == "TUN":
-                yield Rule("ipip", None, subnet)
+
+
+def _from_directors(cluster: Cluster, pool: str) -> Iterator[Rule]:
+    """What only the directors of a pool send: adverts, connection sync, tunnel packets. A rule for each, since any machine may be in the subnet."""
+    vips = cluster.vips_of(pool).values()
+    for director in cluster.directors(pool):
+        source = IPv4Network(cluster.pools[pool].hosts[director].address)
+        yield Rule("vrrp", None, source)
+        yield Rule("udp", IPVS_SYNC, source)
+        if any(vip.authentication == "AH" for vip in vips):
+            yield Rule("ah", None, source)
+        if any(service.forwarding_method == "TUN" for vip in vips for service in vip.services):
+            yield Rule("ipip", None, source)
 
 
 def pool_rules(cluster: Cluster, pool: str) -> list[Rule]:

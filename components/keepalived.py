@@ -5,12 +5,14 @@ from __future__ import annotations
 import functools
 import hashlib
 import math
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jinja2
 
 from components.configuration import POOR_VIEW_WEIGHT, Cluster, ConfigurationError, HttpCheck, MiscCheck, Node, Vip, VirtualService
+from components.ingress import open_return_ports
 from node.openshift_lvs import description
 
 ROOT = Path(__file__).parent.parent
@@ -50,11 +52,17 @@ def render(cluster: Cluster, host: str, root: Path = ROOT) -> tuple[File, ...]:
         "witnesses": cluster.witnesses(node.pool_name),
         "vips": [_vip(cluster, node, name, vip) for name, vip in vips.items()],
         "modules": _modules(vips),
+        "directors": [str(node.pool.hosts[director].address) for director in cluster.directors(node.pool_name)],
+        "sync_id": cluster.sync_id(node.pool_name),
+        "tunnelled": _tunnelled(node, vips),
+        "returned": _returned(cluster, node.pool_name) if cluster.network.port_security and not node.pool.existing else None,
         "methods": sorted({service.forwarding_method for vip in vips.values() for service in vip.services}),
     }
     names = ["sysctl.conf", "modules.conf"]
     if is_director and vips:
         names = ["keepalived.conf", "lvs.nft", "release.batch", *names]
+    elif context["tunnelled"] or context["returned"]:
+        names = ["lvs.nft", *names]
     files = [File(name, 0o644, _template(f"etc/keepalived/current/{name}.j2").render(context)) for name in names]
     described = File(description.NAME, 0o644, describe(cluster, host).to_json())
     return (described, *files, *(_check_scripts(vips, root) if is_director else ()))
@@ -88,6 +96,8 @@ def describe(cluster: Cluster, host: str) -> description.Description:
                 owner=hosts[vip.owner].address,
                 answers_expected=bool(vip.answers_within),
                 services=tuple(_described(cluster, name, vip, service) for service in vip.services),
+                advert_protocol=description.AH if vip.authentication == "AH" else description.VRRP,
+                unicast=vip.unicast,
             )
             for name, vip in vips.items()
         ),
@@ -112,6 +122,7 @@ def _described(cluster: Cluster, vip_name: str, vip: Vip, service: VirtualServic
         check_script=_script_name(check) if isinstance(check, MiscCheck) else None,
         check_user=check.user if isinstance(check, MiscCheck) else None,
         regexes=tuple(url.regex for url in check.urls if url.regex) if isinstance(check, HttpCheck) else (),
+        check_port=None if isinstance(check, MiscCheck) else check.connect_port or service.port,
         real_servers=tuple(description.RealServer(name, host.address, service.weight(name)) for name, host in hosts.items()),
         scheduler=service.scheduler,
         scheduler_flags=service.scheduler_flags,
@@ -178,6 +189,7 @@ def _template(name: str) -> jinja2.Template:
         autoescape=False,
     )
     environment.filters["seconds"] = lambda value: f"{value:.6f}".rstrip("0").rstrip(".")
+    environment.filters["hexadecimal"] = lambda address: f"{int(address):#010x}"
     return environment.get_template(name)
 
 
@@ -218,6 +230,20 @@ def _service(cluster: Cluster, vip_name: str, vip: Vip, service: VirtualService)
 
 def _service_name(vip_name: str, service: VirtualService) -> str:
     return f"{vip_name}-{service.port}" + ("" if service.protocol == "TCP" else "-udp")
+
+
+def _tunnelled(node: Node, vips: dict[str, Vip]) -> list[IPv4Address]:
+    """The inner destinations of tunnel packets that only directors may send: VIPs and the host's own address."""
+    balanced = [vip.address for vip in vips.values() if any(service.forwarding_method == "TUN" for service in vip.services)]
+    return [*balanced, node.host.address] if balanced else []
+
+
+def _returned(cluster: Cluster, pool: str) -> dict[str, Any]:
+    """What a server's rules must know to refuse new connections to the ports that its security group opens for answers."""
+    first, last = cluster.network.return_port_range
+    # The subnet needs no rule: all of it may connect.
+    outside = [rule for rule in open_return_ports(cluster, pool) if not rule.source.subnet_of(cluster.network.cidr)]
+    return {"ports": f"{first}-{last}", "subnet": cluster.network.cidr, "open": outside}
 
 
 def _modules(vips: dict[str, Vip]) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from components.configuration import Cluster, ConfigurationError
 from node.openshift_lvs.journal import utc
-from operations import diff, preflight, preview, render, report
+from operations import diff, imported, preflight, preview, render, report
 from operations.diagnose import diagnose
 from operations.drain import Draining, Refused
 from operations.nodes import Nodes, NodesError, reach
@@ -42,12 +42,14 @@ def main(arguments: list[str] | None = None) -> int:
                 return _check_preview(options)
             case "preflight":
                 return _preflight(options)
+            case "import":
+                return _import(options)
             case _:
                 return _on_nodes(options)
     except NodesError as error:
         print(error, file=sys.stderr)
         return COULD_NOT_ASK
-    except (ConfigurationError, diff.BaseError, preflight.CloudError, Refused) as error:
+    except (ConfigurationError, diff.BaseError, imported.ImportFault, preflight.CloudError, Refused) as error:
         print(error, file=sys.stderr)
         return FAULT
 
@@ -75,6 +77,8 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     verb.add_argument("--config-file", type=Path, help="the stack's configuration file, when it is another")
     verb.add_argument("--cloud", help="entry of clouds.yaml; openstack:cloud of the stack when left out")
     verb.add_argument("--root", type=Path, default=Path.cwd(), help="the project's folder (here)")
+    verb = verbs.add_parser("import", help="print the configuration for what a keepalived.conf does, and list what could not be carried over")
+    verb.add_argument("source", metavar="HOST_OR_FILE", help="a keepalived.conf here, or a host that ssh reaches without a question")
     for name, what in {
         "status": "show each host, each VIP on its directors, and the real servers; exit status 1 with a fault, 3 when a host could not be asked",
         "verify": "check that the cluster is what is rendered, from inside and from outside; exit status 1 with a fault, 3 when something could not be asked",
@@ -140,6 +144,15 @@ def _check_preview(options: argparse.Namespace) -> int:
     found = preview.check(preview.read(options.file), preview.removed_names(options.root, options.stack, options.base), options.allow)
     print("\n".join(map(str, found)) or "nothing that is kept would be deleted or replaced, and no allowed address pair removed")
     return 1 if found else 0
+
+
+def _import(options: argparse.Namespace) -> int:
+    found = imported.import_(options.source)
+    print(found.text, end="")
+    if found.notes:
+        print("Not carried over, or to decide:", file=sys.stderr)
+        print(imported.report(found.notes), file=sys.stderr)
+    return 0
 
 
 def _on_nodes(options: argparse.Namespace) -> int:

@@ -9,7 +9,7 @@ import hashlib
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from components import keepalived
@@ -24,6 +24,9 @@ RECENT_S = 3600
 """Repairs of the last hour are reported."""
 CONNECTIONS_MAX = 400
 """For one service: a burst that no service minds."""
+
+FOREIGN_NAMED = 5
+"""So many foreign senders are named."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +133,8 @@ def inside(cluster: Cluster, host: str, seen: Facts, root: Path) -> Iterator[Fin
                 yield Finding(host, "view", False, stale)
         yield _sync(host, node.interface, cluster.sync_id(node.pool_name), seen)
         yield Finding(host, "virtual_router_id", not seen.strangers, seen.strangers or "no other router uses ours")
+    if "lvs.nft" in files:
+        yield _neighbours(host, seen)
 
 
 def _version(host: str, version: str, has_password: bool, seen: Facts, files: Mapping[str, str]) -> Finding:
@@ -162,7 +167,7 @@ def _witnesses(host: str, pool: str, seen: Facts) -> Finding:
 def _settings(host: str, files: Mapping[str, str], seen: Facts, addresses: set[str], is_director: bool) -> Finding:
     faults = [f"{line} is rendered" for line in files["sysctl.conf"].splitlines() if line.startswith("net.") and line not in seen.sysctl]
     faults += [f"{address} is not on lo" for address in sorted(addresses - seen.lo)]
-    if is_director and seen.rules:
+    if seen.rules:
         faults.append(f"nft table ip openshift_lvs differs: {seen.rules}")
     remedy = "; openshift-lvs apply on the node"
     return Finding(host, "kernel", not faults, "; ".join(faults) + remedy if faults else "sysctls, addresses on lo and rules as rendered")
@@ -187,6 +192,14 @@ def _sync(host: str, interface: str, sync_id: int | None, seen: Facts) -> Findin
         return Finding(host, "connection sync", True, "tells and hears of connections")
     runs = f"{', '.join(sorted(running)) or 'no side'} runs, both should on {interface} with {sync_id}"
     return Finding(host, "connection sync", False, f"{runs}; openshift-lvs sync on the node")
+
+
+def _neighbours(host: str, seen: Facts) -> Finding:
+    if not seen.foreign:
+        return Finding(host, "neighbours", True, "no other machine sent what only directors send")
+    shown = ", ".join(seen.foreign[:FOREIGN_NAMED]) + (f" and {len(seen.foreign) - FOREIGN_NAMED} more" if len(seen.foreign) > FOREIGN_NAMED else "")
+    remedy = "refused here, since no director has that address; find out whose it is (a director's must be in pools.NAME.hosts)"
+    return Finding(host, "neighbours", False, f"in the last hour: {shown}; {remedy}")
 
 
 def _service(cluster: Cluster, host: str, name: str, vip: Vip, service: VirtualService, seen: Facts) -> Finding:
@@ -258,6 +271,7 @@ def _holder(cluster: Cluster, name: str, vip: Vip, known: Mapping[str, Facts]) -
         return Finding(name, "holder", False, f"{none}; is keepalived active, and a director not drained?")
     if len(having) > 1:
         several = f"{', '.join(having)} all hold {address}: they do not hear each other's adverts; is VRRP (IP protocol 112) let through?"
+        several += "".join(_filtered(host, known[host]) for host in having)
         return Finding(name, "holder", False, several)
     holder = having[0]
     away = "" if holder == vip.owner else f", which is not its owner {vip.owner}"
@@ -300,7 +314,8 @@ def _from_outside(nodes: Nodes, cluster: Cluster, known: Mapping[str, Facts]) ->
                 continue
             ours = {f"{clients[holder]}:{port}" for words in lines if words[:2] == ["tcp", at] for port in words[2:]}
             new = [words for words in map(str.split, arrived[holder].said.splitlines()) if words[1] in ours and words[2] == at]
-            yield _handshakes(cluster, name, check, set(live), _one_server(service), asker, new)
+            found = _handshakes(cluster, name, check, set(live), _one_server(service), asker, new)
+            yield found if found.holds else replace(found, seen=found.seen + _filtered(holder, known[holder]))
 
 
 def _asked(vip: Vip, holder: Facts) -> Iterator[tuple[VirtualService, dict[str, int]]]:
@@ -348,6 +363,11 @@ def _drained_alike(cluster: Cluster, name: str, vip: Vip, known: Mapping[str, Fa
             yield Finding(name, "drained", False, f"{server} is drained on {', '.join(told)} and not on {others}: drain or undrain {server} again")
         elif told:
             yield Finding(name, "drained", True, f"{server} is drained")
+
+
+def _filtered(host: str, seen: Facts) -> str:
+    """The chains of other programs that may be the reason why something does not arrive at a host."""
+    return f"; {host} drops what no rule accepts in {', '.join(seen.filters)}" if seen.filters else ""
 
 
 def _handshakes(cluster: Cluster, name: str, check: str, live: set[str], one_server: bool, asker: str, new: Sequence[Sequence[str]]) -> Finding:

@@ -45,6 +45,15 @@ class Network(Model):
         10, description="how many allowed address pairs this cloud's Neutron accepts on a port (its option of the same name)"
     )
     port_security: bool = Field(True, description="false: a network without port security, so ports without security groups and address pairs")
+    return_ports: Annotated[str, Field(pattern=r"^\d{4,5}-\d{4,5}$"), Form("a range of ports, such as 32768-60999")] = Field(
+        "32768-60999", description="ports from which nodes and masqueraded pods open connections: the security group lets their answers in"
+    )
+
+    @property
+    def return_port_range(self) -> tuple[int, int]:
+        """First and last port."""
+        first, _, last = self.return_ports.partition("-")
+        return int(first), int(last)
 
     @model_validator(mode="after")
     def _ranges(self) -> Network:
@@ -56,6 +65,9 @@ class Network(Model):
             raise ValueError(f"gateway: missing; the router to {self.external!r} needs an address in {self.cidr}, such as {self.cidr[1]}")
         if self.management and self.management.cidr.overlaps(self.cidr):
             raise ValueError(f"management.cidr: {self.management.cidr} overlaps the subnet {self.cidr}; give the range of another network")
+        first, last = self.return_port_range
+        if not 1024 <= first < last <= 65535:
+            raise ValueError(f"return_ports: {self.return_ports} must be N-M within 1024 to 65535, such as 32768-60999")
         for range_ in self.client_cidrs:
             if range_.overlaps(MULTICAST) and range_.prefixlen:
                 raise ValueError(f"client_cidrs: {range_} overlaps multicast, which Neutron refuses; use 0.0.0.0/0 or 0.0.0.0/1, 128.0.0.0/2, 192.0.0.0/3")

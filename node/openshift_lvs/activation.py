@@ -9,7 +9,7 @@ import contextlib
 import json
 import os
 
-from . import belief, clock, host, ipvs, journal, legacy, metrics, own_calls, programs, servers, state, versions, vrrp
+from . import belief, clock, firewall, hearing, host, ipvs, journal, legacy, metrics, own_calls, programs, servers, state, versions, vrrp
 from .description import Description, current
 from .errors import Refused, TimedOut
 from .ipvs import Key, Lowered
@@ -80,6 +80,7 @@ class _Activation:
             apply(self.new)
             self._settle()
             return f"{self.version} in force, nothing to do"
+        hearing.require(self.version, self.new, self.current)
         journal.note(f"activation of {self.version} begins; in force: {state.target(state.CURRENT) or 'nothing'} since {journal.since(state.CURRENT)}")
         self._give_vips_away(canary)
         self._lower_removed()
@@ -299,6 +300,7 @@ class _Activation:
         if self.new.director:
             vrrp.recount(self.new)
         own_calls.redirect(self.new)
+        firewall.settle(self.new)
         vrrp.tidy(self.new)
 
     def _roll_back(self, fault: str) -> str:

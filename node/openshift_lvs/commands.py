@@ -56,11 +56,18 @@ def go_home(vip: str) -> str:
 
 
 def alone(seconds: str) -> None:
-    from . import clock, vrrp
+    from . import clock, host, vrrp
     from .description import in_force
 
     description = in_force()
     clock.wait_for(float(seconds), "former directors to fall silent", lambda: vrrp.strangers(description, description))
+    host.end_roll_out()
+
+
+def hear(version: str) -> None:
+    from . import hearing
+
+    hearing.hear(version)
 
 
 def answers(seconds: str, requests: str, *targets: str) -> None:
@@ -222,9 +229,10 @@ COMMANDS: dict[str, tuple[Callable[..., str | None], str, str, str]] = {
     "deliver-secret": (deliver_secret, "VERSION <BUNDLE", "engine", "add the VRRP passwords to a staged version"),
     "activate": (activate, "VERSION [canary]", "engine", "bring a version into force; go back to the one before when it is not healthy"),
     "go-home": (go_home, "VIP", "engine", "end a roll-out: hand the VIP to its owner"),
-    "alone": (alone, "SECONDS", "engine", "wait until no other router uses our virtual_router_ids"),
+    "alone": (alone, "SECONDS", "engine", "wait until no other router uses our virtual_router_ids; then refuse what former directors send"),
     "answers": (answers, "SECONDS REQUESTS TARGET...", "engine", "ask until each target gives so many answers in a row"),
     "remove": (remove, "", "engine", "undo everything that this program did on this host"),
+    "hear": (hear, "VERSION", "systemd", "send and receive test packets until every director of the version is activated"),
     "apply": (apply, "", "systemd, operator", "bring ARP settings, VIPs on lo, modules, sysctls and rules to the version in force"),
     "start": (start, "", "systemd", "before keepalived starts: tracked files, weights, connection sync"),
     "started": (started, "", "systemd", "after keepalived started: the place of drained servers in the hash table"),

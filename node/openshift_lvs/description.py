@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     Address = Union[IPv4Address, IPv6Address]
 
 NAME = "host.json"
+VRRP, AH, UDP, IPIP = 112, 51, 17, 4
+"""IP protocols (IANA)."""
 _WIDTH = 140
 
 
@@ -63,6 +65,8 @@ class Service(Record):
     dynamic_weights: bool = False
     """Whether the script of a misc_dynamic check sets the weights."""
     fail_open: bool = False
+    check_port: int | None = None
+    """The TCP port of a real server that its health check connects to; None for a check that does not connect."""
 
     @property
     def all_expected(self) -> bool:
@@ -93,6 +97,10 @@ class Vip(Record):
     answers_expected: bool
     """Whether a new service must have a live server for an activation to succeed."""
     services: tuple[Service, ...]
+    advert_protocol: int = VRRP
+    """The IP protocol of its adverts: VRRP, or AH with an authentication header around VRRP."""
+    unicast: bool = False
+    """Whether adverts go to each director's address instead of the multicast group."""
 
     @property
     def prefix(self) -> str:

@@ -64,6 +64,10 @@ class Facts(Record):
     """What systemd says of the resident process; empty in facts of a release that had none."""
     repairs: tuple[Repair, ...] = ()
     """What `watch` repaired since the last boot."""
+    foreign: tuple[str, ...] = ()
+    """Other machines that sent adverts, connection sync or tunnel packets within the last hour; the rules refused them."""
+    filters: tuple[str, ...] = ()
+    """Other programs' nftables chains that drop incoming packets unless a rule accepts them."""
 
     @property
     def aside(self) -> list[str]:
@@ -98,6 +102,8 @@ class Facts(Record):
         data = {name: value for name, value in data.items() if name in cls.__annotations__}
         for name in ("drained", "held", "lo", "sysctl"):
             data[name] = frozenset(data[name])
+        data["foreign"] = tuple(data.get("foreign", ()))
+        data["filters"] = tuple(data.get("filters", ()))
         data["sync"] = tuple(SyncDaemon(**each) for each in data["sync"])
         data["repairs"] = tuple(Repair(**each) for each in data.get("repairs", ()))
         data["table"] = {int(mark): _virtual_server(each) for mark, each in data["table"].items()}

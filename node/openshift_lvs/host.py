@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 
 from . import journal, programs, state
 from .description import Description
@@ -18,6 +19,13 @@ LISTED_RULES = "lvs.nft.listed"
 _LIST = ("nft", "--stateless", "--terse", "list", "table", "ip", TABLE)
 SYSCTLS = "sysctl.conf"
 MODULES = "modules.conf"
+_FOREIGN = {
+    **dict.fromkeys(("4", "ipencap", "ipip"), "IPIP"),
+    **dict.fromkeys(("51", "ah"), "VRRP behind AH"),
+    **dict.fromkeys(("112", "vrrp"), "VRRP"),
+    **dict.fromkeys(("17", "udp"), "connection sync"),
+}
+"""What the rules refuse from other machines, by IP protocol as nft shows it."""
 _EARLY = ("net.ipv4.conf.all.arp_", "net.ipv4.conf.lo.arp_")
 """The sysctls without which no VIP may be on lo."""
 PROGRAM_UNITS = "systemd"
@@ -157,8 +165,44 @@ def load_rules(folder: str) -> None:
     """Load the nftables rules of a version in one transaction; remove ours where it has none, since nothing would keep the table of a former director."""
     if os.path.exists(f"{folder}/{RULES}"):
         programs.run("nft", "--file", f"{folder}/{RULES}")
+        _admit(state.read(state.ROLL_OUT_DIRECTORS).splitlines())
     elif rules_loaded():
         remove_rules()
+
+
+def admit_for_roll_out(new: Description, now: Description | None) -> None:
+    """Accept what the directors of both versions send until `end_roll_out`: none of them may lose an advert of another.
+
+    A director that comes may hold a VIP before every other director has the new rules; one that leaves may hold it until it is drained.
+    """
+    if now is None or set(now.directors) == set(new.directors):
+        return
+    directors = sorted(str(each) for each in {*now.directors, *new.directors})
+    state.prepare_run()
+    state.write(state.ROLL_OUT_DIRECTORS, "".join(f"{each}\n" for each in directors))
+    _admit(directors)
+
+
+def end_roll_out() -> None:
+    """Accept adverts, connection sync and tunnels from the directors of the version in force only."""
+    try:
+        os.unlink(state.ROLL_OUT_DIRECTORS)
+    except FileNotFoundError:
+        return
+    load_rules(state.CURRENT)
+
+
+def _admit(directors: list[str]) -> None:
+    """Add directors to the loaded rules, where these distinguish directors."""
+    if directors:
+        programs.attempt("nft", "add", "element", "ip", TABLE, "directors", f"{{ {', '.join(directors)} }}")
+
+
+def foreign_senders() -> tuple[str, ...]:
+    """`ADDRESS WHAT` of the machines that sent what only directors send within the last hour, and were refused. At most 256."""
+    shown = programs.attempt("nft", "list", "set", "ip", TABLE, "foreign")[1]
+    found = re.findall(r"\b((?:\d+\.){3}\d+) \. (\w+)", shown)
+    return tuple(sorted(f"{address} {_FOREIGN.get(protocol, protocol)}" for address, protocol in found))
 
 
 def listed(folder: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 
-from . import belief, clock, host, ipvs, journal, programs, repairs, state, vrrp
+from . import belief, clock, firewall, host, ipvs, journal, programs, repairs, state, vrrp
 from .description import Description, current
 from .facts import Facts
 from .record import replace
@@ -39,6 +39,8 @@ def facts() -> Facts:
         lo=frozenset(addresses.get("lo", ())),
         sysctl=frozenset(host.sysctls_in_force(state.CURRENT)),
     )
+    if os.path.exists(f"{state.CURRENT}/{host.RULES}"):
+        seen = replace(seen, rules=host.rules_that_differ(), foreign=host.foreign_senders())
     if not description.director:
         return seen
     return replace(
@@ -48,8 +50,8 @@ def facts() -> Facts:
         views={name: int(state.read(state.view_file(name)) or 0) for name in description.instances},
         drains={name: int(state.read(state.drain_file(name)) or 0) for name in description.instances},
         witnesses=_reached(description),
-        rules=host.rules_that_differ(),
         strangers=vrrp.strangers(description, description),
+        filters=firewall.dropping_chains(),
         vrrp=vrrp.transitions(description.instances),
         priorities=vrrp.priorities(state.CURRENT),
     )

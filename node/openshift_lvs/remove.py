@@ -6,7 +6,7 @@ import contextlib
 import os
 import shutil
 
-from . import host, ipvs, metrics, own_calls, programs, state, versions
+from . import firewall, hearing, host, ipvs, metrics, own_calls, programs, state, versions
 from .description import Description, current
 from .errors import Refused
 
@@ -18,8 +18,10 @@ def remove() -> str:
     if in_force:
         programs.attempt("systemctl", "-q", "disable", "--now", "keepalived.service")
         host.release_vips(in_force)
+        host.remove_rules()
+        hearing.end()
+        firewall.close()
         if in_force.director:
-            host.remove_rules()
             own_calls.remove()
             # The connections that are left end by themselves.
             with contextlib.suppress(Refused):

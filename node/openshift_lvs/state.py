@@ -21,6 +21,8 @@ FILE
     empty: this real server gets no new connection; rotation; activate, start, status; stays
 /etc/keepalived/drained/ownership
     empty: this director takes no VIP; ownership; start, activate, status; stays
+/etc/keepalived/firewalld.json
+    the rules that this program added to firewalld: zone and rule; deliver, activate, remove; the same; stays
 /etc/systemd/system/openshift-lvs.service, UNIT.service.d/openshift-lvs.conf
     units of the version in force; activate; systemd; stays
 /run/openshift-lvs/drain-VIP
@@ -40,6 +42,10 @@ FILE
     the last verdict on each real server, and since when services fail open (belief.Belief); watch; activate, recount, status; gone
 /run/openshift-lvs/repairs
     what was repaired, how often and when (repairs.Repair); watch; status; gone
+/run/openshift-lvs/directors
+    directors that come or leave with a roll-out, a line each: the rules accept adverts of theirs too; deliver, alone; apply, rules; gone
+/run/openshift-lvs/hearing.json
+    which directors hear each other's test packets (hearing.Heard); hear; activate; gone
 /run/openshift-lvs/units
     the text of the units that systemd has read and enabled; activate; activate; gone
 /run/openshift-lvs/lock, VIP.lock
@@ -62,6 +68,7 @@ CURRENT = f"{BASE}/current"
 PROVEN = f"{BASE}/proven"
 DRAINED = f"{BASE}/drained"
 OWNERSHIP = f"{DRAINED}/ownership"
+FIREWALL = f"{BASE}/firewalld.json"
 UNITS = "/etc/systemd/system"
 RUN = "/run/openshift-lvs"
 LOCK = f"{RUN}/lock"
@@ -72,6 +79,8 @@ OWN_CALLS = f"{RUN}/own-calls"
 VERDICTS = f"{RUN}/verdicts"
 BELIEF = f"{RUN}/belief"
 REPAIRS = f"{RUN}/repairs"
+HEARING = f"{RUN}/hearing.json"
+ROLL_OUT_DIRECTORS = f"{RUN}/directors"
 
 
 def prepare_run() -> None:

@@ -83,6 +83,11 @@ def deliver(version: str, bundle: bytes) -> str:
     host.prepare(new, description)
     if description.director:
         vrrp.refuse_strangers(description, current())
+    host.admit_for_roll_out(description, current())
+    from . import firewall, hearing
+
+    firewall.open_for(description)
+    hearing.begin(version, description, current())
     programs.sync(state.BASE)
     return f"{version} delivered, {_in_force_since()}"
 
@@ -127,18 +132,16 @@ def validate(new: str) -> None:
 
     Raises Refused with what they say.
     """
+    description = Description.read(new)
+    _validate_rules(new)
     if not os.path.exists(f"{new}/keepalived.conf"):
         return
-    description = Description.read(new)
     if not os.path.exists(f"/sys/class/net/{description.interface}"):
         there = " ".join(state.names("/sys/class/net"))
         raise Refused(f"interface: {description.interface} is not on this node; it has {there}: name one of these as the pool's `interface`")
     # The test looks for tracked files and for what keepalived.conf includes.
     vrrp.track_files_exist(description)
     servers.write_drained_files(new, description)
-    programs.run("nft", "--check", "--file", f"{new}/{host.RULES}")
-    if not os.path.exists(f"{new}/{host.LISTED_RULES}"):
-        state.write(f"{new}/{host.LISTED_RULES}", host.listed(new))
     _validate_checks(new, description)
     # An interrupted test left its copy behind.
     for left in glob.glob(f"{_VALIDATED}*"):
@@ -157,6 +160,13 @@ def validate(new: str) -> None:
             raise Refused("keepalived refuses the configuration:\n" + (output + errors).replace(view, new).strip())
     finally:
         shutil.rmtree(view)
+
+
+def _validate_rules(new: str) -> None:
+    if os.path.exists(f"{new}/{host.RULES}"):
+        programs.run("nft", "--check", "--file", f"{new}/{host.RULES}")
+        if not os.path.exists(f"{new}/{host.LISTED_RULES}"):
+            state.write(f"{new}/{host.LISTED_RULES}", host.listed(new))
 
 
 def _validate_checks(new: str, description: Description) -> None:

@@ -20,6 +20,8 @@ LEAVE_S = 10
 """Seconds for a drained VIP to leave the interface."""
 LISTEN_S = 4
 """Seconds in which every router on the segment sends an advert: the longest interval is 3 s."""
+NAMED = 5
+"""So many routers are named in a message."""
 _LISTEN_TABLE = "openshift_lvs_listen"
 _VRRP_GROUP = "01:00:5e:00:00:12"
 """The Ethernet address of VRRP's multicast group 224.0.0.18."""
@@ -244,9 +246,12 @@ def tidy(description: Description) -> None:
 # Adverts
 
 
-def heard(router_id: int, table: str = host.TABLE) -> set[str] | None:
-    """The routers whose adverts with that virtual_router_id entered through the pool's interface in the last 10 s; None when none are recorded."""
-    status, shown, _ = programs.attempt("nft", "list", "set", "ip", table, f"adverts_{router_id}")
+def heard(router_id: int, table: str = host.TABLE, recorded: str = "adverts") -> set[str] | None:
+    """The routers whose adverts with that virtual_router_id entered through the pool's interface in the last 10 s; None when none are recorded.
+
+    `adverts` are the directors' that passed this host's filters, `strangers` those of other routers.
+    """
+    status, shown, _ = programs.attempt("nft", "list", "set", "ip", table, f"{recorded}_{router_id}")
     return set(re.findall(r"\b(?:\d+\.){3}\d+\b", shown)) if status == 0 else None
 
 
@@ -271,11 +276,13 @@ def strangers(description: Description, current: Description | None) -> str:
         by_vip = [(vip, heard(vip.virtual_router_id, table)) for vip in description.vips]
         if any(routers is None for _, routers in by_vip):
             return None
+        # A director that leaves is among the first until the roll-out ends. Rules of an earlier release have no second set.
+        all_of = [(vip, (routers or set()) | (heard(vip.virtual_router_id, table, "strangers") or set())) for vip, routers in by_vip]
         return "\n".join(
-            f"vips.{vip.name}.virtual_router_id: {vip.virtual_router_id} is used by {router} on {description.interface} too; choose another, or stop "
-            "that router (a director of this program that is being removed: put it back, drain it, and remove it then)"
-            for vip, routers in by_vip
-            for router in sorted((routers or set()) - known)
+            f"vips.{vip.name}.virtual_router_id: {vip.virtual_router_id} is used by {_some(routers - known)} on {description.interface} too; choose another, "
+            "or stop that router (a director of this program that is being removed: put it back, drain it, and remove it then)"
+            for vip, routers in all_of
+            if routers - known
         )
 
     in_force = found(host.TABLE)
@@ -294,6 +301,12 @@ def strangers(description: Description, current: Description | None) -> str:
     finally:
         programs.attempt("nft", "delete", "table", "ip", _LISTEN_TABLE)
         programs.attempt("ip", "maddress", "delete", _VRRP_GROUP, "dev", description.interface)
+
+
+def _some(routers: set[str]) -> str:
+    """The first of these addresses: a flood of senders is not listed in full."""
+    first = sorted(routers)[:NAMED]
+    return " ".join(first) + (f" and {len(routers) - NAMED} more" if len(routers) > NAMED else "")
 
 
 def refuse_strangers(description: Description, current: Description | None) -> None:

@@ -195,11 +195,10 @@ class Watch:
         faults = self._sysctl_faults() if self._turn % 2 or self._seen else []
         if self.vips_due or any(what == VIPS for what, _ in self._seen):
             faults += self._vip_faults(self.description)
-        if not self.description.director:
-            return faults
-        faults += self._table_faults(self.description)
-        if not self._turn % 2 or self._seen:
-            faults += self._sync_faults(self.description)
+        if self.description.director:
+            faults += self._table_faults(self.description)
+            if not self._turn % 2 or self._seen:
+                faults += self._sync_faults(self.description)
         if self.rules_due or any(what in (RULES, OWN_RULES) for what, _ in self._seen):
             faults += self._rule_faults()
         return faults
@@ -250,7 +249,8 @@ class Watch:
     def _rule_faults(self) -> list[Fault]:
         self.rules_due = False
         faults = []
-        if differs := host.rules_that_differ():
+        # A server that is no director may have none.
+        if os.path.exists(f"{state.CURRENT}/{host.RULES}") and (differs := host.rules_that_differ()):
             faults.append(Fault(RULES, differs, lambda: host.load_rules(state.CURRENT), self.rules_by))
         if own_calls.missing():
             faults.append(Fault(OWN_RULES, f"table ip {own_calls.TABLE} was missing", own_calls.load_again, self.rules_by))

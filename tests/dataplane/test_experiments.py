@@ -25,7 +25,7 @@ REPRESENTATIVE = {
     "kill -9 of all of keepalived on the owner",
     "a server's process gone",
 }
-DEPLOYING = {"change", "wrong update", "stranger", "release", "reuse"}
+DEPLOYING = {"change", "wrong update", "stranger", "release", "reuse", "spoofed", "own keepalived"}
 """Kinds of step."""
 
 

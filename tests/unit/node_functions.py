@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from ipaddress import ip_address
@@ -38,6 +39,9 @@ _STATE = (
     "VERDICTS",
     "BELIEF",
     "REPAIRS",
+    "FIREWALL",
+    "HEARING",
+    "ROLL_OUT_DIRECTORS",
 )
 
 
@@ -55,6 +59,7 @@ def service(name: str = "master-8443", mark: int = MARK, weights: dict[str, int]
         "check_script": None,
         "check_user": None,
         "regexes": (),
+        "check_port": mark & 0xFFFF,
     }
     return Service(name=name, mark=mark, quorum=quorum, real_servers=servers, **{**usual, **given})  # type: ignore[arg-type]
 
@@ -120,9 +125,13 @@ class System:
         if line in ("ip -oneline address show dev eth0", "ip -oneline address show"):
             self._drained_leave()
             return 0, "".join(f"2: eth0 inet {address}/32 scope global eth0\n" for address in self.held.values()), ""
+        if line == "firewall-cmd --state":
+            return 127, "", "firewall-cmd: not on this node"
         if line == "systemctl -q is-active keepalived.service":
             return 0 if self.running else 3, "", ""
         self.asked.append(line)
+        if command[0] == "systemd-run":
+            self._hear(Description.read(versions.folder(command[-1])))
         if command[:2] == ("ipvsadm", "--edit-server"):
             return self._edit(int(command[3]), command[5], int(command[-1]))
         if command[:2] == ("ipvsadm", "--delete-server"):
@@ -200,6 +209,11 @@ class System:
             return 2, "", "No such destination"
         servers[address] = (servers[address][0], weight, servers[address][2])
         return 0, "", ""
+
+    def _hear(self, said: Description) -> None:
+        directors = [str(each) for each in (said.address, *said.directors)]
+        known = {each: {by: [other for other in directors if other != each] for by in ("17", "112")} for each in directors}
+        Path(state.HEARING).write_text(json.dumps(known))
 
     def _drained_leave(self) -> None:
         for name in [name for name in self.held if self.leave and state.read(state.drain_file(name)) == "-254"]:

@@ -76,6 +76,8 @@ BARE = {"port": 8443, "health_check": {"type": "tcp"}}
         ("network.cidr", "192.168.0.7/24", ["network.cidr", "192.168.0.7/24", "zeros after the length, such as 192.168.0.0/24"]),
         ("network.client_cidrs", ["128.0.0.0/1"], ["network.client_cidrs", "128.0.0.0/1", "multicast", "use 0.0.0.0/0 or 0.0.0.0/1, 128.0.0.0/2, 192.0.0.0/3"]),
         ("network.allow", [{"protocol": "tcp", "ports": "1-65535"}], ["network.allow.0.ports", "1-65535", "not all of them"]),
+        ("network.return_ports", "1000-60999", ["network.return_ports", "1000-60999", "N-M within 1024 to 65535"]),
+        ("network.return_ports", "60999-32768", ["network.return_ports", "60999-32768", "N-M within 1024 to 65535"]),
         ("network.allow", [{"protocol": "tcp", "ports": "90-80"}], ["network.allow.0.ports", "90-80", "N or N-M within 1 to 65535"]),
         # VRRP
         ("vips.master.virtual_router_id", 52, ["vips.infra.virtual_router_id", "52 is used by vips.master too", "choose another (1 to 255)"]),

@@ -119,6 +119,8 @@ TABLE: list[tuple[str, Any, str]] = [
         "pools.infra.allowed_address_pairs.1: 192.168.0.2 is pools.master.hosts.master0; a pair equal to a bound port's address takes that port down; "
         "remove it",
     ),
+    ("network.return_ports", "any", "network.return_ports: 'any': must be a range of ports, such as 32768-60999"),
+    ("network.return_ports", "80-60999", "network.return_ports: '80-60999': must be a range of ports, such as 32768-60999"),
     ("network.allow", [{"protocol": "tcp", "ports": "http"}], f"network.allow.0.ports: 'http': {PORTS}"),
     ("network.allow", [{"protocol": "tcp", "ports": True}], f"network.allow.0.ports: true: {PORTS}; {YAML}"),
     # ssh

@@ -12,7 +12,7 @@ import pytest
 
 from components.configuration import Cluster, ConfigurationError
 from components.configuration.allow import RULE_SETS
-from components.ingress import EPHEMERAL, ingress_rules
+from components.ingress import ingress_rules
 from components.network import ClusterNetwork, NetworkArgs, allocation_pool
 from tests.unit.recording import Deploy, Deployment
 
@@ -41,14 +41,14 @@ def test_no_rule_names_a_remote_group(deploy: Deploy, article: dict[str, Any]) -
     assert all(rule.inputs.keys().isdisjoint({"remoteGroupId", "remoteAddressGroupId"}) and rule.inputs["remoteIpPrefix"] for rule in rules)
 
 
-def test_vrrp_is_let_in_from_the_subnet_by_its_name_and_without_ports(deploy: Deploy, article: dict[str, Any]) -> None:
-    rule = make(deploy, article).of("SecGroupRule")["vrrp-from-192.168.0.0/24"]
+def test_vrrp_is_let_in_from_each_director_by_its_name_and_without_ports(deploy: Deploy, article: dict[str, Any]) -> None:
+    rule = make(deploy, article).of("SecGroupRule")["vrrp-from-192.168.0.3/32"]
     assert rule.inputs == {
         "securityGroupId": "nodes-id",
         "direction": "ingress",
         "ethertype": "IPv4",
         "protocol": "vrrp",
-        "remoteIpPrefix": "192.168.0.0/24",
+        "remoteIpPrefix": "192.168.0.3/32",
     }
 
 
@@ -57,8 +57,7 @@ def test_the_rules_of_the_article_are_these_and_no_others(article: dict[str, Any
         "icmp-from-0.0.0.0/0",
         "tcp-32768-60999-from-0.0.0.0/0",
         "udp-32768-60999-from-0.0.0.0/0",
-        "udp-8848-from-192.168.0.0/24",
-        "vrrp-from-192.168.0.0/24",
+        *(f"{protocol}-from-192.168.0.{director}/32" for protocol in ("vrrp", "udp-8848") for director in range(2, 7)),
         *(f"tcp-{port}-from-{source}" for port in (22, 80, 443, 8443) for source in ("10.0.0.0/8", "192.168.0.0/24")),
     }
 
@@ -77,9 +76,11 @@ def test_answers_to_the_nodes_own_calls_are_let_in_from_anywhere(article: dict[s
     anywhere = IPv4Network("0.0.0.0/0")
     assert {(rule.protocol, rule.ports) for rule in ingress_rules(Cluster.parse(article)) if rule.source == anywhere} == {
         ("icmp", None),
-        ("tcp", EPHEMERAL),
-        ("udp", EPHEMERAL),
+        ("tcp", (32768, 60999)),
+        ("udp", (32768, 60999)),
     }
+    article["network"]["return_ports"] = "1024-65535"
+    assert {"tcp-1024-65535-from-0.0.0.0/0", "udp-1024-65535-from-0.0.0.0/0"} <= rule_names(article)
 
 
 def test_ssh_is_for_the_named_ranges_and_the_subnet_alone_once_they_are_named(article: dict[str, Any]) -> None:
@@ -96,7 +97,7 @@ def test_ssh_is_for_the_named_ranges_and_the_subnet_alone_once_they_are_named(ar
     [
         ({"port": 53, "protocol": "UDP", "health_check": {"type": "misc", "script": "checks/dns"}}, "udp-53-from-10.0.0.0/8"),
         ({"port": 53, "protocol": "UDP", "health_check": {"type": "tcp", "connect_port": 8053}}, "tcp-8053-from-192.168.0.0/24"),
-        ({"port": 80, "forwarding_method": "TUN", "health_check": {"type": "tcp"}}, "ipip-from-192.168.0.0/24"),
+        ({"port": 80, "forwarding_method": "TUN", "health_check": {"type": "tcp"}}, "ipip-from-192.168.0.3/32"),
     ],
 )
 def test_what_a_service_needs_is_let_in_and_nothing_of_it_where_it_is_not_needed(article: dict[str, Any], service: dict[str, Any], rule: str) -> None:
@@ -116,7 +117,16 @@ def test_vrrp_with_ah_travels_as_ah(article: dict[str, Any]) -> None:
     article["keepalived"] = {"vrrp_version": 2}
     article["vips"]["master"].update(advert_interval=1, authentication="AH")
     article["vips"]["infra"].update(advert_interval=1)
-    assert "ah-from-192.168.0.0/24" in rule_names(article)
+    assert {name for name in rule_names(article) if name.startswith("ah-")} == {f"ah-from-192.168.0.{director}/32" for director in (2, 3, 4)}
+
+
+def test_only_directors_may_send_what_only_directors_send(article: dict[str, Any]) -> None:
+    before = rule_names(article)
+    article["pools"]["master"]["directors"] = ["master0", "master1"]
+    gone = before - rule_names(article)
+    assert gone == {"vrrp-from-192.168.0.4/32", "udp-8848-from-192.168.0.4/32"}
+    article["pools"]["master"]["hosts"]["master3"] = "192.168.0.7"
+    assert rule_names(article) == before - gone, "a real server more changes no rule"
 
 
 def test_one_rule_wanted_twice_is_asked_for_once(article: dict[str, Any]) -> None:

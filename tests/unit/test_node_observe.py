@@ -47,6 +47,8 @@ EVERYTHING = Facts(
     priorities={"master": 150},
     watch="active",
     repairs=(Repair("IPVS table", 2, 7, "kube-proxy", True),),
+    filters=("table inet filter, chain input, priority 0",),
+    foreign=("192.168.0.77 VRRP", "192.168.0.77 connection sync"),
 )
 
 

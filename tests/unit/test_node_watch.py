@@ -327,6 +327,19 @@ def test_a_server_that_is_no_director_has_its_sysctls_and_vips_repaired(make: ty
     assert running.look() == ["sysctl -q -p -", "ip -batch -"]
 
 
+@pytest.mark.parametrize("rules", [True, False])
+def test_a_server_that_is_no_director_has_its_rules_repaired_if_it_has_any(make: type[Running], system: System, tmp_path: Path, rules: bool) -> None:
+    running = make(system, tmp_path, description(director=False, directors=()))
+    if rules:
+        Path(state.CURRENT, host.RULES).touch()
+    system.answers["unshare --net"] = (0, "table ip openshift_lvs {\n}\n", "")
+    system.answers["nft --stateless"] = (0, "", "")
+    system.answers["ip -oneline address show dev lo"] = (0, "1: lo inet 192.168.0.250/32 scope global lo\n", "")
+    running.watch.rules_due = True
+    given = [line for line in running.look() if line.startswith("nft --file")]
+    assert given == ([f"nft --file {state.CURRENT}/{host.RULES}"] if rules else [])
+
+
 def test_rules_that_another_program_removed_are_loaded_again_and_name_it(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     differ = ["table ip openshift_lvs is missing"] * 2
     monkeypatch.setattr(host, "rules_that_differ", lambda: differ.pop() if differ else "")

@@ -195,6 +195,11 @@ RULES = "loaded: meta mark set 2; rendered: meta mark set 1"
         ("infra1", lambda f: replace(f, strangers="vips.infra.virtual_router_id: 52 is used by 10.0.0.9 on eth0 too"), ["52 is used by 10.0.0.9"]),
         (
             "infra1",
+            lambda f: replace(f, foreign=tuple(f"10.0.0.{number} VRRP" for number in range(1, 9))),
+            ["neighbours: in the last hour: 10.0.0.1 VRRP, ", "10.0.0.5 VRRP and 3 more; refused here, since no director has that address"],
+        ),
+        (
+            "infra1",
             lambda f: replace(f, files={path: digest for path, digest in f.files.items() if path != "host.json"}),
             ["host.json changed on the node since delivery"],
         ),
@@ -342,7 +347,8 @@ def test_a_host_on_which_nothing_is_in_force_says_so(said: Said, cluster: Cluste
 
 
 def test_every_fact_comes_as_it_went(cluster: Cluster) -> None:
-    seen = replace(healthy(cluster, "infra0"), owns_nothing=True, drained=frozenset({"192.168.0.6"}), rules=RULES, strangers="one\ntwo")
+    seen = replace(healthy(cluster, "infra0"), owns_nothing=True, drained=frozenset({"192.168.0.6"}), rules=RULES)
+    seen = replace(seen, strangers="one\ntwo", foreign=("10.0.0.9 IPIP",))
     assert Facts.from_json(seen.to_json()) == seen
 
 
@@ -500,3 +506,11 @@ def test_a_resident_process_that_does_not_run_is_a_fault(said: Said, cluster: Cl
     said.facts["infra0"] = replace(said.facts["infra0"], watch="failed")
     told = [str(finding) for finding in verify(said, cluster, keepalived.ROOT) if finding.check == "watch"]
     assert told == ["FAILED  infra0    watch: openshift-lvs-watch.service is failed; systemctl start openshift-lvs-watch on the node"]
+
+
+def test_chains_that_may_drop_packets_are_named_where_something_does_not_arrive(said: Said, cluster: Cluster) -> None:
+    said.facts["infra0"] = replace(said.facts["infra0"], filters=("table inet filter, chain input, priority 0",))
+    assert not failed(said, cluster), "a firewall is no fault"
+    said.handshakes = ""
+    lines = [line for line in failed(said, cluster) if "path 80/TCP" in line]
+    assert lines and lines[0].endswith("; infra0 drops what no rule accepts in table inet filter, chain input, priority 0")

@@ -81,7 +81,7 @@ def test_no_command_starts_before_its_server_and_the_whole_network(deploy: Deplo
     for name, command in commands(done).items():
         before = done.before(command)
         # At the end the other way round: what a command undoes is undone through a bastion that is still there.
-        assert {"Port reserved-bastion", "RouterInterface router", "SecGroupRule vrrp-from-192.168.0.0/24", "Port vip-master"} <= before, name
+        assert {"Port reserved-bastion", "RouterInterface router", "SecGroupRule vrrp-from-192.168.0.2/32", "Port vip-master"} <= before, name
         host = next(host for host, address in addresses(article).items() if command.inputs["connection"]["host"] == address)
         assert f"Instance {host}" in before, name
 

@@ -326,7 +326,7 @@ def test_a_new_and_a_deleted_stack_are_said(repository: Path) -> None:
     assert "- `infra0`, `infra1`, `master0`, `master1`, `master2`: new\n" in text
     assert "**`dev`: the stack is removed from the project, and nothing is touched.** **`prod`: a new stack; 5 hosts are new;" in summary(text)
     assert (
-        "+ Router router\n+     adminStateUp: true\n+     externalNetworkId: network public\n" in text and "+ SecGroupRule vrrp-from-192.168.0.0/24\n" in text
+        "+ Router router\n+     adminStateUp: true\n+     externalNetworkId: network public\n" in text and "+ SecGroupRule vrrp-from-192.168.0.2/32\n" in text
     )
 
 

@@ -189,7 +189,7 @@ def test_a_server_starts_when_its_network_is_whole(deploy: Deploy, article: dict
     article["network"]["reserved"] = {"bastion": "192.168.0.100"}
     done = make(deploy, article)
     needed = {f"{part.type.rpartition(':')[2]} {part.name}" for part in done.resources if "openshift-lvs:index:Network$" in part.urn}
-    assert {"Port reserved-bastion", "Port vip-master", "RouterInterface router", "SecGroupRule vrrp-from-192.168.0.0/24"} <= needed
+    assert {"Port reserved-bastion", "Port vip-master", "RouterInterface router", "SecGroupRule vrrp-from-192.168.0.2/32"} <= needed
     for server in done.of("Instance").values():
         assert needed <= done.before(server)
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from lab.nodes import machine, probe, stack
 from lab.nodes.experiments import bounds
 from lab.nodes.experiments.changes import as_it_was
+from lab.nodes.experiments.neighbours import forget_senders
 from lab.nodes.experiments.scene import LVS, Bound, Change, Description, Experiment, Scene, Step, in_force, service
 from lab.nodes.probe import MASTER
 from lab.phases import wait_for
@@ -117,7 +118,7 @@ def _forgotten(scene: Scene) -> Iterable[str]:
         return not done.returncode, done.stderr.strip()
 
     wait_for("the nodes to hear no stranger", heard, FORGOTTEN_S)
-    return ()
+    return forget_senders(scene)
 
 
 def _all_is_verified(scene: Scene) -> Iterable[str]:

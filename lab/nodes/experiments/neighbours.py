@@ -1,0 +1,230 @@
+"""What a machine of the segment that is no director sends: forged adverts and sync messages, a flood of routers, and packets without a handshake.
+
+And a host with a keepalived of its own, whose VIP the program takes over. `packets` runs in the client's namespace, in the machine.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+
+from lab.nodes import machine, stack
+from lab.nodes.experiments import bounds
+from lab.nodes.experiments.changes import as_it_was
+from lab.nodes.experiments.scene import LVS, Bound, Description, Experiment, Scene, Step, on_owner
+from lab.nodes.probe import MASTER
+
+FORGED = "203.0.113.66"
+"""The client in a forged sync message."""
+FORGING_S = 10
+FLOOD_S = 60
+ACKS_EACH_S = 10_000
+
+PACKETS = f"""
+import os, random, socket, struct, sys, time
+kind, seconds, vip, port, number = sys.argv[1], float(sys.argv[2]), sys.argv[3], int(sys.argv[4]), int(sys.argv[5])
+wire = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+wire.bind(("eth0", 0))
+mine = bytes.fromhex(open("/sys/class/net/eth0/address").read().replace(":", ""))
+
+def checksum(data):
+    total = sum(struct.unpack("!%dH" % (len(data) // 2), data))
+    total = (total >> 16) + (total & 0xFFFF)
+    return ~(total + (total >> 16)) & 0xFFFF
+
+def ip(source, target, protocol, payload, ttl=255):
+    header = struct.pack("!BBHHHBBH", 0x45, 0xC0, 20 + len(payload), 1, 0, ttl, protocol, 0) + socket.inet_aton(source) + socket.inet_aton(target)
+    return header[:10] + struct.pack("!H", checksum(header)) + header[12:] + payload
+
+def advert(source):
+    body = struct.pack("!BBBBHH", 0x31, number, 255, 1, 30, 0) + socket.inet_aton(vip)
+    pseudo = socket.inet_aton(source) + socket.inet_aton("224.0.0.18") + struct.pack("!BBH", 0, 112, len(body))
+    body = body[:6] + struct.pack("!H", checksum(pseudo + body)) + body[8:]
+    return bytes.fromhex("01005e000012") + mine + b"\\x08\\x00" + ip(source, "224.0.0.18", 112, body)
+
+def sync():
+    # A connection in the state ESTABLISHED, to the sender itself as the real server.
+    connection = struct.pack("!BBHIHHHHII", 0, 6, 36, 0, 1, 40000, port, port, number << 20 | port, 900)
+    connection += socket.inet_aton("{FORGED}") + socket.inet_aton(vip) + socket.inet_aton("{machine.CLIENT}")
+    message = struct.pack("!BBHBBH", 0, number, 8 + len(connection), 1, 1, 0) + connection
+    datagram = struct.pack("!HHHH", 8848, 8848, 8 + len(message), 0) + message
+    return bytes.fromhex("01005e000051") + mine + b"\\x08\\x00" + ip("{machine.CLIENT}", "224.0.0.81", 17, datagram, 1)
+
+def ack(to):
+    source = "100.%d.%d.%d" % (64 + random.getrandbits(6), random.getrandbits(8), random.getrandbits(8))
+    segment = struct.pack("!HHIIBBHHH", random.randrange(1024, 65536), port, random.getrandbits(32), random.getrandbits(32), 0x50, 0x10, 512, 0, 0)
+    return to + mine + b"\\x08\\x00" + ip(source, vip, 6, segment, 64)
+
+holder = b""
+if kind == "acks":
+    os.system("ping -qc1 -W1 %s >/dev/null" % vip)
+    line = next(line for line in open("/proc/net/arp") if line.startswith(vip + " "))
+    holder = bytes.fromhex(line.split()[3].replace(":", ""))
+end, sent = time.monotonic() + seconds, 0
+begin = time.monotonic()
+while time.monotonic() < end:
+    if kind == "acks":
+        while sent < (time.monotonic() - begin) * {ACKS_EACH_S}:
+            wire.send(ack(holder))
+            sent += 1
+    elif kind == "advert":
+        wire.send(advert("{machine.CLIENT}"))
+    elif kind == "routers":
+        wire.send(advert("192.168.0.%d" % random.randrange(110, 250)))
+        wire.send(advert("10.%d.%d.1" % (random.getrandbits(8), random.getrandbits(8))))
+    else:
+        wire.send(sync())
+    time.sleep(0.001 if kind in ("acks", "routers") else 0.05)
+print(sent, "packets")
+"""
+
+
+def _sends(kind: str, seconds: float, lasts: bool = True) -> Callable[[Scene], None]:
+    """The client sends such packets; returns when they end, or at once."""
+
+    def act(scene: Scene) -> None:
+        vip = scene.cluster.vips[scene.target.vip]
+        words = ["python3", "-c", PACKETS, kind, str(seconds), str(vip.address), str(vip.services[0].port), str(vip.virtual_router_id)]
+        scene.do("systemd-run", "--quiet", "--collect", "--unit=packets", "ip", "netns", "exec", "client", *words)
+        if lasts:
+            time.sleep(seconds)  # the experiment itself: packets for so long
+
+    return act
+
+
+def _verify_names(what: str) -> Callable[[Scene], Iterable[str]]:
+    """`verify` reports the client, and nothing else; the nodes forget it after that."""
+
+    def evidence(scene: Scene) -> Iterable[str]:
+        done = stack.operate("verify")
+        if f"{machine.CLIENT} {what}" not in done.stdout:
+            yield f"operations verify does not name {machine.CLIENT} with {what}: {done.stdout[-500:]}{done.stderr[-500:]}"
+        for node in scene.live():
+            if FORGED in machine.run("lab", "exec", node, "ipvsadm", "--list", "--numeric", "--connection").stdout:
+                yield f"{node} has a connection of {FORGED}, of which no director told"
+        yield from forget_senders(scene)
+
+    return evidence
+
+
+def forget_senders(scene: Scene) -> Iterable[str]:
+    """Have the nodes forget which other machines sent what only directors send. Yields nothing."""
+    for node in scene.cluster.nodes():
+        machine.run("lab", "exec", node.name, LVS, "apply")
+    return ()
+
+
+def _told(scene: Scene) -> Iterable[str]:
+    """Prints entries and memory of every director. Nothing is at fault."""
+    for node in scene.live():
+        count = machine.run("lab", "exec", node, "sh", "-c", "ipvsadm --list --numeric --connection | wc -l").stdout.strip()
+        print(f"  {node}: {count} entries")
+    # All nodes have one kernel in the lab, so the memory is that of all directors.
+    print("  " + machine.run("sh", "-c", "grep ip_vs_conn /proc/slabinfo; grep -E '^(MemFree|Slab):' /proc/meminfo").stdout.replace("\n", "\n  ").strip())
+    return ()
+
+
+def _on_directors(script: str) -> Callable[[Scene], None]:
+    def act(scene: Scene) -> None:
+        for node in scene.live():
+            scene.on(node, script)
+
+    return act
+
+
+def _forgotten(scene: Scene) -> None:
+    """Remove the entries of the flood: their clients have addresses of 100.64.0.0/10."""
+    _on_directors("ipvsadm --set 900 120 300; sysctl -qw net.ipv4.vs.sync_threshold='0 0'")(scene)
+    scene.deploy(lambda described: described["vips"]["master"]["services"][0].update(scheduler="sh"))
+    scene.deploy(as_it_was)
+
+
+def _flood(name: str, settings: str = "true") -> Experiment:
+    return Experiment(
+        MASTER,
+        (
+            Step(f"{name}: before the flood", "spoofed", _on_directors(settings), bounds.nothing_lost, evidence=_told),
+            Step(f"{name}: 10,000 ACKs a second for a minute", "spoofed", _sends("acks", FLOOD_S), bounds.reported, evidence=_told),
+            Step(f"{name}: the holder's keepalived ends by itself", "spoofed", on_owner("systemctl kill --signal=KILL keepalived"), bounds.reported),
+            Step(f"{name}: as it was", "spoofed", _forgotten, bounds.reported),
+        ),
+    )
+
+
+# A host with a keepalived of its own
+
+
+OWN = """
+systemctl disable --now keepalived 2>/dev/null || true
+mkdir -p /etc/keepalived
+printf '%s\\n' 'vrrp_instance own {' ' interface eth0' ' virtual_router_id 61' ' priority 100' ' advert_int 1' ' virtual_ipaddress {' '  VIP/32' ' }' '}' \
+    >/etc/keepalived/keepalived.conf
+systemctl enable keepalived
+"""
+
+
+def _without_owner(scene: Scene) -> Callable[[Description], None]:
+    def change(described: Description) -> None:
+        del described["pools"]["master"]["hosts"][scene.owner]
+        described["vips"]["master"].update(owner=scene.backup, answers_within=0)
+
+    return change
+
+
+def _own_keepalived(scene: Scene) -> None:
+    """The owner leaves the program, and its own keepalived holds the VIP; the other directors have the program and take no VIP."""
+    scene.deploy(_without_owner(scene))
+    for node in scene.live():
+        scene.on(node, f"{LVS} ownership off")
+    scene.on(scene.owner, OWN.replace("VIP", str(scene.cluster.vips["master"].address)) + "; systemctl start keepalived")
+
+
+def _taken_over(scene: Scene) -> None:
+    """As docs/operations.md says: the new director takes the VIP first, then the old keepalived ends."""
+    scene.on(scene.backup, f"{LVS} ownership on")
+    machine.run("sh", "-euc", f"until lab exec {scene.backup} ip address show dev eth0 | grep -q {scene.cluster.vips['master'].address}/; do sleep 0.05; done")
+    machine.run(
+        "lab", "exec", scene.owner, "sh", "-c", "systemctl disable --now keepalived; mv /etc/keepalived/keepalived.conf /etc/keepalived/keepalived.conf.before"
+    )
+    for node in scene.live():
+        machine.run("lab", "exec", node, LVS, "ownership", "on")
+
+
+def _hardly_a_gap(scene: Scene) -> Bound:
+    """Streams through the old holder end with it; new connections find a holder at any moment."""
+    return Bound("nobody unserved for 0.5 s", failed=None, gap_s=0.5, may_lose_streams_of=scene.owner)
+
+
+NEIGHBOURS = [
+    Experiment(
+        MASTER,
+        (Step("a neighbour sends adverts of priority 255", "neighbour", _sends("advert", FORGING_S), bounds.nothing_lost, evidence=_verify_names("VRRP")),),
+    ),
+    Experiment(
+        MASTER,
+        (
+            Step("a neighbour tells of connections that do not exist", "neighbour", _sends("sync", FORGING_S), bounds.nothing_lost,
+                 evidence=_verify_names("connection sync")),
+        ),
+    ),
+    Experiment(
+        MASTER,
+        (
+            Step("a thousand routers a second with our VRID", "neighbour", _sends("routers", FORGING_S), bounds.nothing_lost, evidence=forget_senders),
+            Step("they send while the owner is drained", "neighbour", _sends("routers", FORGING_S, lasts=False), bounds.nothing_lost),
+            Step("the owner drained, and back", "neighbour", on_owner(f"{LVS} drain && {LVS} start"), bounds.nothing_lost, evidence=forget_senders),
+        ),
+    ),
+    _flood("as it is"),
+    _flood("told from the second packet on", "sysctl -qw net.ipv4.vs.sync_threshold='0 2'"),
+    _flood("told from the second packet on, forgotten after 120 s", "sysctl -qw net.ipv4.vs.sync_threshold='0 2'; ipvsadm --set 120 120 300"),
+    Experiment(
+        MASTER,
+        (
+            Step("a host's own keepalived holds the VIP", "own keepalived", _own_keepalived, bounds.reported),
+            Step("the program takes the VIP over", "own keepalived", _taken_over, _hardly_a_gap),
+            Step("that host joins the pool", "own keepalived", lambda scene: scene.deploy(as_it_was), bounds.nothing_lost),
+        ),
+    ),
+]  # fmt: skip
+"""The kinds `neighbour` and `own keepalived` have bounds; `spoofed` is measured."""

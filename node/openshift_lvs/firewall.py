@@ -1,0 +1,120 @@
+"""The host's own firewall: what firewalld must let in, and which other nftables chains drop packets.
+
+With firewalld, the program adds rich rules to the zones of the pool's interface, at run time and permanently, and removes them when no version needs
+them any more. It keeps a list of the rules that it added: a rule that was there before stays. Chains of other programs are named, never changed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+
+from . import journal, programs, state
+from .description import IPIP, Description
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from typing import Any
+
+    Rule = tuple[str, str]
+    """Zone and rich rule."""
+
+_OURS = ("openshift_lvs", "openshift_lvs_own", "openshift_lvs_listen")
+_HERE = ("input", "prerouting")
+
+
+def open_for(description: Description) -> None:
+    """Let in what a version needs besides what is let in already. Raises Refused with firewalld's words."""
+    if _running():
+        _bring(sorted({*_wanted(description), *_added()}))
+
+
+def settle(description: Description) -> None:
+    """Let in what the version in force needs, and nothing else that this program let in."""
+    if _running():
+        _bring(sorted(_wanted(description)))
+
+
+def close() -> None:
+    """Take back everything that this program let in."""
+    if _added() and _running():
+        _bring([])
+
+
+def dropping_chains() -> tuple[str, ...]:
+    """Other programs' chains that drop incoming packets unless a rule accepts them, as `table FAMILY NAME, chain NAME, priority N`."""
+    status, shown, _ = programs.attempt("nft", "--json", "list", "chains")
+    found = []
+    for each in json.loads(shown)["nftables"] if status == 0 and shown else ():
+        chain: dict[str, Any] = each.get("chain", {})
+        drops = chain.get("policy") == "drop" and chain.get("hook") in _HERE and chain["family"] in ("ip", "inet")
+        if drops and chain["table"] not in _OURS:
+            found.append(f"table {chain['family']} {chain['table']}, chain {chain['name']}, priority {chain['prio']}")
+    return tuple(found)
+
+
+def _running() -> bool:
+    return programs.succeeds("firewall-cmd", "--state")
+
+
+def _bring(wanted: list[Rule]) -> None:
+    """Bring the rules that this program added to the wanted ones, except those that the host's operator has already."""
+    added = _added()
+    zones = sorted({zone for zone, _ in (*wanted, *added)})
+    present = {(zone, rule) for zone in zones for rule in programs.run("firewall-cmd", "--permanent", f"--zone={zone}", "--list-rich-rules").splitlines()}
+    obsolete = [each for each in added if each not in wanted]
+    # A rule of ours that was removed by hand comes again.
+    missing = [each for each in wanted if each not in present]
+    ours = [each for each in wanted if each in added or each in missing]
+    # First, so that an interrupted command leaves no rule that is not remembered.
+    if ours or obsolete:
+        state.write(state.FIREWALL, json.dumps([*ours, *obsolete], indent=1) + "\n")
+    for how, rules in (("add", missing), ("remove", [each for each in obsolete if each in present])):
+        for zone in sorted({zone for zone, _ in rules}):
+            options = [f"--{how}-rich-rule={rule}" for at, rule in rules if at == zone]
+            programs.run("firewall-cmd", "--quiet", "--permanent", f"--zone={zone}", *options)
+            # Not a reload, which would remove what other programs added at run time.
+            programs.run("firewall-cmd", "--quiet", f"--zone={zone}", *options)
+    if ours:
+        state.write(state.FIREWALL, json.dumps(ours, indent=1) + "\n")
+    elif os.path.exists(state.FIREWALL):
+        os.unlink(state.FIREWALL)
+    if missing or obsolete:
+        journal.note(f"firewalld: {len(missing)} rules added, {len(obsolete)} removed in zone {', '.join(zones)}")
+
+
+def _added() -> list[Rule]:
+    text = state.read(state.FIREWALL)
+    return [(zone, rule) for zone, rule in json.loads(text)] if text else []
+
+
+def _wanted(description: Description) -> list[Rule]:
+    """Zone and rule of everything that a host of this version must receive, as firewalld writes rules."""
+    interfaces = [description.interface]
+    if any(service.forwarding_method == "TUN" for vip in description.vips for service in vip.services):
+        interfaces.append("tunl0")
+    zones = {_zone(interface) for interface in interfaces}
+    return [(zone, f'rule family="ipv4" {rule} accept') for zone in sorted(zones) for rule in dict.fromkeys(_rules(description))]
+
+
+def _zone(interface: str) -> str:
+    return programs.attempt("firewall-cmd", f"--get-zone-of-interface={interface}")[1].strip() or programs.run("firewall-cmd", "--get-default-zone").strip()
+
+
+def _rules(description: Description) -> Iterator[str]:
+    services = [(vip, service) for vip in description.vips for service in vip.services]
+    tunnelled = any(service.forwarding_method == "TUN" for _, service in services)
+    for director in description.directors:
+        protocols: Iterable[int] = [vip.advert_protocol for vip in description.vips] if description.director else []
+        for protocol in [*protocols, *([IPIP] if tunnelled else [])]:
+            yield f'source address="{director}" protocol value="{protocol}"'
+        if description.director:
+            yield f'source address="{director}" port port="8848" protocol="udp"'
+        for _, service in services:
+            if service.check_port:
+                yield f'source address="{director}" port port="{service.check_port}" protocol="tcp"'
+    for vip, service in services:
+        # A server behind NAT gets packets for its own address.
+        for target in (vip.address, *([description.address] if service.forwarding_method == "NAT" else [])):
+            yield f'destination address="{target}" port port="{service.port}" protocol="{service.protocol.lower()}"'
