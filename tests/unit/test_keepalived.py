@@ -195,7 +195,9 @@ def test_a_server_that_is_no_director_gets_no_keepalived() -> None:
     data = configuration()
     data["pools"]["master"]["directors"] = ["master0", "master1"]
     files = rendered(data)
-    assert [file.path for file in files["master2"]] == ["host.json", "sysctl.conf", "modules.conf"]
+    assert [file.path for file in files["master2"]] == ["host.json", "lvs.nft", "sysctl.conf", "modules.conf"]
+    # Its rules say which ports are reachable from outside. They mark no packet.
+    assert "mark" not in text(files["master2"], "lvs.nft").split("table ip openshift_lvs {")[1]
     assert "real_server 192.168.0.4 " in text(files["master0"])
     assert "net.ipv4.vs." not in text(files["master2"], "sysctl.conf")
     assert Description.from_json(text(files["master2"], "host.json")).services == ()
