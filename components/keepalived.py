@@ -259,10 +259,10 @@ def _script_name(check: MiscCheck) -> str:
 def _check_scripts(vips: dict[str, Vip], root: Path) -> list[File]:
     files: dict[str, File] = {}
     for name, vip in vips.items():
-        for service in vip.services:
+        for index, service in enumerate(vip.services):
             if not isinstance(check := service.health_check, MiscCheck):
                 continue
-            key = f"vips.{name}.services (port {service.port}).health_check.script"
+            key = f"vips.{name}.services.{index}.health_check.script"
             if not (root / check.script).is_file():
                 raise ConfigurationError(f"{key}: {check.script!r} is not a file of the repository; give a path from its root")
             # 0755 and root's: what keepalived's script security asks for. One that is not executable would be ignored without a word.

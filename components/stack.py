@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pulumi
@@ -13,19 +14,37 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_ssh_private_key
 
 from components.bastion import BastionEndpoint
-from components.configuration import Cluster, ConfigurationError, check_auth_pass, check_keys
+from components.configuration import Cluster, ConfigurationError, UsageError, check_auth_pass, check_keys
+from components.configuration.keys import NAMESPACE
 from components.host_key import check_seed
 from components.network import ClusterNetwork
 from components.servers import Servers
+from components.stack_file import StackFile
 
 
 @contextmanager
 def refusals() -> Iterator[None]:
-    """A refusal ends the program with its text alone; for every other exception Pulumi prints a traceback."""
+    """A refusal ends the program with its text alone, with file and line; for every other exception Pulumi prints a traceback."""
     try:
         yield
     except ConfigurationError as refusal:
-        raise pulumi.RunError(str(refusal)) from None
+        raise pulumi.RunError(_located(str(refusal))) from None
+
+
+def _located(faults: str) -> str:
+    """Faults with file and line, if the stack's file is known."""
+    file = _file()
+    return file.located(faults) if file else faults
+
+
+def _file() -> StackFile | None:
+    """The stack's file in the project's folder. None if there is none, or if it is not what Pulumi read, as with --config-file."""
+    path = Path(f"Pulumi.{pulumi.get_stack()}.yaml")
+    try:
+        file = StackFile.read(path) if path.is_file() else None
+    except (ConfigurationError, UsageError):
+        return None
+    return file if file and file.describes(_json(f"{NAMESPACE}:cluster")) else None
 
 
 class Secrets(NamedTuple):
@@ -75,7 +94,7 @@ class Stack:
     def of(cls, cluster: Cluster, secrets: pulumi.Input[Secrets]) -> Stack:
         """The stack of a cluster and its secrets, which go on as secrets from here."""
         for warning in cluster.warnings:
-            pulumi.log.warn(warning)
+            pulumi.log.warn(_located(warning))
         known = pulumi.Output.secret(0).apply(lambda _: secrets)
         return cls(
             cluster,
@@ -120,11 +139,16 @@ class Stack:
 
 def _cluster(config: pulumi.Config) -> dict[str, Any] | None:
     """The cluster as a mapping, or None when there is none."""
+    data = _json(f"{config.name}:cluster")
+    return data if isinstance(data, dict) else None
+
+
+def _json(key: str) -> Any:
+    """A value of the configuration, or None if it is no JSON."""
     try:
-        data = json.loads(pulumi.runtime.config.get_config(f"{config.name}:cluster") or "null")
+        return json.loads(pulumi.runtime.config.get_config(key) or "null")
     except json.JSONDecodeError:
         return None
-    return data if isinstance(data, dict) else None
 
 
 def _required(value: str | None, key: str, what: str, how: str) -> str:

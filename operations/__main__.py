@@ -4,23 +4,32 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
+import os
+import subprocess
 import sys
 import tempfile
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from components.configuration import Cluster, ConfigurationError
+from components.configuration import Cluster, ConfigurationError, UsageError
 from node.openshift_lvs.journal import utc
-from operations import diff, imported, preflight, preview, render, report
+from operations import diff, help, imported, preflight, preview, render, report
 from operations.diagnose import diagnose
 from operations.drain import Draining, Refused
 from operations.nodes import Nodes, NodesError, reach
+from operations.progress import progress
 from operations.status import status
 from operations.verify import Finding, outcome, verify
 
 FAULT = 1
+USAGE = 2
 COULD_NOT_ASK = 3
+INTERRUPTED = 130
+BROKEN_PIPE = 141
+"""128 + the number of the signal, as a shell says it."""
 EXIT = {"ok": 0, "failed": FAULT, "unknown": COULD_NOT_ASK}
 JSON_FORMAT = 1
 """Of `status --json` and `verify --json`. It changes with the name or the meaning of a field; a field that is added does not change it."""
@@ -30,41 +39,62 @@ HOME_AND_CLEAR = "\x1b[H\x1b[J"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one verb. Exit status 0: done, and nothing found; 1: the text says what is at fault; 2: usage error; 3: something could not be asked."""
+    """Run one verb. The exit status is as `--help` says: no error that a user can cause ends in a traceback."""
     options = _parse(arguments)
     try:
-        match options.verb:
-            case "diff":
-                return _diff(options)
-            case "render":
-                return _render(options)
-            case "check-preview":
-                return _check_preview(options)
-            case "preflight":
-                return _preflight(options)
-            case "import":
-                return _import(options)
-            case _:
-                return _on_nodes(options)
-    except NodesError as error:
-        print(error, file=sys.stderr)
-        return COULD_NOT_ASK
-    except (ConfigurationError, diff.BaseError, imported.ImportFault, preflight.CloudError, Refused) as error:
-        print(error, file=sys.stderr)
-        return FAULT
+        with nullcontext() if "watch" in options and options.watch else progress(" ".join((options.verb, options.stack if "stack" in options else "")).strip()):
+            return _run(options)
+    except (ConfigurationError, Refused) as error:
+        return _failed(FAULT, error)
+    except (UsageError, diff.BaseError, imported.ImportFault) as error:
+        return _failed(USAGE, error)
+    except (preflight.CloudError, NodesError) as error:
+        return _failed(COULD_NOT_ASK, error)
+    except subprocess.SubprocessError as error:
+        return _failed(COULD_NOT_ASK, f"{options.verb}: {error}")
+    except BrokenPipeError:
+        # The reader, such as `head`, has enough. What is left in the buffer must not fail again at exit (Python's documentation of SIGPIPE).
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    except OSError as error:
+        return _failed(USAGE, f"{error.filename or options.verb}: {error.strerror or error}")
+    except KeyboardInterrupt:
+        again = f"; {options.host} may be half way: run the same command again" if options.verb in ("drain", "undrain") else ""
+        return _failed(INTERRUPTED, f"{options.verb}: interrupted{again}")
+
+
+def _failed(status: int, error: object) -> int:
+    print(error, file=sys.stderr)
+    return status
+
+
+def _run(options: argparse.Namespace) -> int:
+    match options.verb:
+        case "diff":
+            return _diff(options)
+        case "render":
+            return _render(options)
+        case "check-preview":
+            return _check_preview(options)
+        case "preflight":
+            return _preflight(options)
+        case "import":
+            return _import(options)
+        case _:
+            return _on_nodes(options)
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m operations", description=__doc__)
+    parser = argparse.ArgumentParser(prog=help.program(), description="Look at a cluster's files and at the cluster itself, and take hosts out of service.")
     verbs = parser.add_subparsers(dest="verb", required=True)
     verb = verbs.add_parser("render", help="print the files of each host: no engine, no cloud, no network")
     verb.add_argument("--stack", required=True, help="name of the stack: reads Pulumi.STACK.yaml")
     verb.add_argument("--host", help="this host only")
-    verb.add_argument("--output", type=Path, help="write them below this folder instead, as HOST/FILE")
+    verb.add_argument("--output", type=_folder, metavar="FOLDER", help="write them below this folder instead, as HOST/FILE")
     verb.add_argument("--root", type=Path, default=Path.cwd(), help="the project's folder (here)")
     verb = verbs.add_parser("diff", help="print what the project, as it lies here, changes on each host of every stack since a commit")
     verb.add_argument("--base", required=True, help="a commit or branch: compared with where the project left it")
-    verb.add_argument("--output", type=Path, help="write rendered files, hosts.diff and comment.md to this folder instead, made anew")
+    verb.add_argument("--output", type=_folder, metavar="FOLDER", help="write rendered files, hosts.diff and comment.md to this folder instead, made anew")
     verb.add_argument("--root", type=Path, default=Path.cwd(), help="the project's folder (here)")
     verb = verbs.add_parser("check-preview", help="refuse a preview that deletes or replaces what the change does not remove, or drops an address pair")
     verb.add_argument("file", type=Path, help="the output of pulumi preview --json")
@@ -97,17 +127,40 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         if name in ("drain", "undrain", "diagnose"):
             verb.add_argument("host", help="name of the host in the configuration")
         if name == "drain":
-            verb.add_argument("--deadline", type=float, default=60, metavar="SECONDS", help="how long its connections have to end (60)")
+            verb.add_argument("--deadline", type=_seconds, default=60.0, metavar="SECONDS", help="how long its connections have to end (60)")
             verb.add_argument("--server-only", action="store_true", help="as a real server only: addresses that it holds stay")
         verb.add_argument("--stack", required=True, help="name of the stack: reads Pulumi.STACK.yaml")
         verb.add_argument("--config-file", type=Path, help="the stack's configuration file, when it is another")
-        verb.add_argument("--identity", type=Path, metavar="FILE", help="the ssh key that opens the nodes, else what agent and ssh configuration offer")
+        verb.add_argument("--identity", type=_file, metavar="FILE", help="the ssh key that opens the nodes, else what agent and ssh configuration offer")
         verb.add_argument("--root", type=Path, default=Path.cwd(), help="the project's folder (here)")
+    help.explain(parser, verbs.choices)
     return parser.parse_args(arguments)
 
 
+def _folder(text: str) -> Path:
+    if Path(text).exists() and not Path(text).is_dir():
+        raise argparse.ArgumentTypeError(f"{text!r} is a file; name a folder")
+    return Path(text)
+
+
+def _file(text: str) -> Path:
+    if not Path(text).is_file():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a file")
+    return Path(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds from 0, such as 60")
+    return seconds
+
+
 def _render(options: argparse.Namespace) -> int:
-    for warning in render.cluster(options.root, options.stack).warnings:
+    for warning in render.warnings(render.path(options.root, options.stack)):
         print(f"warning: {warning}", file=sys.stderr)
     hosts = render.files(options.root, options.stack, options.host)
     if options.output:
@@ -118,9 +171,9 @@ def _render(options: argparse.Namespace) -> int:
 
 
 def _preflight(options: argparse.Namespace) -> int:
-    path = options.config_file or options.root / f"Pulumi.{options.stack}.yaml"
-    cluster = render.read(options.config_file) if options.config_file else render.cluster(options.root, options.stack)
-    for warning in cluster.warnings:
+    path = options.config_file or render.path(options.root, options.stack)
+    cluster = render.read(path)
+    for warning in render.warnings(path):
         print(f"warning: {warning}", file=sys.stderr)
     lacking = 0
     cloud = preflight.connect(options.cloud or render.cloud(path)) if cluster.needs_openstack else None

@@ -9,7 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from components.configuration import ConfigurationError
+from components.configuration import UsageError
 from operations import report
 
 RENDER_SECONDS = 120
@@ -28,11 +28,11 @@ def diff(root: Path, base: str, output: Path) -> bool:
     """Compare the project in `root`, as it lies there, with where it left `base`. True: head's configuration is accepted, and one deployment is enough.
 
     `output` (made anew) gets base/ and head/ with the rendered files and the recorded resources, hosts.diff with every difference of the files,
-    and comment.md, which fits into a comment. Raises BaseError, and ConfigurationError when `output` has anything else.
+    and comment.md, which fits into a comment. Raises BaseError, and UsageError when `output` has anything else.
     """
     commit = _merge_base(root, base)
     if foreign := sorted(path.name for path in output.glob("*") if path.name not in WRITTEN):
-        raise ConfigurationError(f"--output: {output} has {foreign[0]!r}, which no comparison wrote, and would be made anew; name another folder")
+        raise UsageError(f"--output: {output} has {foreign[0]!r}, which no comparison wrote, and would be made anew; name another folder")
     shutil.rmtree(output, ignore_errors=True)
     with tempfile.TemporaryDirectory() as folder:
         _check_out(root, commit, Path(folder))

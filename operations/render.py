@@ -3,102 +3,65 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from components import keepalived
-from components.configuration import Cluster, ConfigurationError, check_keys
+from components.configuration import Cluster, ConfigurationError, UsageError, check_keys
 from components.keepalived import File
+from components.stack_file import CLUSTER, StackFile
 
 
 def cluster(root: Path, stack: str) -> Cluster:
-    """The cluster of Pulumi.STACK.yaml. Raises ConfigurationError when there is none, or when it cannot work."""
+    """The cluster of Pulumi.STACK.yaml. Raises UsageError when there is none, and ConfigurationError when it cannot work."""
+    return read(path(root, stack))
+
+
+def path(root: Path, stack: str) -> Path:
+    """The configuration file of a stack. Raises UsageError when there is none."""
     path = root / f"Pulumi.{stack}.yaml"
     known = sorted(p.name.removeprefix("Pulumi.").removesuffix(".yaml") for p in root.glob("Pulumi.*.yaml"))
     stacks = f"the stacks are {', '.join(known) or 'none (is this the project folder?)'}"
     if not re.fullmatch(r"[\w.-]+", stack, re.ASCII):
-        raise ConfigurationError(f"--stack: {stack!r} is not the name of a stack, which has letters, digits, -, _ and . only; {stacks}")
+        raise UsageError(f"--stack: {stack!r} is not the name of a stack, which has letters, digits, -, _ and . only; {stacks}")
     if not path.is_file():
-        raise ConfigurationError(f"--stack: {stack!r} has no {path.name} here; {stacks}")
-    return read(path)
+        raise UsageError(f"--stack: {stack!r} has no {path.name} here; {stacks}")
+    return path
 
 
 def read(path: Path) -> Cluster:
-    """The cluster of a stack's configuration file. Raises ConfigurationError when it cannot work."""
-    try:
-        given = path.read_bytes()
-    except OSError as error:
-        raise ConfigurationError(f"{path}: {error.strerror}; name a stack's configuration file") from None
-    stack = _yaml(path.name, given)
-    config = stack.get("config") if isinstance(stack, Mapping) else None
-    check_keys(map(str, config) if isinstance(config, Mapping) else ())
-    cluster = config.get("openshift-lvs:cluster") if isinstance(config, Mapping) else None
-    if not isinstance(cluster, Mapping):
-        raise ConfigurationError(f"{path.name}: config: openshift-lvs:cluster is missing; docs/configuration.md has its keys")
-    return Cluster.parse(cluster)
+    """The cluster of a stack's configuration file. Raises ConfigurationError with file and line when it cannot work."""
+    return parse(StackFile.read(path))
+
+
+def parse(file: StackFile) -> Cluster:
+    """The cluster that a stack's file describes. Raises ConfigurationError with file and line when it cannot work."""
+    with file.lines():
+        check_keys(map(str, file.config))
+        if not isinstance(file.cluster, Mapping):
+            raise ConfigurationError(f"{CLUSTER}: missing; describe the cluster under it (docs/configuration.md has its keys)")
+        return Cluster.parse(file.cluster)
 
 
 def cloud(path: Path) -> str | None:
     """The entry of clouds.yaml that a stack's configuration file names, if it names one."""
-    config = (_yaml(path.name, path.read_bytes()) or {}).get("config") or {}
-    named = config.get("openstack:cloud")
+    named = StackFile.read(path).config.get("openstack:cloud")
     return str(named) if named else None
 
 
-def _yaml(name: str, given: bytes) -> Any:
-    """The content of a YAML file. Raises ConfigurationError with file and line."""
-    try:
-        text = given.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = given.count(b"\n", 0, error.start) + 1
-        raise ConfigurationError(f"{name}:{line}: not UTF-8; save the file as UTF-8, or write this character anew") from None
-    try:
-        loader = yaml.SafeLoader(text)
-        node = loader.get_single_node()
-        for mapping in _mappings(node, set()):
-            _no_key_twice(name, mapping)
-        return loader.construct_document(node) if node else None
-    except yaml.YAMLError as error:
-        raise ConfigurationError(f"{name}: not YAML: {error}") from None
-    except ValueError as error:
-        # A date such as 2026-13-01: the constructor of dates raises what datetime raises.
-        raise ConfigurationError(f"{name}: a date or number that does not exist ({error}); correct it, or put it in quotes") from None
-
-
-def _mappings(node: yaml.Node | None, seen: set[int]) -> Iterator[yaml.MappingNode]:
-    """Every mapping within a node, once."""
-    if node is None or id(node) in seen:
-        return
-    seen.add(id(node))
-    if isinstance(node, yaml.MappingNode):
-        yield node
-        for key, value in node.value:
-            yield from _mappings(key, seen)
-            yield from _mappings(value, seen)
-    elif isinstance(node, yaml.SequenceNode):
-        for entry in node.value:
-            yield from _mappings(entry, seen)
-
-
-def _no_key_twice(name: str, mapping: yaml.MappingNode) -> None:
-    first: dict[tuple[str, str], int] = {}
-    for key, _ in mapping.value:
-        if not isinstance(key, yaml.ScalarNode):
-            continue
-        line = key.start_mark.line + 1
-        if earlier := first.get((key.tag, key.value)):
-            raise ConfigurationError(f"{name}:{line}: the key {key.value!r} is here twice, first in line {earlier}; keep one, or give each its own name")
-        first[key.tag, key.value] = line
+def warnings(path: Path) -> list[str]:
+    """What works, but probably not as meant, in a stack's configuration file: one message each, with file, line, key, value and remedy."""
+    file = StackFile.read(path)
+    return [file.located(warning) for warning in parse(file).warnings]
 
 
 def files(root: Path, stack: str, host: str | None = None) -> dict[str, tuple[File, ...]]:
     """The files by host, of one host or of all."""
-    whole = cluster(root, stack)
-    names = [host] if host else [node.name for node in whole.nodes()]
-    return {name: keepalived.render(whole, name, root) for name in names}
+    file = StackFile.read(path(root, stack))
+    whole = parse(file)
+    names = [whole.node(host).name] if host else [node.name for node in whole.nodes()]
+    with file.lines():
+        return {name: keepalived.render(whole, name, root) for name in names}
 
 
 def text(hosts: Mapping[str, tuple[File, ...]]) -> str:

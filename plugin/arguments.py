@@ -20,8 +20,8 @@ from pulumi.provider.experimental.util import camel_case
 
 from components.configuration import ConfigurationError
 from components.configuration.cluster import Cluster
-from components.configuration.errors import SHORT_FORM, Kind
-from components.configuration.health_checks import HttpCheck, Url
+from components.configuration.errors import Kind
+from components.configuration.health_checks import SHORT_FORM, HttpCheck, Url
 from components.configuration.model import Model
 
 SCALARS = {bool: bool, int: int, float: float, str: str, IPv4Address: str, IPv4Network: str, Any: Any}

@@ -24,7 +24,7 @@ The rest concerns several sections:
 from components.configuration.allow import Allow
 from components.configuration.auth_pass import check_auth_pass
 from components.configuration.cluster import Cluster
-from components.configuration.errors import ConfigurationError
+from components.configuration.errors import ConfigurationError, UsageError
 from components.configuration.health_checks import HttpCheck, MiscCheck
 from components.configuration.keys import check_keys
 from components.configuration.network import Network
@@ -42,6 +42,7 @@ __all__ = [
     "Network",
     "Node",
     "RootVolume",
+    "UsageError",
     "Vip",
     "VirtualService",
     "check_auth_pass",

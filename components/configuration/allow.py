@@ -22,6 +22,11 @@ HAS_PORTS = (*NEEDS_PORTS, "sctp", "dccp", "udplite")
 PROTOCOL = rf"^({'|'.join(sorted(NUMBERS))}|any|\d{{1,3}})$"
 
 
+ANY_CASE = rf"^({'|'.join((*sorted(NUMBERS), *map(str.upper, sorted(NUMBERS))))}|any|ANY|\d{{1,3}})$"
+
+PORTS = r"^\d{1,5}(-\d{1,5})?$"
+
+
 def _protocol(given: object) -> object:
     """A number in digits, a name in lower case; a number that has a name as that name, because Neutron takes the two for the same rule."""
     if isinstance(given, bool):
@@ -86,20 +91,37 @@ class Allow(Model):
 
     heading: ClassVar[str] = "allow"
 
-    rules: RuleSet | None = Field(None, description="a named set of rules")
+    rules: RuleSet | None = None
+    """A named set of rules; an entry `kubernetes` is short for `{rules: kubernetes}`."""
     protocol: (
         Annotated[
             str,
             Field(pattern=PROTOCOL),
-            BeforeValidator(_protocol),
+            BeforeValidator(_protocol, json_schema_input_type=Annotated[int, Field(ge=0, le=255)] | Annotated[str, Field(pattern=ANY_CASE)]),
             Form("a protocol by name (tcp, udp, sctp, ipip, gre, esp, ...) or number (0 to 255), or any"),
         ]
         | None
-    ) = Field(None, description="an IP protocol by name or number, or `any`; instead of `rules`")
-    ports: Annotated[str, Field(pattern=r"^\d{1,5}(-\d{1,5})?$"), Form("a port or a range of ports, such as 6443 or 2379-2380")] | None = Field(
-        None, description="a port or a range of ports; tcp and udp need it"
-    )
-    cidr: Range | None = Field(None, description="from where; the subnet when left out")
+    ) = None
+    """Protocol of the traffic, instead of `rules`: `tcp`, `udp`, `sctp`, `ipip`, `gre`, `esp`, `ah` or another protocol that Neutron knows by name (Neutron
+    API); `any` is every protocol.
+    """
+    ports: (
+        Annotated[
+            str,
+            Field(pattern=PORTS),
+            BeforeValidator(
+                lambda ports: str(ports) if type(ports) is int else ports,
+                json_schema_input_type=Annotated[int, Field(ge=0, le=65535)] | Annotated[str, Field(pattern=PORTS)],
+            ),
+            Form("a port from 1 to 65535 or a range of them, such as 6443 or 2379-2380"),
+        ]
+        | None
+    ) = None
+    """Ports of the traffic; required for `tcp` and `udp`, possible for `sctp`. Not the whole range: Neutron stores `1-65535` as a rule without ports, so
+    every deployment would see a difference (Neutron API).
+    """
+    cidr: Range | None = None
+    """Where the traffic may come from; the subnet if not set."""
 
     @property
     def port_range(self) -> tuple[int, int] | None:
@@ -116,15 +138,13 @@ class Allow(Model):
     @model_validator(mode="before")
     @classmethod
     def _short(cls, data: Any) -> Any:
-        if isinstance(data, str):
-            return {"rules": data}
         if not isinstance(data, Mapping):
             return data
         ports = data.get("ports")
         # Other tools write port 0 for a protocol without ports.
         if type(ports) is int and not ports and _protocol(data.get("protocol", "")) not in HAS_PORTS:
             return {key: value for key, value in data.items() if key != "ports"}
-        return {**data, "ports": str(ports)} if type(ports) is int else data
+        return data
 
     @model_validator(mode="after")
     def _complete(self) -> Allow:
@@ -135,7 +155,7 @@ class Allow(Model):
         if self.protocol and self.protocol.isdecimal() and int(self.protocol) > 255:
             raise ValueError(f"protocol: {self.protocol} is no number of a protocol; 0 to 255")
         if self.protocol in NEEDS_PORTS and not self.ports:
-            raise ValueError("ports: missing; give a port or a range of ports, such as 6443 or 2379-2380")
+            raise ValueError("ports: missing; give a port from 1 to 65535 or a range of them, such as 6443 or 2379-2380")
         if self.ports and self.protocol not in HAS_PORTS:
             raise ValueError(f"ports: {self.ports}, and protocol {self.protocol} has no ports; leave it out")
         if ports := self.port_range:
@@ -143,6 +163,13 @@ class Allow(Model):
             if not 1 <= first <= last <= 65535 or ports == (1, 65535):
                 raise ValueError(f"ports: {self.ports} must be N or N-M within 1 to 65535, and not all of them (Neutron stores 1-65535 without ports)")
         return self
+
+
+AllowEntry = Annotated[
+    Allow,
+    BeforeValidator(lambda entry: {"rules": entry} if isinstance(entry, str) else entry, json_schema_input_type=RuleSet | Allow),
+]
+"""An entry whose only key is `rules` may be written as the name of the set."""
 
 
 def _range(ports: str | None) -> tuple[int, int] | None:

@@ -19,11 +19,11 @@ def check_auth_pass(cluster: Cluster, given: Mapping[str, str]) -> None:
         if vip.authentication and name not in given:
             raise ConfigurationError(f"{key}: missing, and vips.{name}.authentication is {vip.authentication}; pulumi config set --secret --path {key}")
         if vip.authentication and len(given[name]) > AUTH_PASS_MAX:
-            raise ConfigurationError(f"{key}: has {len(given[name])} characters; keepalived reads {AUTH_PASS_MAX} and drops the rest")
+            raise ConfigurationError(f"{key}: has {len(given[name])} characters; give at most {AUTH_PASS_MAX}, because keepalived drops the rest")
         if vip.authentication and not re.fullmatch(r"[^\s\"'{}#!]+", given[name]):
-            raise ConfigurationError(f"{key}: has a blank, quote, brace, # or !, which keepalived.conf cannot carry")
+            raise ConfigurationError(f"{key}: has a blank, quote, brace, # or !, which keepalived.conf cannot carry; choose another password")
     for name in given:
         if name not in cluster.vips or not cluster.vips[name].authentication:
             raise ConfigurationError(
-                f"openshift-lvs:auth_pass.{name}: no address of that name has `authentication`; remove it or set vips.{name}.authentication: PASS"
+                f"openshift-lvs:auth_pass.{name}: no VIP of that name has `authentication`; remove it or set vips.{name}.authentication: PASS"
             )

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping
 from ipaddress import IPv4Address
 from typing import Annotated, Any, ClassVar
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import ValidationError, model_validator
 
 from components.configuration import rules
-from components.configuration.errors import ConfigurationError, explain
+from components.configuration.errors import ConfigurationError, UsageError, explain
 from components.configuration.keepalived import Keepalived
 from components.configuration.metrics import Metrics
 from components.configuration.model import Form, Label, Model
@@ -25,12 +25,19 @@ class Cluster(Model):
     heading: ClassVar[str] = "openshift-lvs:cluster"
 
     network: Network
+    """The tenant network."""
     ssh: Ssh = Ssh()
+    """How the program reaches the nodes."""
     keepalived: Keepalived = Keepalived()
+    """Global keys of keepalived. keepalived: `global_defs`."""
     metrics: Metrics | None = None
+    """Metrics of every host; none if not set."""
     pools: Annotated[dict[Label, Pool], Form("a mapping by name: each pool under its name, such as master")]
+    """Hosts of one kind, by the name of the pool."""
     vips: Annotated[dict[Label, Vip], Form("a mapping by name: each VIP under its name, such as master")]
-    protect: bool = Field(False, description="Pulumi refuses to delete or replace the servers, ports, floating IPs and network that the program created")
+    """The VIPs, by name."""
+    protect: bool = False
+    """Pulumi refuses to delete or replace the servers, ports, floating IPs and network that the program created ([what it covers](#protect))."""
 
     @classmethod
     def parse(cls, data: Mapping[str, Any]) -> Cluster:
@@ -70,11 +77,11 @@ class Cluster(Model):
                 yield Node(name, pool_name, pool, host)
 
     def node(self, name: str) -> Node:
-        """The host of that name. Raises ConfigurationError with a list of the known hosts."""
+        """The host of that name. Raises UsageError with a list of the known hosts: no configuration asks for a host that it does not have."""
         for node in self.nodes():
             if node.name == name:
                 return node
-        raise ConfigurationError(f"host: {name!r} is not in this stack; its hosts are {', '.join(n.name for n in self.nodes())}")
+        raise UsageError(f"host: {name!r} is not in this stack; its hosts are {', '.join(n.name for n in self.nodes())}")
 
     def ssh_user(self, node: Node) -> str:
         """The login on a host."""

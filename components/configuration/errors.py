@@ -15,8 +15,8 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 
 from pydantic.fields import FieldInfo
 
-from components.configuration.health_checks import CHECKS, HttpCheck
-from components.configuration.model import NAME_RULES, Form, Model
+from components.configuration.health_checks import CHECKS, SHORT_FORM, HttpCheck
+from components.configuration.model import NAME_RULES, Form, Model, Unit
 from components.configuration.pools import Host
 from components.configuration.words import NEEDLESS, PLACED, RENAMED
 
@@ -27,9 +27,6 @@ PAGE = "docs/configuration.md"
 LONGEST = 60
 """Characters of a wrong value that a message shows."""
 
-SHORT_FORM = ("path", "status_code", "digest")
-"""Keys of a url that may be directly in an http or ssl check."""
-
 BY_SCRIPT = ("dns", "ping", "udp", "bfd", "file", "icmp")
 """Checkers of keepalived that have no `type` here."""
 
@@ -38,6 +35,10 @@ YAML_TRUTH = "; YAML reads yes, no, on and off without quotes as true and false"
 
 class ConfigurationError(Exception):
     """The configuration cannot work. The message has the key, the value and the remedy."""
+
+
+class UsageError(Exception):
+    """An option of a command is wrong, not the configuration. The message has the option, the value and the remedy."""
 
 
 class Kind(NamedTuple):
@@ -85,13 +86,16 @@ class Kind(NamedTuple):
             case origin if origin is bool:
                 return Form("true or false")
             case origin if origin in (int, float):
-                return Form(("a whole number" if origin is int else "a number") + self._range())
+                return Form(("a whole number" if origin is int else "a number") + self._unit() + self._range())
             case origin if origin is tuple:
                 return Form("a list")
             case origin if origin is dict:
                 return Form("a mapping by name")
             case _:
                 return Form("text")
+
+    def _unit(self) -> str:
+        return next((f" of {note.text}" for note in self.notes if isinstance(note, Unit)), "")
 
     def _range(self) -> str:
         least, most, above = self.bound("ge"), self.bound("le"), self.bound("gt")
@@ -123,7 +127,7 @@ def explain(model: type[Model], data: Any, fault: Any) -> str:
         case "missing" if isinstance(fault["loc"][-1], str):
             return f"{place.key}: missing; {_give(place)}"
         case "union_tag_not_found":
-            return f"{place.key}.type: missing; {', '.join(CHECKS)}"
+            return f"{place.key}.type: missing; give {_or([repr(check) for check in CHECKS])}"
         case "union_tag_invalid":
             return f"{place.key}.type: {_shown(fault['input'].get('type'))}: {_check_type(fault['input'].get('type'))}"
         case "missing":

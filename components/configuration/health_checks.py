@@ -7,9 +7,23 @@ import warnings
 from collections.abc import Collection, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
-from components.configuration.model import NUMBER, Address, Form, Model, Port, Seconds, Word
+from components.configuration.model import (
+    BYTES,
+    CHARACTER,
+    LAST_CHARACTER,
+    NUMBER,
+    SECONDS,
+    WITHOUT,
+    Address,
+    Form,
+    Model,
+    Port,
+    Seconds,
+    Word,
+    no_sequence,
+)
 
 CHECKS = ("tcp", "http", "ssl", "smtp", "misc")
 """The values of `type`."""
@@ -20,17 +34,21 @@ class Check(Model):
 
     heading: ClassVar[str] = "health_check"
 
-    connect_timeout: Seconds = 0.7
     retry: Annotated[int, Field(ge=0, le=100), NUMBER] = 1
+    """Attempts after the first (keepalived's default: 1, in HTTP_GET and SSL_GET 3). keepalived: `retry`, formerly `nb_get_retry`."""
     delay_before_retry: Seconds = 0.1
+    """Wait before a retry (keepalived's default: 1, in HTTP_GET and SSL_GET 3). keepalived: `delay_before_retry`."""
     delay_loop: Seconds = 0.5
-    warmup: Annotated[float, Field(ge=0, le=3600), NUMBER] | None = None
+    """Wait between two checks (keepalived's default: 60 s). keepalived: `delay_loop`."""
+    warmup: Annotated[float, Field(ge=0, le=3600), NUMBER, SECONDS] | None = None
+    """Maximum of the random wait before the first check. keepalived: `warmup`."""
     alpha: bool | None = None
+    """The server counts as down until this check succeeded; `alpha` of the service if not set. keepalived: `alpha`."""
 
     @property
     def attempt(self) -> float:
         """Seconds after which an unanswered attempt fails."""
-        return self.connect_timeout
+        raise NotImplementedError
 
     @property
     def cycle(self) -> float:
@@ -48,13 +66,27 @@ class ConnectingCheck(Check):
 
     heading: ClassVar[str] = "Checks that open a connection"
 
+    connect_timeout: Seconds = 0.7
+    """Timeout of one attempt (keepalived's default: 5 s). keepalived: `connect_timeout`."""
     connect_ip: Address | None = None
+    """The address that the check connects to; the real server's if not set. keepalived: `connect_ip`."""
     connect_port: Port | None = None
+    """The port that the check connects to; the service's if not set; the security group accepts it from the subnet. keepalived: `connect_port`."""
     bindto: Address | None = None
+    """Source address of the check. keepalived: `bindto`."""
     bind_port: Port | None = None
+    """Source port of the check. keepalived: `bind_port`."""
     bind_if: Word | None = None
+    """Interface through which the check connects. keepalived: `bind_if`."""
     fwmark: Annotated[int, Field(ge=1, le=2**32 - 1), NUMBER] | None = None
+    """Firewall mark of the check's packets. keepalived: `fwmark`."""
     log_all_failures: bool | None = None
+    """Log every failure of this check, not only the first. keepalived: `log_all_failures`."""
+
+    @property
+    def attempt(self) -> float:
+        """`connect_timeout`."""
+        return self.connect_timeout
 
 
 class TcpCheck(ConnectingCheck):
@@ -63,6 +95,7 @@ class TcpCheck(ConnectingCheck):
     heading: ClassVar[str] = "type: tcp"
 
     type: Literal["tcp"]
+    """The port must accept a connection. keepalived: `TCP_CHECK`."""
 
 
 RegexOption = Literal[
@@ -75,13 +108,24 @@ RegexOption = Literal[
 
 Positive = Annotated[int, Field(gt=0), NUMBER]
 
+CODES = r"^[1-5]\d\d(-[1-5]\d\d)?( [1-5]\d\d(-[1-5]\d\d)?)*$"
+
 StatusCode = Annotated[
     str,
-    Field(pattern=r"^[1-5]\d\d(-[1-5]\d\d)?( [1-5]\d\d(-[1-5]\d\d)?)*$"),
-    Form('codes and ranges of codes in one text, such as "200-299 301"'),
+    Field(pattern=CODES),
+    BeforeValidator(
+        lambda code: str(code) if type(code) is int else code,
+        json_schema_input_type=Annotated[int, Field(ge=100, le=599)] | Annotated[str, Field(pattern=CODES)],
+    ),
+    Form('codes from 100 to 599 and ranges of them in one text, such as "200-299 301"'),
 ]
 
-Path = Annotated[Word, Field(pattern="^/"), Form("a path that begins with /, such as /healthz, without blanks, quotes, braces, # and !")]
+Path = Annotated[
+    str,
+    Field(pattern=f"^/({CHARACTER}*{LAST_CHARACTER})?$", max_length=255),
+    AfterValidator(no_sequence),
+    Form(f"a path that begins with /, such as /healthz, {WITHOUT}"),
+]
 
 
 def _readable(text: str, options: Collection[str]) -> None:
@@ -104,33 +148,44 @@ REGEX_FAULTS = ("missing ), unterminated subpattern", "unbalanced parenthesis", 
 """Python's names of the faults of a regular expression that PCRE2 has too."""
 
 
+Regex = Annotated[
+    str,
+    Field(pattern=r'^[^"\x00-\x1f\x7f\x85\u2028\u2029]+$'),
+    AfterValidator(no_sequence),
+    Form('a regular expression in one line, without ", ~SEQ( and ~LST('),
+]
+
+
 class Url(Model):
     """One URL of HTTP_GET or SSL_GET. `digest` is the MD5 sum of the page, as genhash prints it."""
 
     heading: ClassVar[str] = "urls"
 
     path: Path = "/"
+    """Path of the request. keepalived: `path`."""
     digest: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$"), Form("32 hexadecimal digits in quotes, as genhash prints them")] | None = None
+    """MD5 of the page, as `genhash` prints it. keepalived: `digest`."""
     status_code: StatusCode | None = None
+    """Accepted status codes; 200 to 299 if not set. keepalived: `status_code`."""
     virtualhost: Word | None = None
-    regex: Annotated[str, Field(pattern=r'^[^"\n]+$'), Form('a regular expression without "')] | None = None
+    """The Host of this request; the `virtualhost` of the check if not set. keepalived: `virtualhost`."""
+    regex: Regex | None = None
+    """Regular expression (PCRE) that the page must match. keepalived: `regex`."""
     regex_no_match: bool = False
+    """The page must not match `regex`. keepalived: `regex_no_match`."""
     regex_options: tuple[RegexOption, ...] = ()
+    """Options of PCRE2; keepalived itself ignores an unknown option. keepalived: `regex_options`."""
     regex_stack: Annotated[tuple[Positive, Positive], Form("a list of two whole numbers above 0, such as [1024, 4096]")] | None = None
-    regex_min_offset: Annotated[int, Field(ge=0), NUMBER] | None = None
-    regex_max_offset: Annotated[int, Field(ge=0), NUMBER] | None = None
+    """Initial and maximum size of the JIT stack, in bytes. keepalived: `regex_stack`."""
+    regex_min_offset: Annotated[int, Field(ge=0), NUMBER, BYTES] | None = None
+    """Where in the page the match may begin at the earliest. keepalived: `regex_min_offset`."""
+    regex_max_offset: Annotated[int, Field(ge=0), NUMBER, BYTES] | None = None
+    """Where in the page the match may begin at the latest. keepalived: `regex_max_offset`."""
 
     @property
     def accepted(self) -> str:
         """The healthy status codes, such as `200-299 401`. keepalived's default: HTTP_DEFAULT_STATUS_CODE_MIN to _MAX in check_http.h."""
         return self.status_code or "200-299"
-
-    @model_validator(mode="before")
-    @classmethod
-    def _one_status(cls, data: Any) -> Any:
-        if isinstance(data, Mapping) and type(data.get("status_code")) is int:
-            return {**data, "status_code": str(data["status_code"])}
-        return data
 
     @model_validator(mode="after")
     def _rising(self) -> Url:
@@ -145,10 +200,16 @@ class Url(Model):
         if not self.regex and (self.regex_no_match or self.regex_options or self.regex_stack or self.regex_min_offset or self.regex_max_offset):
             raise ValueError("regex: missing; the other regex keys say how it is matched")
         if self.regex_min_offset and self.regex_max_offset and self.regex_min_offset > self.regex_max_offset:
-            raise ValueError(f"regex_min_offset: {self.regex_min_offset} is beyond regex_max_offset {self.regex_max_offset}")
+            raise ValueError(
+                f"regex_min_offset: {self.regex_min_offset} is beyond regex_max_offset, which is {self.regex_max_offset}; lower it, or raise the other"
+            )
         if self.regex:
             _readable(self.regex, self.regex_options)
         return self
+
+
+SHORT_FORM = ("path", "status_code", "digest")
+"""Keys of a url that may be directly in an http or ssl check."""
 
 
 class HttpCheck(ConnectingCheck):
@@ -157,18 +218,33 @@ class HttpCheck(ConnectingCheck):
     heading: ClassVar[str] = "type: http, type: ssl"
 
     type: Literal["http", "ssl"]
+    """Every url must answer as expected; `ssl` does the same over TLS, without verifying the certificate. keepalived: `HTTP_GET`, `SSL_GET`."""
     urls: tuple[Url, ...] = ()
-    http_protocol: Annotated[Literal["1.0", "1.0C", "1.1"] | None, BeforeValidator(lambda given: str(given) if isinstance(given, float) else given)] = None
+    """What the check requests: at least one url, unless `path`, `status_code` or `digest` is directly in the check. keepalived: `url`."""
+    http_protocol: (
+        Annotated[
+            Literal["1.0", "1.0C", "1.1"],
+            BeforeValidator(
+                lambda given: str(given) if isinstance(given, float) else given,
+                json_schema_input_type=Literal["1.0", "1.0C", "1.1"] | Annotated[float, WithJsonSchema({"enum": [1.0, 1.1]})],
+            ),
+        ]
+        | None
+    ) = None
+    """The version of HTTP that the request names; 1.0 if not set. keepalived: `http_protocol`."""
     virtualhost: Word | None = None
+    """The Host that keepalived sends; if not set, the service's `virtualhost`; without that, ADDRESS:PORT of the connection. keepalived: `virtualhost`."""
     enable_sni: bool = False
+    """Send the server name (TLS SNI), which is the `virtualhost` of the url, the check or the service; `ssl` only. keepalived: `enable_sni`."""
     fast_recovery: bool = True
+    """The server returns after one success. keepalived: `fast_recovery`."""
 
     @model_validator(mode="before")
     @classmethod
     def _one_url(cls, data: Any) -> Any:
         if not isinstance(data, Mapping):
             return data
-        short = {key: data[key] for key in ("path", "status_code", "digest") if key in data}
+        short = {key: data[key] for key in SHORT_FORM if key in data}
         if not short:
             return data
         if data.get("urls"):
@@ -200,7 +276,9 @@ class SmtpCheck(ConnectingCheck):
     heading: ClassVar[str] = "type: smtp"
 
     type: Literal["smtp"]
+    """The mail server must greet and accept HELO. keepalived: `SMTP_CHECK`."""
     helo_name: Word | None = None
+    """The name that keepalived gives in HELO; keepalived's own default if not set. keepalived: `helo_name`."""
 
 
 class MiscCheck(Check):
@@ -213,20 +291,29 @@ class MiscCheck(Check):
     heading: ClassVar[str] = "type: misc"
 
     type: Literal["misc"]
+    """A script must end with exit status 0. keepalived: `MISC_CHECK`."""
     script: Annotated[
         str,
-        Field(pattern=r"^(\w[\w.-]*/)*\w[\w.-]*$", description="path in the repository"),
+        Field(pattern=r"^(\w[\w.-]*/)*\w[\w.-]*$"),
         Form("the path of a script, from the repository's root, such as checks/etcd"),
     ]
+    """Path of the script in the repository. The script begins with `#!`; on the node it belongs to root and has mode 0755, as keepalived's script security
+    requires. keepalived: `misc_path`.
+    """
     arguments: tuple[Word, ...] = ()
-    misc_timeout: Annotated[int, Field(ge=1, le=3600), NUMBER] = 2
+    """Arguments of the script, in front of the address and port of the real server. keepalived: `misc_path`."""
+    misc_timeout: Annotated[int, Field(ge=1, le=3600), NUMBER, SECONDS] = 2
+    """Timeout of the script. keepalived: `misc_timeout`."""
     misc_dynamic: bool = False
+    """An exit status of 2 to 255 sets the weight to the status minus 2. keepalived: `misc_dynamic`."""
     user: Word = "nobody"
+    """The user that runs it. keepalived: `user`."""
     retry: Annotated[int, Field(ge=0, le=100), NUMBER] = 0
+    """Attempts after the first. keepalived: `retry`."""
 
     @property
     def attempt(self) -> float:
-        """`misc_timeout` replaces `connect_timeout`."""
+        """`misc_timeout`."""
         return self.misc_timeout
 
 

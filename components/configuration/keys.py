@@ -4,12 +4,34 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from components.configuration.errors import ConfigurationError
 
 NAMESPACE = "openshift-lvs"
 
-KEYS = ("cluster", "ssh_private_key", "host_key_seed", "auth_pass")
+
+class Secret(NamedTuple):
+    """A key whose value is a secret."""
+
+    meaning: str
+    by_vip: bool = False
+    """Whether there is one for each VIP: a mapping."""
+
+
+SECRETS = {
+    "ssh_private_key": Secret(
+        "Required: the key that logs in to the nodes (and the bastion); an OpenSSH key without a passphrase. "
+        "The program puts its public half on created servers."
+    ),
+    "host_key_seed": Secret(
+        "16 characters or more; never change it. The ssh host key of each created server is derived from it and the host's name, so the key is known "
+        "before the server exists. Required if the program creates servers, and with `authentication`."
+    ),
+    "auth_pass": Secret("The VRRP password of each VIP with `authentication`, by the name of the VIP; 8 characters at most.", by_vip=True),
+}
+
+KEYS = ("cluster", *SECRETS)
 
 
 def check_keys(given: Iterable[str]) -> None:

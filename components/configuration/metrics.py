@@ -18,4 +18,8 @@ class Metrics(Model):
         str,
         Field(pattern=r"^(/[A-Za-z0-9_][A-Za-z0-9_.-]*)+$", max_length=200),
         Form("the absolute path of a folder without blanks and .., such as /var/lib/node_exporter/textfile_collector"),
-    ] = Field(description="the folder of node_exporter's textfile collector (--collector.textfile.directory) on the hosts; made where it is missing")
+    ]
+    """Folder of node_exporter's textfile collector on the hosts (`--collector.textfile.directory`), such as `/var/lib/node_exporter/textfile_collector`;
+    Debian's package has `/var/lib/prometheus/node-exporter`. It is made where it is missing. Every host writes `openshift_lvs.prom` there every 15 seconds
+    ([metrics and alerts](operations.md#metrics)).
+    """

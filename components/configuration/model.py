@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 from typing import Annotated, ClassVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 
@@ -22,6 +22,20 @@ class Form:
 
     text: str
     verb: str = "must be"
+
+
+@dataclass(frozen=True)
+class Unit:
+    """The unit of a number, which messages and the reference name."""
+
+    text: str
+
+
+SECONDS = Unit("seconds")
+
+BYTES = Unit("bytes")
+
+GIBIBYTES = Unit("GiB")
 
 
 def wrong() -> PydanticCustomError:
@@ -49,11 +63,21 @@ TEXT = BeforeValidator(_only_text)
 
 Port = Annotated[int, Field(ge=1, le=65535), NUMBER]
 
-Seconds = Annotated[float, Field(ge=0.001, le=3600), NUMBER]
+Seconds = Annotated[float, Field(ge=0.001, le=3600), NUMBER, SECONDS]
 
-Address = Annotated[IPv4Address, TEXT, Form("an IPv4 address, such as 192.168.0.5")]
+Address = Annotated[
+    IPv4Address,
+    TEXT,
+    Form("an IPv4 address, such as 192.168.0.5"),
+    WithJsonSchema({"type": "string", "pattern": r"^(\d{1,3}\.){3}\d{1,3}$"}),
+]
 
-Range = Annotated[IPv4Network, TEXT, Form("a network as ADDRESS/LENGTH with zeros after the length, such as 192.168.0.0/24")]
+Range = Annotated[
+    IPv4Network,
+    TEXT,
+    Form("a network as ADDRESS/LENGTH with zeros after the length, such as 192.168.0.0/24"),
+    WithJsonSchema({"type": "string", "pattern": r"^(\d{1,3}\.){3}\d{1,3}(/\d{1,2})?$"}),
+]
 
 LABEL = r"^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$"
 Label = Annotated[str, Field(pattern=LABEL)]
@@ -74,10 +98,38 @@ Interface = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,15}$"), Form("the n
 Name = Annotated[str, Field(min_length=1), Form("a name")]
 """A name that another system gave: a network, an image, a flavor."""
 
-Login = Annotated[str, Field(pattern=r"^[^\s\"'-][^\s\"']*$"), Form("the name of a user, such as debian, without blanks and quotes")]
+Login = Annotated[str, Field(pattern="^[^\\s\"'-][^\\s\"']*$"), Form("the name of a user, such as debian, without blanks and quotes")]
 
-Word = Annotated[str, Field(pattern=r"^[^\s\"'{}#!]+$", max_length=255), Form("one word of at most 255 characters, without blanks, quotes, braces, # and !")]
-"""One word of keepalived.conf: no blank, quote, brace or comment sign."""
+WITHOUT = "without blanks, quotes, braces, #, ! and ~SEQ(, and no \\ at its end"
+"""What would end a word of keepalived.conf, or make more words or lines of it."""
+
+
+def no_sequence(text: str) -> str:
+    """Refuse the words by which keepalived makes several lines of one (keepalived.conf(5), "Sequence blocks" and "List expansion")."""
+    if re.search(r"~(SEQ|LST)\(", text):
+        raise wrong()
+    return text
+
+
+CHARACTER = r"[^\s\"'{}#!\x00-\x1f\x7f]"
+
+LAST_CHARACTER = r"[^\s\"'{}#!\x00-\x1f\x7f\\]"
+
+Word = Annotated[
+    str,
+    Field(pattern=f"^{CHARACTER}*{LAST_CHARACTER}$", max_length=255),
+    AfterValidator(no_sequence),
+    Form(f"one word of at most 255 characters, {WITHOUT}"),
+]
+"""One word of keepalived.conf. A control character or a backslash at the end would change how keepalived reads the line."""
+
+Mailbox = Annotated[
+    str,
+    Field(pattern=f"^[A-Za-z0-9]({CHARACTER}*{LAST_CHARACTER})?$", max_length=255),
+    AfterValidator(no_sequence),
+    Form("an address of mail, such as ops@example.com"),
+]
+"""It may be alone in its line, where keepalived takes a word that begins with @ or $ for a condition or a definition."""
 
 
 def _real_key(key: str) -> str:
@@ -95,10 +147,15 @@ def _real_key(key: str) -> str:
 
 HOST_KEY = Form("a public host key, such as `ssh-ed25519 AAAA...`: a line that `ssh-keyscan -t ed25519 ADDRESS` prints")
 
+PUBLIC_KEY = "(ssh|ecdsa)-[a-z0-9-]+ [A-Za-z0-9+/]+=*( .*)?"
+
 HostKey = Annotated[
     str,
-    Field(pattern=r"^(ssh|ecdsa)-[a-z0-9-]+ [A-Za-z0-9+/]+=*( .*)?$"),
-    BeforeValidator(lambda key: re.sub(r"^\S+ (?=(ssh|ecdsa)-)", "", key) if isinstance(key, str) else key),
+    Field(pattern=f"^{PUBLIC_KEY}$"),
+    BeforeValidator(
+        lambda key: re.sub(r"^\S+ (?=(ssh|ecdsa)-)", "", key) if isinstance(key, str) else key,
+        json_schema_input_type=Annotated[str, Field(pattern=rf"^(\S+ )?{PUBLIC_KEY}$")],
+    ),
     AfterValidator(_real_key),
     HOST_KEY,
 ]
@@ -106,9 +163,12 @@ HostKey = Annotated[
 
 
 class Model(BaseModel):
-    """A section. It refuses unknown keys, and its values do not change."""
+    """A section. It refuses unknown keys, and its values do not change.
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    The text under a key describes it in the reference and in the JSON Schema. It may end with `keepalived: WORD.`, the word of keepalived.conf.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     heading: ClassVar[str]
     """The heading of docs/configuration.md under which the keys are, without backticks."""

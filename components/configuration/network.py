@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field, model_validator
 
-from components.configuration.allow import Allow
+from components.configuration.allow import AllowEntry
 from components.configuration.model import NUMBER, Address, Form, Label, Model, Name, Range
 
 MULTICAST = IPv4Network("224.0.0.0/4")
@@ -21,8 +21,10 @@ class Management(Model):
 
     heading: ClassVar[str] = "network.management"
 
-    existing: Name = Field(description="name of an existing network")
-    cidr: Range = Field(description="its subnet with this range; every `ssh_address` of a created host lies in it")
+    existing: Name
+    """An existing network."""
+    cidr: Range
+    """The range of its subnet; every `ssh_address` of a created host lies in it. It does not overlap `network.cidr`."""
 
 
 class Network(Model):
@@ -31,23 +33,44 @@ class Network(Model):
     heading: ClassVar[str] = "network"
 
     cidr: Range
+    """The subnet, with a prefix length of 29 at most; every host and VIP lies in it. The allocation pool of a created subnet avoids their addresses. That of
+    an existing subnet should avoid them too.
+    """
     gateway: Address | None = None
-    existing: Name | None = Field(None, description="name of an existing network; the program uses its subnet with this cidr")
-    external: Name | None = Field(None, description="name of the external network: floating IPs come from it; a created network gets a router to it")
-    client_cidrs: tuple[Range, ...] = Field((), description="clients of the VIPs; direct routing needs them as allowed address pairs")
-    reserved: Annotated[dict[Label, Address], Form("a mapping NAME: ADDRESS, such as bastion: 192.168.0.100")] = Field(
-        {}, description="addresses kept for machines outside this stack: one unbound port for each"
-    )
-    management: Management | None = Field(None, description="a second network, for ssh to the created servers")
+    """Gateway of the subnet; required with `external`, unless the network exists."""
+    existing: Name | None = None
+    """An existing network: the program uses its subnet with this `cidr` and creates no network or router."""
+    external: Name | None = None
+    """The external network: each VIP gets a floating IP from it, and a created network gets a router to it. An existing network must have a router to it
+    already.
+    """
+    client_cidrs: tuple[Range, ...] = ()
+    """Clients that may connect to the VIPs. If a VIP has a floating IP and this list is empty, the program warns: only the subnet could connect. Direct
+    routing forwards with the client's source address, so these ranges are also allowed address pairs on directors. `0.0.0.0/0` works. Neutron refuses
+    `128.0.0.0/1`, because it overlaps multicast (Neutron API): use `0.0.0.0/1, 128.0.0.0/2, 192.0.0.0/3`.
+    """
+    reserved: Annotated[dict[Label, Address], Form("a mapping NAME: ADDRESS, such as bastion: 192.168.0.100")] = Field({})
+    """Addresses by name, for machines outside this stack, such as a bastion. The program creates an unbound port for each."""
+    management: Management | None = None
+    """A second network of the created servers, for ssh."""
     dns_nameservers: tuple[Address, ...] = ()
-    allow: tuple[Allow, ...] = Field((), description="other traffic that all nodes accept")
-    max_allowed_address_pair: Annotated[int, Field(ge=1, le=1000), NUMBER] = Field(
-        10, description="how many allowed address pairs this cloud's Neutron accepts on a port (its option of the same name)"
-    )
-    port_security: bool = Field(True, description="false: a network without port security, so ports without security groups and address pairs")
-    return_ports: Annotated[str, Field(pattern=r"^\d{4,5}-\d{4,5}$"), Form("a range of ports, such as 32768-60999")] = Field(
-        "32768-60999", description="ports from which nodes and masqueraded pods open connections: the security group lets their answers in"
-    )
+    """Name servers of the subnet."""
+    allow: tuple[AllowEntry, ...] = ()
+    """Other traffic that all nodes accept: names of rule sets, and mappings."""
+    max_allowed_address_pair: Annotated[int, Field(ge=1, le=1000), NUMBER] = 10
+    """How many allowed address pairs Neutron accepts on one port (Neutron API). A port has one for each VIP of the pool, each of the pool's
+    `allowed_address_pairs`, and on directors one for the subnet and each of `client_cidrs`. More are refused before anything is created. Clouds differ,
+    and only their operators can see or change the value.
+    """
+    port_security: bool = True
+    """Whether the network has port security. `false`: for a network without port security (Neutron API). A created network gets none; an existing one must
+    have none. No port has a security group or address pairs then, so everything reaches the nodes, and `allow`, `allowed_address_pairs` and
+    `ssh.allowed_cidrs` are refused. Only tests with mocks cover `false`.
+    """
+    return_ports: Annotated[str, Field(pattern=r"^\d{4,5}-\d{4,5}$"), Form("a range of ports, such as 32768-60999")] = "32768-60999"
+    """Ports within 1024 to 65535 from which nodes open connections (`net.ipv4.ip_local_port_range`). Use `1024-65535` if pods reach the outside by
+    masquerading with `fully-random` (flannel, Calico, kube-proxy): they use all of these ports.
+    """
 
     @property
     def return_port_range(self) -> tuple[int, int]:
@@ -60,7 +83,7 @@ class Network(Model):
         if self.cidr.prefixlen > CIDR_LONGEST:
             raise ValueError(f"cidr: {self.cidr} has too few addresses for a cluster; is its length right? such as {self.cidr.network_address}/24")
         if self.gateway and self.gateway not in self.cidr:
-            raise ValueError(f"gateway: {self.gateway} is outside the subnet {self.cidr}")
+            raise ValueError(f"gateway: {self.gateway} is outside the subnet {self.cidr}; choose an address in it, such as {self.cidr[1]}")
         if self.external and not self.existing and not self.gateway:
             raise ValueError(f"gateway: missing; the router to {self.external!r} needs an address in {self.cidr}, such as {self.cidr[1]}")
         if self.management and self.management.cidr.overlaps(self.cidr):

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from datetime import date
 from ipaddress import IPv4Address
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, field_validator, model_validator
 
-from components.configuration.allow import Allow
-from components.configuration.model import NUMBER, Address, Form, HostKey, HostName, Interface, Login, Model, Name, Range, wrong
+from components.configuration.allow import AllowEntry
+from components.configuration.model import GIBIBYTES, NUMBER, Address, Form, HostKey, HostName, Interface, Login, Model, Name, Range, wrong
 
 WITNESSES = 3
 """Maximum number of witnesses of a pool. A silent witness costs a second, so a director could not ask more of them in time."""
@@ -41,9 +40,13 @@ def _address_and_port(text: str) -> str:
 Witness = Annotated[
     str,
     AfterValidator(_address_and_port),
+    WithJsonSchema({"type": "string", "pattern": r"^(\d{1,3}\.){3}\d{1,3}:\d{1,5}$"}),
     Form("ADDRESS:PORT of something that takes or refuses a connection, such as 192.168.0.1:22", verb="not"),
 ]
 """ADDRESS:PORT outside the pool. If no witness answers, a director knows that it is cut off from its peers."""
+
+
+INSTALLED = r"^[\w.:+-]{1,40}$"
 
 
 class Host(Model):
@@ -52,21 +55,32 @@ class Host(Model):
     heading: ClassVar[str] = "pools.NAME.hosts.HOST"
 
     address: Address
-    host_key: HostKey | None = Field(None, description="public host key, for an existing host; the program derives the keys of the servers that it creates")
-    interface: Interface | None = Field(None, description="the interface to the subnet on this host; the pool's when left out")
-    ssh_address: Address | None = Field(None, description="where ssh reaches this host, such as an address on a management network; `address` when left out")
-    ssh_user: Login | None = Field(None, description="the login on this host; ssh.user when left out")
-    availability_zone: Name | None = Field(None, description="of this server; the pool's when left out")
-    installed: (
-        Annotated[str, Field(pattern=r"^[\w.:+-]{1,40}$"), Form("a word of at most 40 letters, digits and _.:+-, such as the date 2026-03-01")] | None
-    ) = None
-    """Any word, such as a date. A different word means that the host was installed again, so that everything is delivered to it again."""
+    """Fixed address of the host. keepalived: `real_server`."""
+    host_key: HostKey | None = None
+    """Public ssh host key. Required for an existing host (`ssh-keyscan -t ed25519 ADDRESS`); keys of created servers are derived."""
+    interface: Interface | None = None
+    """The interface to the subnet on this host; the pool's if not set. keepalived: `interface`."""
+    ssh_address: Address | None = None
+    """Where ssh reaches this host; `address` if not set. A created server needs `network.management` for it."""
+    ssh_user: Login | None = None
+    """The login on this host; `ssh.user` if not set."""
+    availability_zone: Name | None = None
+    """Availability zone of this server; the pool's if not set. Used only when the server is created."""
+    installed: Annotated[str, Field(pattern=INSTALLED), Form("a word of at most 40 letters, digits and _.:+-, such as the date 2026-03-01")] | None = None
+    """Change this word after the host was reinstalled under the same name: everything is then delivered to it again."""
 
-    @field_validator("installed", mode="before")
+    @field_validator("installed", mode="before", json_schema_input_type=Annotated[str, Field(pattern=INSTALLED)] | float | None)
     @classmethod
     def _date(cls, value: object) -> object:
         # YAML reads a date as a date, and Pulumi adds midnight to it.
         return re.sub(r"^(\d{4}-\d\d-\d\d) .*", r"\1", str(value)) if isinstance(value, (str, int, float, date)) else value
+
+
+HostOrAddress = Annotated[
+    Host,
+    BeforeValidator(lambda host: {"address": host} if isinstance(host, str) else host, json_schema_input_type=Address | Host),
+]
+"""A host whose only key is its address may be written as that address."""
 
 
 class RootVolume(Model):
@@ -74,9 +88,12 @@ class RootVolume(Model):
 
     heading: ClassVar[str] = "pools.NAME.root_volume"
 
-    size: Annotated[int, Field(ge=1, le=65536), NUMBER] = Field(description="in GiB")
-    type: Name | None = Field(None, description="name of a volume type; the cloud's default when left out")
-    delete_on_termination: bool = Field(True, description="false: the volume stays when its server is deleted")
+    size: Annotated[int, Field(ge=1, le=65536), NUMBER, GIBIBYTES]
+    """Size of the volume."""
+    type: Name | None = None
+    """Volume type; the cloud's default if not set."""
+    delete_on_termination: bool = True
+    """Whether the volume goes with its server. `false`: the volume stays when its server is deleted, also after `pulumi destroy`. Nothing deletes it then."""
 
 
 class Pool(Model):
@@ -84,29 +101,49 @@ class Pool(Model):
 
     heading: ClassVar[str] = "pools.NAME"
 
-    hosts: Annotated[dict[HostName, Host], Form("a mapping NAME: ADDRESS, such as infra0: 192.168.0.5")]
+    hosts: Annotated[dict[HostName, HostOrAddress], Form("a mapping NAME: ADDRESS, such as infra0: 192.168.0.5")]
+    """Each host by its name: an IPv4 address, or a mapping. Every host is a real server of every VIP of the pool. keepalived: `real_server`."""
     image: Name | None = None
+    """The image of the servers. Required unless `existing`; used only when a server is created."""
     flavor: Name | None = None
+    """The flavor of the servers. Required unless `existing`; used only when a server is created, because another flavor would reboot all servers of the pool
+    at once.
+    """
     existing: bool = False
+    """The hosts already exist: the program creates nothing for them in OpenStack. If a host is removed, the program undoes what it did on that host."""
     directors: tuple[HostName, ...] | None = None
+    """Hosts that may hold the VIPs; all hosts if not set."""
     witnesses: tuple[Witness, ...] | None = Field(None, max_length=WITNESSES)
-    """The default is in Cluster.witnesses."""
-    interface: Interface = Field("eth0", description="the interface to the subnet, on every host that names no other")
+    """Addresses outside the pool. A director connects to them to find out whether it is cut off from the network. It asks one each second; any answer
+    counts, also a refusal. If not set: in a pool of two hosts, the servers of the other pools, because neither of two directors can tell by itself; in
+    other pools, none. A witness must be reachable through `interface`. It must fail independently of these hosts, so do not choose one on the same
+    hypervisor. If other pools are not enough, name the gateway or a name server. `[]`: none. keepalived: `vrrp_script`.
+    """
+    interface: Interface = Field("eth0")
+    """The interface to the subnet, on every host of the pool that names no other. A bond or VLAN is named as `ip link` shows it: `bond0`, `bond0.100`.
+    keepalived: `interface`.
+    """
     availability_zone: Name | None = None
-    availability_zones: Annotated[tuple[Name, ...], Field(min_length=1), Form("a list of at least one name, such as [az1, az2]")] | None = Field(
-        None, description="zones over which the hosts are spread, in the order of `hosts`; instead of `availability_zone`"
-    )
-    root_volume: RootVolume | None = Field(None, description="boot from a volume made of the image, instead of from the flavor's disk")
-    server_group_policy: Literal["soft-anti-affinity", "anti-affinity", "none"] = Field(
-        "soft-anti-affinity", description="how Nova spreads the servers of the pool over hypervisors; none: no server group"
-    )
-    allow: tuple[Allow, ...] = Field((), description="other traffic that the servers of this pool accept, beside network.allow")
-    allowed_address_pairs: tuple[Range, ...] = Field(
-        (), description="more addresses and ranges that these servers may send from: pod networks without an overlay, addresses that another program moves"
-    )
-    cloud_config: Annotated[dict[str, Any], Form("a mapping of cloud-config, such as timezone: UTC")] = Field(
-        {}, description="more cloud-config (YAML as a mapping) for the first boot of these servers"
-    )
+    """Availability zone of the servers; used only when a server is created."""
+    availability_zones: Annotated[tuple[Name, ...], Field(min_length=1), Form("a list of at least one name, such as [az1, az2]")] | None = None
+    """Availability zones, instead of `availability_zone`: the hosts are spread over these zones, in the order of `hosts`. Used only when a server is
+    created: a list that changes moves no server.
+    """
+    root_volume: RootVolume | None = None
+    """Boot from a volume; used only when a server is created."""
+    server_group_policy: Literal["soft-anti-affinity", "anti-affinity", "none"] = Field("soft-anti-affinity")
+    """How Nova places the servers of the pool. `soft-anti-affinity`: on different hypervisors where that is possible. `anti-affinity`: always, and a server
+    without a free hypervisor is not created. `none`: no server group. Used only when the group is created.
+    """
+    allow: tuple[AllowEntry, ...] = ()
+    """Other traffic that the servers of this pool accept, names of rule sets, and mappings; a security group of their own, also stateless."""
+    allowed_address_pairs: tuple[Range, ...] = ()
+    """More addresses that these servers may send from: a pod network without an overlay, or addresses that another program moves, such as MetalLB's. A plain
+    address counts as `/32`. Neutron compares only plain addresses with ports, so a range must contain no address that another machine uses. Traffic
+    *from* these ranges enters a node only if `allow` names them as `cidr`. How ML2/OVN answers ARP for an address within a range was not tried.
+    """
+    cloud_config: Annotated[dict[str, Any], Form("a mapping of cloud-config, such as timezone: UTC")] = Field({})
+    """More cloud-config for the first boot; the program sets `hostname` and `ssh_keys` itself, so they are refused here."""
 
     def zone_of(self, name: str) -> str | None:
         """The availability zone of a host: its own, the next one of `availability_zones`, or the pool's."""
@@ -116,21 +153,13 @@ class Pool(Model):
             return self.availability_zones[list(self.hosts).index(name) % len(self.availability_zones)]
         return self.availability_zone
 
-    @model_validator(mode="before")
-    @classmethod
-    def _short_hosts(cls, data: Any) -> Any:
-        if isinstance(data, Mapping) and isinstance(data.get("hosts"), Mapping):
-            hosts = {name: {"address": host} if isinstance(host, str) else host for name, host in data["hosts"].items()}
-            return {**data, "hosts": hosts}
-        return data
-
     @model_validator(mode="after")
     def _complete(self) -> Pool:
         if not self.hosts:
-            raise ValueError("hosts: a pool needs at least one host")
+            raise ValueError("hosts: empty; give the pool at least one host, such as infra0: 192.168.0.5")
         for name in self.directors or ():
             if name not in self.hosts:
-                raise ValueError(f"directors: {name!r} is not one of this pool's hosts ({', '.join(self.hosts)})")
+                raise ValueError(f"directors: {name!r} is not a host of this pool; choose from {', '.join(self.hosts)}")
         for key, reason in CLOUD_CONFIG_OWN.items():
             if key in self.cloud_config:
                 raise ValueError(f"cloud_config.{key}: the program sets it: {reason}; remove it")
@@ -147,12 +176,13 @@ class Pool(Model):
             for name, host in self.hosts.items():
                 if not host.host_key:
                     raise ValueError(
-                        f"hosts.{name}.host_key: an existing host needs its public host key (ssh-keyscan -t ed25519 {host.ssh_address or host.address})"
+                        f"hosts.{name}.host_key: missing; an existing host needs its public host key "
+                        f"(ssh-keyscan -t ed25519 {host.ssh_address or host.address})"
                     )
         else:
             for key in ("image", "flavor"):
                 if not getattr(self, key):
-                    raise ValueError(f"{key}: missing; servers that the program makes need an image and a flavor (or say existing: true)")
+                    raise ValueError(f"{key}: missing; servers that the program creates need an image and a flavor; name one, or set existing: true")
         return self
 
 

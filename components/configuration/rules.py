@@ -53,18 +53,22 @@ def addresses(cluster: Cluster) -> None:
     named += [(f"vips.{name}.address", vip.address) for name, vip in cluster.vips.items()]
     for key, address in named:
         if address not in network.cidr or address in (network.cidr.network_address, network.cidr.broadcast_address):
-            raise ValueError(f"{key}: {address} is not a host address of the subnet {network.cidr}")
+            raise ValueError(f"{key}: {address} is not a host address of the subnet {network.cidr}; choose one from {network.cidr[1]} to {network.cidr[-2]}")
         if address in taken:
-            raise ValueError(f"{key}: {address} is taken by {taken[address]}; an address pair equal to a bound port's address takes that port down")
+            raise ValueError(
+                f"{key}: {address} is taken by {taken[address]}; choose another, because an address pair equal to a bound port's address takes that port down"
+            )
         taken[address] = key
 
 
 def host_names(cluster: Cluster) -> None:
     """Host names are unique in the stack."""
-    names = [node.name for node in cluster.nodes()]
-    for name in names:
-        if names.count(name) > 1:
-            raise ValueError(f"pools: the host name {name!r} is used twice; names are unique in a stack")
+    taken: dict[str, str] = {}
+    for node in cluster.nodes():
+        key = f"pools.{node.pool_name}.hosts.{node.name}"
+        if node.name in taken:
+            raise ValueError(f"{key}: the name is used by {taken[node.name]} too; names of hosts are unique in a stack, so choose another")
+        taken[node.name] = key
 
 
 def management(cluster: Cluster) -> None:
@@ -224,7 +228,9 @@ def priorities(cluster: Cluster, key: str, vip: Vip) -> None:
     for host in cluster.directors(vip.pool):
         priority = cluster.priority(vip, host)
         if priority in by_priority:
-            raise ValueError(f"{key}.priorities: {host} and {by_priority[priority]} both have {priority}; equal priorities have no fixed owner")
+            raise ValueError(
+                f"{key}.priorities: {host} and {by_priority[priority]} both have {priority}; give each its own, because equal priorities have no fixed owner"
+            )
         by_priority[priority] = host
     highest, lowest = max(by_priority), min(by_priority)
     if highest - lowest >= -POOR_VIEW_WEIGHT:
@@ -239,7 +245,9 @@ def priorities(cluster: Cluster, key: str, vip: Vip) -> None:
             f"Set higher priorities, or no witnesses (pools.{vip.pool}.witnesses: [])"
         )
     if by_priority[highest] != vip.owner:
-        raise ValueError(f"{key}.owner: {vip.owner} has not the highest priority ({by_priority[highest]} has {highest})")
+        raise ValueError(
+            f"{key}.owner: {vip.owner} has not the highest priority, {by_priority[highest]} has {highest}; give the owner the highest, or name another owner"
+        )
 
 
 def vrrp_version(cluster: Cluster, key: str, vip: Vip) -> None:
@@ -286,7 +294,7 @@ def weights_and_quorum(key: str, hosts: Mapping[str, Host], service: VirtualServ
     if service.expected_servers:
         reach = f"the expected servers weigh at least ({expected})"
     if service.quorum and service.quorum > expected:
-        remedy = f"; {expected} at most, or a higher expected_servers" if service.expected_servers else ""
+        remedy = f"; {expected} at most" + (", or a higher expected_servers" if service.expected_servers else "")
         raise ValueError(f"{key}.quorum: {service.quorum} is more than {reach}{remedy}")
     if service.hysteresis >= (quorum := service.quorum_of(hosts)):
         raise ValueError(f"{key}.hysteresis: {service.hysteresis} must be below the quorum, which is {quorum}")

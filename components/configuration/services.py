@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from components.configuration.health_checks import HealthCheck, HttpCheck, MiscCheck, SmtpCheck, TcpCheck
-from components.configuration.model import NUMBER, Address, Form, HostName, Model, Port, Range, Word
+from components.configuration.model import NUMBER, SECONDS, Address, Form, HostName, Model, Port, Range, Word
 from components.configuration.presets import PRESETS, Preset, with_preset
 
 EVICTION_MAX = 600
@@ -26,40 +26,76 @@ class VirtualService(Model):
     heading: ClassVar[str] = "vips.NAME.services"
 
     port: Port
-    preset: Preset | None = Field(
-        None, description="the keys that clusters of this kind need for the port, above all the health check; other keys replace them"
-    )
+    """The port, the same on the VIP and on the real servers; not the port of ssh. keepalived: `virtual_server`."""
+    preset: Preset | None = None
+    """The keys that such a cluster needs on this port, see [presets](#presets); every key that you write replaces the preset's."""
     protocol: Literal["TCP", "UDP"] = "TCP"
+    """Protocol of the service. keepalived: `protocol`."""
     health_check: HealthCheck
-    client_cidrs: tuple[Range, ...] | None = Field(
-        None, description="clients that may connect to this port, beside the subnet; network.client_cidrs when left out"
-    )
+    """How a director finds out whether a real server works; a preset has one. keepalived: `TCP_CHECK` and others."""
+    client_cidrs: tuple[Range, ...] | None = None
+    """Clients that may connect to this port, beside the subnet; `network.client_cidrs` if not set. `[]`: only the subnet. The ranges lie within
+    `network.client_cidrs`. It changes the security group of created servers; existing hosts are not affected.
+    """
     scheduler: Scheduler = "mh"
-    affinity: Literal["connection", "client"] = Field("connection", description="client: all connections of a client go to one server, without state")
-    fallback: bool = Field(True, description="mh and sh: use another server when the chosen one has weight 0")
-    persistence_timeout: Annotated[int, Field(ge=1, le=31 * 86400), NUMBER] | None = None
+    """How the director chooses a real server. With `mh` and `sh`, every director chooses the same server for a connection. With another scheduler, or with
+    `persistence_timeout`, a new holder knows a connection only from connection sync. That reports a connection up to two seconds late, so younger
+    connections are lost when the holder changes ([measured](measurements.md#what-another-scheduler-costs)). keepalived: `lvs_sched`, formerly `lb_algo`.
+    """
+    affinity: Literal["connection", "client"] = "connection"
+    """`client`: all connections of a client go to one server, by hashing and without state. `mh` and `sh` only. keepalived: `mh-port`, `sh-port`."""
+    fallback: bool = True
+    """Use another server if the chosen one has weight 0; `mh` and `sh` only. keepalived: `mh-fallback`, `sh-fallback`."""
+    persistence_timeout: Annotated[int, Field(ge=1, le=31 * 86400), NUMBER, SECONDS] | None = None
+    """How long a client stays on one server; see `scheduler`. keepalived: `persistence_timeout`."""
     persistence_granularity: Annotated[Address, Form("a netmask, such as 255.255.255.0")] | None = None
+    """Clients in one network of this size count as one client. keepalived: `persistence_granularity`."""
     forwarding_method: Literal["DR", "NAT", "TUN"] = "DR"
+    """How a packet reaches the real server. With `NAT`, the answers must pass through the director. `TUN` needs the kernel module `ipip` on the servers; the
+    program loads it. A director hands its VIPs over before it changes the method. If all other directors are drained, it refuses the change. If there is
+    no other director, no client is served for about a second. keepalived: `lvs_method`, formerly `lb_kind`.
+    """
     weights: Annotated[dict[HostName, Annotated[int, Field(ge=0, le=65535), NUMBER]], Form("a mapping HOST: WEIGHT, such as infra0: 2")] = Field({})
-    expected_servers: Annotated[int, Field(ge=1), NUMBER] | None = Field(
-        None, description="how many real servers pass the health check at the same time in normal operation; all with a weight above 0 when left out"
-    )
-    quorum: Annotated[int, Field(ge=1), NUMBER] | None = Field(
-        None, description="minimum live weight; below it a director lowers its VRRP priority; the majority of the expected weight when left out"
-    )
+    """Weight by host: 1 if not set; 0: no new connections. keepalived: `weight`."""
+    expected_servers: Annotated[int, Field(ge=1), NUMBER] | None = None
+    """How many real servers are expected to pass the health check at the same time, [if not all](#services-that-run-on-some-hosts). If not set: all hosts
+    with a weight above 0; not more than these.
+    """
+    quorum: Annotated[int, Field(ge=1), NUMBER] | None = None
+    """Minimum live weight. Below it a director lowers its VRRP priority, so that directors with a better view are preferred: by 100 if all services of the
+    VIP are below their quorum, by 50 if one of two is, and so on. This alone does not move a VIP away from its holder (`nopreempt`). If not set: more
+    than half of the expected weight; 1 with a `sorry_server`. The expected weight is the weight of all servers. With `expected_servers: N` it is the
+    weight of the N lightest servers with a weight above 0, and an explicit `quorum` may not be more. keepalived: `quorum`.
+    """
     hysteresis: Annotated[int, Field(ge=0), NUMBER] = 0
+    """The quorum is lost this far below `quorum`, and gained this far above it; less than the quorum. keepalived: `hysteresis`."""
     alpha: bool = False
+    """Servers count as down until their first health check. keepalived: `alpha`."""
     omega: bool = False
-    ops: bool = Field(False, description="UDP: schedule every packet separately")
-    inhibit_on_failure: bool = Field(True, description="weight 0 instead of removal: a failed server keeps its connections and its place in the hash table")
+    """When keepalived stops, run quorum_down and remove the servers. keepalived: `omega`."""
+    ops: bool = False
+    """Schedule every packet separately; UDP only. keepalived: `ops`."""
+    inhibit_on_failure: bool = True
+    """Weight 0 instead of removal when a health check fails: the server's connections continue ([why](decisions/0011-failed-servers-keep-their-place.md)).
+    keepalived: `inhibit_on_failure`.
+    """
     uthreshold: Annotated[int, Field(ge=0, le=65535), NUMBER] | None = None
+    """Maximum connections of a server. keepalived: `uthreshold`."""
     lthreshold: Annotated[int, Field(ge=0, le=65535), NUMBER] | None = None
-    sorry_server: Address | None = Field(default=None, description="the machine that answers on the same port when the quorum is lost")
-    fail_open: bool | None = Field(
-        None, description="while no server passes its health check, every server that is not drained gets connections; on where that makes sense"
-    )
+    """Connections below which the server gets new ones again; less than `uthreshold`. keepalived: `lthreshold`."""
+    sorry_server: Address | None = Field(default=None)
+    """The server that answers, on the same port, when the quorum is lost. A machine outside this stack, because it must have the VIP on `lo` and the ARP
+    settings of [a real server](#a-sorry-server-outside-the-stack); a host or VIP of the stack is refused. keepalived: `sorry_server`.
+    """
+    fail_open: bool | None = None
+    """While no server passes its health check, every server that is not drained and has a weight gets connections: the checks may be wrong ([what it
+    does](#fail-open)). If not set: on. Off, and refused if set to `true`, with a `sorry_server`, with a `misc_dynamic` check, and with fewer
+    `expected_servers` than hosts with a weight.
+    """
     virtualhost: Word | None = None
+    """The Host that `http` and `ssl` checks send, unless they set `virtualhost`: `Host` of HTTP_GET and SSL_GET. keepalived: `virtualhost`."""
     smtp_alert: bool | None = None
+    """Send mail when a server is evicted or returns. keepalived: `smtp_alert`."""
 
     @model_validator(mode="before")
     @classmethod
@@ -71,16 +107,16 @@ class VirtualService(Model):
         if self.affinity == "client" and self.scheduler not in SCHEDULER_FLAGS:
             raise ValueError(f"affinity: client needs scheduler mh or sh; with {self.scheduler} use persistence_timeout")
         if self.persistence_granularity and not self.persistence_timeout:
-            raise ValueError("persistence_granularity: means nothing without persistence_timeout")
+            raise ValueError(f"persistence_granularity: {self.persistence_granularity} means nothing without persistence_timeout; set that too, or remove this")
         if self.ops and self.protocol != "UDP":
-            raise ValueError(f"ops: one-packet scheduling is for UDP, this is {self.protocol}")
+            raise ValueError(f"ops: true, and protocol is {self.protocol}; remove it, because one-packet scheduling is for UDP only")
         if self.protocol == "UDP" and isinstance(self.health_check, TcpCheck | HttpCheck | SmtpCheck) and not self.health_check.connect_port:
             raise ValueError(f"health_check: a {self.health_check.type} check of a UDP service needs connect_port, or use type: misc")
         check = self.health_check
         if isinstance(check, HttpCheck) and check.enable_sni and not (self.virtualhost or check.virtualhost or all(url.virtualhost for url in check.urls)):
             raise ValueError("health_check.enable_sni: true, and no name of a host to send; set virtualhost in the check, in every url or in the service")
         if self.uthreshold and self.lthreshold and self.lthreshold >= self.uthreshold:
-            raise ValueError(f"lthreshold: {self.lthreshold} must be below uthreshold {self.uthreshold}")
+            raise ValueError(f"lthreshold: {self.lthreshold} must be below uthreshold, which is {self.uthreshold}")
         if self.fail_open and self.sorry_server:
             raise ValueError("fail_open: true, and sorry_server answers when no server is healthy; remove one of the two")
         if self.fail_open and self.dynamic_weights:

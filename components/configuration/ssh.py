@@ -17,13 +17,22 @@ class Bastion(Model):
 
     heading: ClassVar[str] = "ssh.bastion"
 
-    host: Annotated[str, Field(pattern=r"^[^\s-]\S*$"), MACHINE] | None = Field(None, description="of a bastion that exists: its name or address")
+    host: Annotated[str, Field(pattern=r"^[^\s-]\S*$"), MACHINE] | None = None
+    """Name or address of the bastion, as seen from where `pulumi` runs; required for a bastion that exists."""
     port: Port = 22
-    user: Login | None = Field(None, description="the login on the bastion; root when left out, and ssh.user on a created one")
-    host_key: HostKey | None = Field(None, description="of a bastion that exists: its public host key, `ssh-ed25519 AAAA...`")
-    image: Name | None = Field(None, description="of a bastion that the program creates")
-    flavor: Name | None = Field(None, description="of a bastion that the program creates")
-    root_volume: RootVolume | None = Field(None, description="of a bastion that the program creates, for flavors without a disk")
+    """The port of sshd on the bastion; a created one has 22."""
+    user: Login | None = None
+    """The login on the bastion. If not set: `root` for a bastion that exists, `ssh.user` for a created one."""
+    host_key: HostKey | None = None
+    """Its public host key (a line of `ssh-keyscan -t ed25519 HOST`), always verified; required for a bastion that exists."""
+    image: Name | None = None
+    """Image of the created bastion: it has systemd, cloud-init, and an sshd that reads `/etc/ssh/sshd_config.d` (OpenSSH 8.2 or newer: Debian 11, RHEL 9,
+    Ubuntu 20.04).
+    """
+    flavor: Name | None = None
+    """Flavor of the created bastion; a small one is enough."""
+    root_volume: RootVolume | None = None
+    """Volume from which the created bastion boots, like [`pools.NAME.root_volume`](#poolsnameroot_volume)."""
 
     @property
     def created(self) -> bool:
@@ -56,9 +65,15 @@ class Ssh(Model):
     heading: ClassVar[str] = "ssh"
 
     user: Login = "debian"
+    """The login name; if it is not `root`, `sudo -n` must work."""
     port: Port = 22
+    """The port of sshd on the nodes."""
     bastion: Bastion | None = None
-    allowed_cidrs: tuple[Range, ...] | None = Field(None, description="clients that may use ssh; network.client_cidrs when left out")
+    """The machine through which ssh reaches the nodes; directly if not set."""
+    allowed_cidrs: tuple[Range, ...] | None = None
+    """Sources that may connect to the nodes by ssh, in addition to the subnet; `client_cidrs` if not set. With a created bastion it is required, and the
+    bastion accepts ssh from these sources only.
+    """
 
     @property
     def creates_bastion(self) -> bool:

@@ -62,6 +62,7 @@ NEEDLESS = {
 PLACED: list[tuple[type[Model], str, str]] = [
     (Check, "interval", "; here it is delay_loop"),
     (MiscCheck, "timeout", "; here it is misc_timeout"),
+    (MiscCheck, "connect_timeout", "; here it is misc_timeout"),
     (Check, "timeout", "; here it is connect_timeout"),
     (Check, "port", "; here it is connect_port"),
     (Vip, "interval", "; here it is advert_interval"),

@@ -122,7 +122,7 @@ def deploy(program: Callable[[], Any], absent: frozenset[str] = frozenset(), int
     mocks.set_mocks(
         Cloud(deployment, absent),
         project="openshift-lvs",
-        stack="test",
+        stack="unit-tests",
         preview=False,
         monitor=RecordingMonitor(deployment, absent),
     )

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -12,9 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from shlex import quote
 
+import jsonschema
 import pytest
+import yaml
 
-from components.configuration import MiscCheck
+from components.configuration import MiscCheck, schema
 from operations import render
 from tests.unit.node_root import Node, node
 
@@ -42,6 +45,12 @@ def _not_here(reason: str) -> None:
 @pytest.mark.parametrize("stack", STACKS)
 def test_a_committed_stack_renders(stack: str) -> None:
     assert set(render.files(PROJECT, stack)) == {host.name for host in render.cluster(PROJECT, stack).nodes()}
+
+
+@pytest.mark.parametrize("stack", STACKS)
+def test_the_schema_accepts_a_committed_stack(stack: str) -> None:
+    given = json.loads(json.dumps(yaml.safe_load((PROJECT / f"Pulumi.{stack}.yaml").read_text()), default=str))
+    jsonschema.Draft7Validator(schema.schema()).validate(given)
 
 
 @pytest.mark.parametrize("stack", STACKS)

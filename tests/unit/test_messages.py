@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import copy
 import datetime
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, get_args, get_origin
 
 import pytest
+import yaml
 
 from components.configuration import Cluster, ConfigurationError
 from components.configuration.errors import Kind
 from components.configuration.health_checks import HttpCheck
 from components.configuration.model import Model
 from components.configuration.words import NEEDLESS, PLACED, RENAMED
+from components.stack_file import CLUSTER, StackFile
+from operations import render
 from tests.unit.test_cluster import BARE, CHECK, REMOVED, SERVICE, put, refusal
 
 FOREIGN = (
@@ -33,16 +38,17 @@ FOREIGN = (
 
 HOST_NAMES = "lower-case letters, digits, hyphens and dots between them, 63 at most, a letter first"
 LABELS = "lower-case letters, digits and hyphens, 63 at most, a letter first"
-WORD = "must be one word of at most 255 characters, without blanks, quotes, braces, # and !"
+WITHOUT = "without blanks, quotes, braces, #, ! and ~SEQ(, and no \\ at its end"
+WORD = f"must be one word of at most 255 characters, {WITHOUT}"
 YAML = "YAML reads yes, no, on and off without quotes as true and false"
 KEY = "must be a public host key, such as `ssh-ed25519 AAAA...`: a line that `ssh-keyscan -t ed25519 ADDRESS` prints"
 ADDRESS = "must be an IPv4 address, such as 192.168.0.5"
 RANGE = "must be a network as ADDRESS/LENGTH with zeros after the length, such as 192.168.0.0/24"
-SECONDS = "must be a number from 0.001 to 3600"
+SECONDS = "must be a number of seconds from 0.001 to 3600"
 PORT = "must be a whole number from 1 to 65535"
-CODES = 'must be codes and ranges of codes in one text, such as "200-299 301"'
+CODES = 'must be codes from 100 to 599 and ranges of them in one text, such as "200-299 301"'
 SCRIPT = "must be the path of a script, from the repository's root, such as checks/etcd"
-PORTS = "must be a port or a range of ports, such as 6443 or 2379-2380"
+PORTS = "must be a port from 1 to 65535 or a range of them, such as 6443 or 2379-2380"
 PROTOCOL = "must be a protocol by name (tcp, udp, sctp, ipip, gre, esp, ...) or number (0 to 255), or any"
 RULE_SET = "must be 'kubernetes', 'openshift' or 'calico'"
 WITNESS = "not ADDRESS:PORT of something that takes or refuses a connection, such as 192.168.0.1:22"
@@ -50,11 +56,15 @@ INTERFACE = "must be the name of an interface, at most 15 characters, such as et
 FLOATING_IP = "must be true (the program creates one, and the cloud chooses its address), false, or the IPv4 address of one that exists"
 BY_SCRIPT = "use misc with a script that does it: {type: misc, script: PATH}"
 BACKSLASH = "correct it, or put a backslash before the character"
-PATH = "must be a path that begins with /, such as /healthz, without blanks, quotes, braces, # and !"
+PATH = f"must be a path that begins with /, such as /healthz, {WITHOUT}"
 PAIR = "must be a list of two whole numbers above 0, such as [1024, 4096]"
 FOLDER = "must be the absolute path of a folder without blanks and .., such as /var/lib/node_exporter/textfile_collector"
 NO_PORT = "direct routing changes no port: the servers listen on the port of the service (decision 0002)"
 SENDS_MAIL = "the program runs no script when a VIP moves; `smtp_alert` sends mail"
+TAKEN = "choose another, because an address pair equal to a bound port's address takes that port down"
+SUBNET = "is not a host address of the subnet 192.168.0.0/24; choose one from 192.168.0.1 to 192.168.0.254"
+NEVER_BACK = "a quorum that was lost once would never come back; 0 at most"
+OUTSIDE = "a witness is outside the pool: a server of another one, a name server, a gateway that answers"
 HTTP = {"type": "http", "path": "/"}
 
 
@@ -98,12 +108,16 @@ TABLE: list[tuple[str, Any, str]] = [
     ("network.allow", [{"protocol": "ipencap"}], f"network.allow.0.protocol: 'ipencap': {PROTOCOL}"),
     ("network.allow", [{"protocol": 256}], "network.allow.0.protocol: 256 is no number of a protocol; 0 to 255"),
     ("network.allow", [{"protocol": True}], f"network.allow.0.protocol: true: {PROTOCOL}; {YAML}"),
-    ("network.allow", [{"protocol": 6}], "network.allow.0.ports: missing; give a port or a range of ports, such as 6443 or 2379-2380"),
+    ("network.allow", [{"protocol": 6}], "network.allow.0.ports: missing; give a port from 1 to 65535 or a range of them, such as 6443 or 2379-2380"),
     ("network.allow", [{"cidr": "10.0.0.0/8"}], "network.allow.0.protocol: missing; give a protocol, such as tcp, or rules: kubernetes, openshift, calico"),
     ("network.allow", ["kubernetse"], f"network.allow.0.rules: 'kubernetse': {RULE_SET}; did you mean 'kubernetes'?"),
     ("network.allow", [{"rules": "calico", "protocol": "tcp"}], "network.allow.0.rules: 'calico' and protocol in one entry; make two entries of them"),
     ("network.allow", "kubernetes", "network.allow: 'kubernetes': must be a list of mappings: begin each with `- `"),
-    ("pools.infra.allow", [{"protocol": "udp"}], "pools.infra.allow.0.ports: missing; give a port or a range of ports, such as 6443 or 2379-2380"),
+    (
+        "pools.infra.allow",
+        [{"protocol": "udp"}],
+        "pools.infra.allow.0.ports: missing; give a port from 1 to 65535 or a range of them, such as 6443 or 2379-2380",
+    ),
     ("network.max_allowed_address_pair", 0, "network.max_allowed_address_pair: 0: must be a whole number from 1 to 1000"),
     (
         "network.max_allowed_address_pair",
@@ -222,8 +236,8 @@ TABLE: list[tuple[str, Any, str]] = [
     ("pools.infra.availability_zones", "az1", "pools.infra.availability_zones: 'az1': must be a list of at least one name, such as [az1, az2]"),
     ("pools.infra.availability_zones", [], "pools.infra.availability_zones: []: must be a list of at least one name, such as [az1, az2]"),
     ("pools.infra.root_volume", 50, "pools.infra.root_volume: 50: must be a mapping; docs/configuration.md has its keys under pools.NAME.root_volume"),
-    ("pools.infra.root_volume", {"type": "ssd"}, "pools.infra.root_volume.size: missing; give a whole number from 1 to 65536"),
-    ("pools.infra.root_volume", {"size": "50G"}, "pools.infra.root_volume.size: '50G': must be a whole number from 1 to 65536"),
+    ("pools.infra.root_volume", {"type": "ssd"}, "pools.infra.root_volume.size: missing; give a whole number of GiB from 1 to 65536"),
+    ("pools.infra.root_volume", {"size": "50G"}, "pools.infra.root_volume.size: '50G': must be a whole number of GiB from 1 to 65536"),
     (
         "pools.infra.root_volume",
         {"size": 50, "delete_termination": True},
@@ -279,8 +293,8 @@ TABLE: list[tuple[str, Any, str]] = [
     ("vips.infra.virtual_router_id", "many", "vips.infra.virtual_router_id: 'many': must be a whole number from 1 to 255"),
     ("vips.infra.virtual_router_id", 1.5, "vips.infra.virtual_router_id: 1.5: must be a whole number from 1 to 255"),
     ("vips.infra.virtual_router_id", None, "vips.infra.virtual_router_id: empty; give a whole number from 1 to 255"),
-    ("vips.infra.advert_interval", "300ms", "vips.infra.advert_interval: '300ms': must be a number from 0.01 to 3"),
-    ("vips.infra.advert_interval", None, "vips.infra.advert_interval: empty; give a number from 0.01 to 3, or remove the line"),
+    ("vips.infra.advert_interval", "300ms", "vips.infra.advert_interval: '300ms': must be a number of seconds from 0.01 to 3"),
+    ("vips.infra.advert_interval", None, "vips.infra.advert_interval: empty; give a number of seconds from 0.01 to 3, or remove the line"),
     ("vips.infra.priorities", 150, "vips.infra.priorities: 150: must be a mapping HOST: PRIORITY, such as master0: 150"),
     ("vips.infra.priorities", {"infra0": 255}, "vips.infra.priorities.infra0: 255: must be a whole number from 1 to 254"),
     ("vips.infra.authentication", "pass", "vips.infra.authentication: 'pass': must be 'PASS' or 'AH'; did you mean 'PASS'?"),
@@ -357,7 +371,7 @@ TABLE: list[tuple[str, Any, str]] = [
     (CHECK, url(digest="abc"), f"{CHECK}.urls.0.digest: 'abc': must be 32 hexadecimal digits in quotes, as genhash prints them"),
     (CHECK, url(regex_stack=[1]), f"{CHECK}.urls.0.regex_stack: [1]: {PAIR}"),
     (CHECK, url(regex_stack=[1, 2, 3]), f"{CHECK}.urls.0.regex_stack: [1, 2, 3]: {PAIR}"),
-    (CHECK, url(regex='"'), f"{CHECK}.urls.0.regex: '\"': must be a regular expression without \""),
+    (CHECK, url(regex='"'), f"{CHECK}.urls.0.regex: '\"': must be a regular expression in one line, without \", ~SEQ( and ~LST("),
     (CHECK, url(regex="("), f"{CHECK}.urls.0.regex: '(': missing ), unterminated subpattern at character 1; {BACKSLASH}"),
     (CHECK, url(regex="ok["), f"{CHECK}.urls.0.regex: 'ok[': unterminated character set at character 3; {BACKSLASH}"),
     (CHECK, url(regex="x)"), f"{CHECK}.urls.0.regex: 'x)': unbalanced parenthesis at character 2; {BACKSLASH}"),
@@ -369,6 +383,15 @@ TABLE: list[tuple[str, Any, str]] = [
     ),
     (CHECK, {"type": "misc", "script": "/usr/bin/true"}, f"{CHECK}.script: '/usr/bin/true': {SCRIPT}"),
     (CHECK, {"type": "misc"}, f"{CHECK}.script: missing; {SCRIPT.replace('must be', 'give')}"),
+    (CHECK, {"type": "misc", "script": "checks/etcd", "connect_timeout": 2}, f"{CHECK}.connect_timeout: unknown key; here it is misc_timeout"),
+    # text that keepalived would read as more than a word
+    *(("keepalived.router_id", text, f"keepalived.router_id: {text!r}: {WORD}") for text in ("a\0b", "a\\", "~SEQ(a,1,9)", "a\n}", "a\x1b")),
+    (CHECK, url(regex="~LST(a,b)"), f"{CHECK}.urls.0.regex: '~LST(a,b)': must be a regular expression in one line, without \", ~SEQ( and ~LST("),
+    (
+        "keepalived.notifications",
+        {"notification_email": ["@master0"], "notification_email_from": "a@x", "smtp_server": "mail"},
+        "keepalived.notifications.notification_email.0: '@master0': must be an address of mail, such as ops@example.com",
+    ),
     # unknown keys
     ("vips.infra.interface", "ens3", "vips.infra.interface: unknown key here; it belongs to pools.NAME and pools.NAME.hosts.HOST (docs/configuration.md)"),
     ("vips.infra.lb_algo", "rr", "vips.infra.lb_algo: unknown key; here it is scheduler in vips.NAME.services (docs/configuration.md)"),
@@ -382,16 +405,342 @@ TABLE: list[tuple[str, Any, str]] = [
         [],
         "vips.infra.unicast_peer: unknown key; here it is unicast: true in vips.NAME; the peers are the other directors of the pool",
     ),
+    # a wrong key
+    ("vips.master.adress", "192.168.0.250", "vips.master.adress: unknown key; did you mean 'address'?"),
+    ("network.client_cidr", [], "network.client_cidr: unknown key; did you mean 'client_cidrs'?"),
+    (f"{SERVICE}.lb_algo", "wlc", f"{SERVICE}.lb_algo: unknown key; here it is scheduler"),
+    (f"{SERVICE}.lb_kind", "DR", f"{SERVICE}.lb_kind: unknown key; here it is forwarding_method"),
+    ("vips.master.advert_int", 1, "vips.master.advert_int: unknown key; here it is advert_interval"),
+    (
+        "vips.master.auth_pass",
+        "secret",
+        "vips.master.auth_pass: unknown key; here it is the secret openshift-lvs:auth_pass (pulumi config set --secret --path openshift-lvs:auth_pass.VIP)",
+    ),
+    (f"{CHECK}.nb_get_retry", 3, f"{CHECK}.nb_get_retry: unknown key; here it is retry"),
+    (f"{SERVICE}.nat_mask", "255.255.255.0", f"{SERVICE}.nat_mask: unknown key; leave it out: keepalived 2 does not know it"),
+    (f"{SERVICE}.state", "MASTER", f"{SERVICE}.state: unknown key; leave it out: every instance starts as BACKUP, and `owner` says where the address belongs"),
+    ("vips.master.priority", 150, "vips.master.priority: unknown key; here it is owner, or priorities by host"),
+    ("vips.master.interface", "ens3", "vips.master.interface: unknown key here; it belongs to pools.NAME and pools.NAME.hosts.HOST (docs/configuration.md)"),
+    ("vips.http", {"address": "192.168.0.9"}, "vips.http.pool: missing; give the name of a pool, such as master"),
+    # addresses
+    ("network.cidr", "192.168.0.0", "network.cidr: 192.168.0.0/32 has too few addresses for a cluster; is its length right? such as 192.168.0.0/24"),
+    ("pools.master.hosts.master0", "192.168.1.2", f"pools.master.hosts.master0: 192.168.1.2 {SUBNET}"),
+    ("pools.master.hosts.master0", "192.168.0.255", f"pools.master.hosts.master0: 192.168.0.255 {SUBNET}"),
+    ("pools.master.hosts.master0", "192.168.0.2000", "pools.master.hosts.master0.address: '192.168.0.2000': must be an IPv4 address, such as 192.168.0.5"),
+    ("vips.master.address", "10.0.0.250", f"vips.master.address: 10.0.0.250 {SUBNET}"),
+    (
+        "vips.master.address",
+        "192.168.0.3",
+        f"vips.master.address: 192.168.0.3 is taken by pools.master.hosts.master1; {TAKEN}",
+    ),
+    (
+        "vips.master.address",
+        "192.168.0.1",
+        f"vips.master.address: 192.168.0.1 is taken by network.gateway; {TAKEN}",
+    ),
+    (
+        "vips.master.address",
+        "192.168.0.251",
+        f"vips.infra.address: 192.168.0.251 is taken by vips.master.address; {TAKEN}",
+    ),
+    (
+        "pools.infra.hosts.infra1",
+        "192.168.0.5",
+        f"pools.infra.hosts.infra1: 192.168.0.5 is taken by pools.infra.hosts.infra0; {TAKEN}",
+    ),
+    (
+        "network.reserved",
+        {"bastion": "192.168.0.2"},
+        f"pools.master.hosts.master0: 192.168.0.2 is taken by network.reserved.bastion; {TAKEN}",
+    ),
+    ("network.reserved", {"bastion": "192.0.2.1"}, f"network.reserved.bastion: 192.0.2.1 {SUBNET}"),
+    ("network.gateway", "192.168.9.1", "network.gateway: 192.168.9.1 is outside the subnet 192.168.0.0/24; choose an address in it, such as 192.168.0.1"),
+    ("network.gateway", REMOVED, "network.gateway: missing; the router to 'public' needs an address in 192.168.0.0/24, such as 192.168.0.1"),
+    (
+        "network.client_cidrs",
+        ["128.0.0.0/1"],
+        "network.client_cidrs: 128.0.0.0/1 overlaps multicast, which Neutron refuses; use 0.0.0.0/0 or 0.0.0.0/1, 128.0.0.0/2, 192.0.0.0/3",
+    ),
+    (
+        "network.allow",
+        [{"protocol": "tcp", "ports": "1-65535"}],
+        "network.allow.0.ports: 1-65535 must be N or N-M within 1 to 65535, and not all of them (Neutron stores 1-65535 without ports)",
+    ),
+    (
+        "network.allow",
+        [{"protocol": "tcp", "ports": "90-80"}],
+        "network.allow.0.ports: 90-80 must be N or N-M within 1 to 65535, and not all of them (Neutron stores 1-65535 without ports)",
+    ),
+    # VRRP
+    ("vips.master.virtual_router_id", 52, "vips.infra.virtual_router_id: 52 is used by vips.master too; choose another (1 to 255)"),
+    ("vips.master.virtual_router_id", 256, "vips.master.virtual_router_id: 256: must be a whole number from 1 to 255"),
+    ("vips.master.owner", "infra0", "vips.master.owner: 'infra0' is not a director of pool 'master'; it has master0, master1, master2"),
+    ("vips.master.owner", "master9", "vips.master.owner: 'master9' is not a director of pool 'master'; it has master0, master1, master2"),
+    ("vips.master.pool", "masters", "vips.master.pool: 'masters' is not a pool; the pools are master, infra"),
+    (
+        "vips.master.priorities",
+        {"master1": 140, "master2": 140},
+        "vips.master.priorities: master2 and master1 both have 140; give each its own, because equal priorities have no fixed owner",
+    ),
+    (
+        "vips.master.priorities",
+        {"master1": 200},
+        "vips.master.owner: master0 has not the highest priority, master1 has 200; give the owner the highest, or name another owner",
+    ),
+    ("vips.master.priorities", {"infra0": 100}, "vips.master.priorities.infra0: not a director of pool 'master'; it has master0, master1, master2"),
+    ("vips.master.authentication", "PASS", "vips.master.authentication: VRRP version 3 has none (RFC 9568); set keepalived.vrrp_version: 2 or leave it out"),
+    ("keepalived.vrrp_version", 2, "vips.master.advert_interval: 0.3 needs VRRP version 3; version 2 counts whole seconds"),
+    # services and their checks
+    (
+        f"{SERVICE}.scheduler",
+        "random",
+        f"{SERVICE}.scheduler: 'random': must be 'mh', 'sh', 'dh', 'rr', 'wrr', 'lc', 'wlc', 'lblc', 'lblcr', 'fo', 'ovf', 'sed' or 'nq'",
+    ),
+    (f"{SERVICE}.port", 65536, f"{SERVICE}.port: 65536: must be a whole number from 1 to 65535"),
+    (CHECK, {"connect_timeout": 1}, f"{CHECK}.type: missing; give 'tcp', 'http', 'ssl', 'smtp' or 'misc'"),
+    (CHECK, {"type": "http"}, f"{CHECK}.path: missing; an http or ssl check gets at least one path, such as path: /healthz"),
+    (
+        CHECK,
+        {"type": "misc", "script": "../../bin/sh"},
+        f"{CHECK}.script: '../../bin/sh': must be the path of a script, from the repository's root, such as checks/etcd",
+    ),
+    (CHECK, {"type": "http", "path": "/", "enable_sni": True}, f"{CHECK}.enable_sni: an http check has no TLS; use type: ssl or leave it out"),
+    (CHECK, {"type": "http", "path": "/", "urls": [{"path": "/"}]}, f"{CHECK}.urls: given together with path; use the one or the other"),
+    (CHECK, {"type": "tcp", "connect_timeout": 0}, f"{CHECK}.connect_timeout: 0: must be a number of seconds from 0.001 to 3600"),
+    (f"{SERVICE}.protocol", "UDP", f"{CHECK}: a tcp check of a UDP service needs connect_port, or use type: misc"),
+    (f"{SERVICE}.weights", {"infra0": 2}, f"{SERVICE}.weights.infra0: not a host of the pool; it has master0, master1, master2"),
+    (f"{SERVICE}.quorum", 4, f"{SERVICE}.quorum: 4 is more than all servers weigh together (3); 3 at most"),
+    (
+        SERVICE,
+        {**BARE, "hysteresis": 1, "quorum": 3},
+        f"{SERVICE}.hysteresis: 1 above the quorum of 3 is more than all servers weigh together (3): {NEVER_BACK}",
+    ),
+    (
+        SERVICE,
+        {**BARE, "expected_servers": 2, "fail_open": True},
+        f"{SERVICE}.fail_open: true, and expected_servers is 2 of 3 hosts: a host without the service would get connections; leave fail_open out",
+    ),
+    (
+        SERVICE,
+        {**BARE, "sorry_server": "192.168.0.99", "fail_open": True},
+        f"{SERVICE}.fail_open: true, and sorry_server answers when no server is healthy; remove one of the two",
+    ),
+    (
+        SERVICE,
+        {**BARE, "health_check": {"type": "misc", "script": "checks/a", "misc_dynamic": True}, "fail_open": True},
+        f"{SERVICE}.fail_open: true, and the script of a misc_dynamic check decides which server gets connections; leave fail_open out",
+    ),
+    (f"{SERVICE}.expected_servers", 0, f"{SERVICE}.expected_servers: 0: must be a whole number from 1"),
+    (f"{SERVICE}.expected_servers", 4, f"{SERVICE}.expected_servers: 4 is more than the number of hosts with a weight above 0; 3 at most, or leave it out"),
+    (
+        SERVICE,
+        {**BARE, "expected_servers": 3, "weights": {"master2": 0}},
+        f"{SERVICE}.expected_servers: 3 is more than the number of hosts with a weight above 0; 2 at most, or leave it out",
+    ),
+    (
+        SERVICE,
+        {**BARE, "expected_servers": 1, "quorum": 2},
+        f"{SERVICE}.quorum: 2 is more than the expected servers weigh at least (1); 1 at most, or a higher expected_servers",
+    ),
+    (
+        SERVICE,
+        {**BARE, "expected_servers": 2, "weights": {"master0": 5}, "quorum": 3},
+        f"{SERVICE}.quorum: 3 is more than the expected servers weigh at least (2); 2 at most, or a higher expected_servers",
+    ),
+    (
+        SERVICE,
+        {**BARE, "expected_servers": 2, "quorum": 2, "hysteresis": 1},
+        f"{SERVICE}.hysteresis: 1 above the quorum of 2 is more than the expected servers weigh at least (2): {NEVER_BACK}",
+    ),
+    (SERVICE, {**BARE, "expected_servers": 2, "hysteresis": 2}, f"{SERVICE}.hysteresis: 2 must be below the quorum, which is 2"),
+    (
+        CHECK,
+        {"type": "tcp", "delay_loop": 3600},
+        f"{CHECK}: a silent server would be out after 3601.5 s; a roll-out waits for every check and gives up after 600 s; "
+        "lower delay_loop, connect_timeout, retry, delay_before_retry or warmup",
+    ),
+    (
+        "vips.master.answers_within",
+        2,
+        "vips.master.answers_within: 2 s is less than a takeover and a check take by these timings (2.236 s); give it more, or 0 to ask nothing",
+    ),
+    (SERVICE, {**BARE, "affinity": "client", "scheduler": "wlc"}, f"{SERVICE}.affinity: client needs scheduler mh or sh; with wlc use persistence_timeout"),
+    (
+        SERVICE,
+        {**BARE, "persistence_granularity": "255.255.255.0"},
+        f"{SERVICE}.persistence_granularity: 255.255.255.0 means nothing without persistence_timeout; set that too, or remove this",
+    ),
+    (SERVICE, {**BARE, "ops": True}, f"{SERVICE}.ops: true, and protocol is TCP; remove it, because one-packet scheduling is for UDP only"),
+    (SERVICE, {**BARE, "uthreshold": 10, "lthreshold": 10}, f"{SERVICE}.lthreshold: 10 must be below uthreshold, which is 10"),
+    (
+        CHECK,
+        {"type": "http", "urls": [{"path": "/", "regex_options": ["caseless"]}]},
+        f"{CHECK}.urls.0.regex: missing; the other regex keys say how it is matched",
+    ),
+    ("vips.infra.services.1.port", 80, "vips.infra.services.1.port: 80/TCP is the port of services.0 too; keep one of the two"),
+    ("vips.master.services", [], "vips.master.services: empty; give the VIP at least one, such as {port: 80, health_check: {type: tcp}}"),
+    # pools
+    (
+        "pools.master.image",
+        REMOVED,
+        "pools.master.image: missing; servers that the program creates need an image and a flavor; name one, or set existing: true",
+    ),
+    (
+        "pools.master.flavor",
+        REMOVED,
+        "pools.master.flavor: missing; servers that the program creates need an image and a flavor; name one, or set existing: true",
+    ),
+    (
+        "pools.master.existing",
+        True,
+        "pools.master.hosts.master0.host_key: missing; an existing host needs its public host key (ssh-keyscan -t ed25519 192.168.0.2)",
+    ),
+    ("pools.master.directors", ["master9"], "pools.master.directors: 'master9' is not a host of this pool; choose from master0, master1, master2"),
+    ("pools.master.hosts", {}, "pools.master.hosts: empty; give the pool at least one host, such as infra0: 192.168.0.5"),
+    (
+        "pools.infra.witnesses",
+        ["gateway:22"],
+        "pools.infra.witnesses.0: 'gateway:22': not ADDRESS:PORT of something that takes or refuses a connection, such as 192.168.0.1:22",
+    ),
+    (
+        "pools.infra.witnesses",
+        ["192.168.0.1:0"],
+        "pools.infra.witnesses.0: '192.168.0.1:0': not ADDRESS:PORT of something that takes or refuses a connection, such as 192.168.0.1:22",
+    ),
+    (
+        "pools.infra.witnesses",
+        ["192.168.0.6:22"],
+        f"pools.infra.witnesses.0: 192.168.0.6:22 is pools.infra.hosts.infra1; {OUTSIDE}",
+    ),
+    (
+        "pools.infra.witnesses",
+        ["192.168.0.251:80"],
+        f"pools.infra.witnesses.0: 192.168.0.251:80 is vips.infra.address; {OUTSIDE}",
+    ),
+    (
+        "vips.infra.priorities",
+        {"infra1": 101},
+        "vips.infra.priorities: infra1 has 101; with witnesses 102 is the least: "
+        "a director that sees too few servers adds -100, and one that is cut off must come to stand below it. "
+        "Set higher priorities, or no witnesses (pools.infra.witnesses: [])",
+    ),
+    (
+        "pools.infra.hosts.master0",
+        "192.168.0.7",
+        "pools.infra.hosts.master0: the name is used by pools.master.hosts.master0 too; names of hosts are unique in a stack, so choose another",
+    ),
+    (
+        "vips.master.owner",
+        "Master0",
+        f"vips.master.owner: 'Master0' is no name; {HOST_NAMES}",
+    ),
+    # text that keepalived.conf cannot carry
+    (
+        "keepalived.notifications",
+        {"notification_email": ["ops@example.com"]},
+        f"keepalived.notifications.smtp_server: missing; {WORD.replace('must be', 'give')}",
+    ),
 ]
+
+
+def prepared(article: dict[str, Any], says: str) -> dict[str, Any]:
+    """The article, with the other key that a rule between two keys speaks of."""
+    if "network.port_security is false" in says:
+        article["network"]["port_security"] = False
+    return article
 
 
 @pytest.mark.parametrize(("path", "value", "says"), TABLE, ids=[f"{path}-{'removed' if value is REMOVED else value}"[:70] for path, value, _ in TABLE])
 def test_a_wrong_configuration_has_this_message(article: dict[str, Any], path: str, value: Any, says: str) -> None:
-    if "network.port_security is false" in says:
-        article["network"]["port_security"] = False
-    told = refusal(article, (path, value))
+    told = refusal(prepared(article, says), (path, value))
     assert says in told.splitlines()
     assert not [word for word in FOREIGN if word in told]
+
+
+def deepest(data: Any, key: str) -> str:
+    """The last part of a key that a configuration has; of the entry of a list, its number."""
+    found = CLUSTER
+    for step in key.split("."):
+        keys = dict(enumerate(data)) if isinstance(data, list) else data if isinstance(data, dict) else {}
+        named = {str(name): value for name, value in keys.items()}
+        if step not in named:
+            break
+        data, found = named[step], step
+    return found
+
+
+@pytest.mark.parametrize(("path", "value", "says"), TABLE, ids=[f"{path}-{'removed' if value is REMOVED else value}"[:70] for path, value, _ in TABLE])
+def test_a_message_names_the_file_and_the_line_of_its_key(article: dict[str, Any], tmp_path: Path, path: str, value: Any, says: str) -> None:
+    put(prepared(article, says), path, value)
+    text = yaml.safe_dump({"config": {"openstack:cloud": "x", CLUSTER: article}}, sort_keys=False)
+    (tmp_path / "Pulumi.wrong.yaml").write_text(text)
+    with pytest.raises(ConfigurationError) as refused:
+        render.read(tmp_path / "Pulumi.wrong.yaml")
+    told = next(line for line in str(refused.value).splitlines() if line.endswith(f": {says}"))
+    number = re.fullmatch(r"Pulumi\.wrong\.yaml:(\d+): .*", told)
+    assert number
+    line, step = text.splitlines()[int(number[1]) - 1], deepest(article, says.partition(": ")[0])
+    assert line.lstrip("- '").startswith(step) or (step.isdecimal() and line.lstrip().startswith("- ")), f"{told}\n{line}"
+
+
+FILE = """\
+# A comment.
+config:
+  openshift-lvs:auth_pass:
+    master:
+      secure: v1:abc
+  openshift-lvs:cluster:
+    network: {cidr: 192.168.0.0/24}
+    pools:
+      infra:
+        image: debian-12
+        flavor: m1.medium
+        hosts: {infra0: 192.168.0.5,
+                infra1: 192.168.0.6}
+    vips:
+      infra:
+        address: 192.168.0.251
+        pool: infra
+        virtual_router_id: 52
+        owner: infra0
+        services:
+          - {port: 80, health_check: {type: tcp}}
+          - port: 443
+            health_check:
+              type: http
+              path: /
+"""
+
+LINES = {
+    "a value": (("path: /", "path: x"), [25]),
+    "a key that is not known": (("pool: infra", "pool: infra\n        color: red"), [18]),
+    "a key that is missing": (("        owner: infra0\n", ""), [15]),
+    "a value without its own line": (("infra1: 192.168.0.6", "infra1: fd00::1"), [13]),
+    "an entry of a list": (("- {port: 80,", "- {port: 0,"), [21]),
+    "several": (("192.168.0.251", "x"), [16]),
+    "a rule between sections: the key to change": (("owner: infra0", "owner: infra7"), [19]),
+    "two services": (("port: 443", "port: 80"), [22]),
+    "a key beside the cluster": (("openshift-lvs:auth_pass:", "openshift-lvs:auth_passs:"), [3]),
+    "no cluster": (("openshift-lvs:cluster", "other:cluster"), [2]),
+    "a script that is not there": (("type: http\n              path: /", "type: misc\n              script: checks/none"), [25]),
+}
+
+
+@pytest.mark.parametrize(("change", "lines"), LINES.values(), ids=LINES)
+def test_the_line_is_that_of_the_key_to_change(tmp_path: Path, change: tuple[str, str], lines: list[int]) -> None:
+    assert change[0] in FILE
+    (tmp_path / "Pulumi.x.yaml").write_text(FILE.replace(*change))
+    with pytest.raises(ConfigurationError) as refused:
+        render.files(tmp_path, "x")
+    assert [line.split(":")[1] for line in str(refused.value).splitlines()] == [str(line) for line in lines]
+
+
+def test_a_line_that_is_no_fault_of_its_own_gets_no_line_of_the_file(tmp_path: Path) -> None:
+    (tmp_path / "Pulumi.x.yaml").write_text(FILE)
+    file = StackFile.read(tmp_path / "Pulumi.x.yaml")
+    assert file.located("network.external: 'x': the cloud could not be asked (first line:\nsecond: line)") == (
+        "Pulumi.x.yaml:7: network.external: 'x': the cloud could not be asked (first line:\nsecond: line)"
+    )
 
 
 WRONG: tuple[Any, ...] = (
@@ -524,7 +873,7 @@ def test_a_suggestion_is_a_key_that_is_valid_at_its_place(article: dict[str, Any
 def test_a_word_of_keepalived_is_never_taken_for_a_misspelt_key(article: dict[str, Any], word: str) -> None:
     for path in ((word,), ("pools", "infra", word), ("vips", "infra", word), (*SERVICE.split("."), word)):
         line = told(changed(article, path, 1))
-        if "unknown key" in line and word not in ("interval", "timeout", "port", "name"):
+        if "unknown key" in line and word not in {word for _, word, _ in PLACED}:
             assert "; here it is " in line or "; leave it out: " in line, line
 
 

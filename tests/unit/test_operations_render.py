@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -40,7 +41,7 @@ def test_a_warning_is_printed_beside_the_files(tmp_path: Path, capsys: pytest.Ca
     (tmp_path / "Pulumi.test.yaml").write_text(stack)
     assert operations.main(["render", "--root", str(tmp_path), "--stack", "test"]) == 0
     said = capsys.readouterr()
-    assert said.err.startswith("warning: network.client_cidrs: empty, ") and "# ==> master0:" in said.out
+    assert re.match(r"warning: Pulumi\.test\.yaml:\d+: network\.client_cidrs: empty, ", said.err) and "# ==> master0:" in said.out
 
 
 def test_one_host_is_printed_alone(capsys: pytest.CaptureFixture[str]) -> None:
@@ -60,19 +61,25 @@ def test_files_are_written_as_they_will_be_on_the_host(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "status", "said"),
     [
-        (["--stack", "prod"], "--stack: 'prod' has no Pulumi.prod.yaml here; the stacks are bad, broken, empty, good, null"),
-        (["--stack", "good", "--host", "master9"], "host: 'master9' is not in this stack; its hosts are master0, master1, master2, infra0, infra1"),
-        (["--stack", "bad"], "vips.master.owner: 'infra0' is not a director of pool 'master'; it has master0, master1, master2"),
-        (["--stack", "broken"], "Pulumi.broken.yaml: not YAML: "),
-        (["--stack", "empty"], "Pulumi.empty.yaml: config: openshift-lvs:cluster is missing"),
-        (["--stack", "null"], "Pulumi.null.yaml: config: openshift-lvs:cluster is missing; docs/configuration.md has its keys"),
-        (["--stack", "../good"], "--stack: '../good' is not the name of a stack, which has letters, digits, -, _ and . only; the stacks are bad, "),
-        (["--stack", ""], "--stack: '' is not the name of a stack"),
+        (["--stack", "prod"], 2, "--stack: 'prod' has no Pulumi.prod.yaml here; the stacks are bad, broken, empty, good, null"),
+        (["--stack", "good", "--host", "master9"], 2, "host: 'master9' is not in this stack; its hosts are master0, master1, master2, infra0, infra1"),
+        (["--stack", "bad"], 1, "Pulumi.bad.yaml:27: vips.master.owner: 'infra0' is not a director of pool 'master'; it has master0, master1, master2"),
+        (
+            ["--stack", "broken"],
+            1,
+            "Pulumi.broken.yaml:1: not YAML: expected the node content, but found '<stream end>'; correct this line or the one above it",
+        ),
+        (["--stack", "empty"], 1, "Pulumi.empty.yaml:1: openshift-lvs:cluster: missing; describe the cluster under it (docs/configuration.md has its keys)"),
+        (["--stack", "null"], 1, "Pulumi.null.yaml:1: openshift-lvs:cluster: missing; describe the cluster under it"),
+        (["--stack", "../good"], 2, "--stack: '../good' is not the name of a stack, which has letters, digits, -, _ and . only; the stacks are bad, "),
+        (["--stack", ""], 2, "--stack: '' is not the name of a stack"),
     ],
 )
-def test_what_is_wrong_is_said_in_words_and_by_the_exit_status(tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str) -> None:
+def test_what_is_wrong_is_said_in_words_and_by_the_exit_status(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], status: int, said: str
+) -> None:
     good = (GOLDEN / "Pulumi.example.yaml").read_text()
     stacks = {
         "good": good,
@@ -83,7 +90,7 @@ def test_what_is_wrong_is_said_in_words_and_by_the_exit_status(tmp_path: Path, c
     }
     for name, text in stacks.items():
         (tmp_path / f"Pulumi.{name}.yaml").write_text(text)
-    assert operations.main(["render", "--root", str(tmp_path), *arguments]) == 1
+    assert operations.main(["render", "--root", str(tmp_path), *arguments]) == status
     printed = capsys.readouterr()
     assert printed.out == ""
     assert printed.err.startswith(said)
@@ -100,10 +107,11 @@ NOT_READ = {
     ),
     "a key twice at the top": (b"config: {}\nconfig: {}\n", "s.yaml:2: the key 'config' is here twice, first in line 1; keep one, or give each its own name"),
     "not UTF-8": (b"a: 1\nb: caf\xe9\n", "s.yaml:2: not UTF-8; save the file as UTF-8, or write this character anew"),
-    "no date": (b"a: 2026-13-01\n", "s.yaml: a date or number that does not exist (month must be in 1..12); correct it, or put it in quotes"),
+    "no date": (b"a: 2026-13-01\n", "s.yaml:1: a date or number that does not exist (month must be in 1..12); correct it, or put it in quotes"),
     "a misspelt secret": (
         b"config:\n  openshift-lvs:ssh_private_kye: {secure: x}\n",
-        "openshift-lvs:ssh_private_kye: unknown key; did you mean openshift-lvs:ssh_private_key? To remove it: pulumi config rm openshift-lvs:ssh_private_kye",
+        "s.yaml:2: openshift-lvs:ssh_private_kye: unknown key; did you mean openshift-lvs:ssh_private_key? "
+        "To remove it: pulumi config rm openshift-lvs:ssh_private_kye",
     ),
 }
 
@@ -118,17 +126,17 @@ def test_a_file_that_cannot_be_what_was_meant_is_refused_with_its_line(tmp_path:
 
 def test_a_part_of_a_file_that_is_used_twice_is_no_key_twice(tmp_path: Path) -> None:
     (tmp_path / "s.yaml").write_text("a: &a {b: 1}\nc: [*a, *a]\nd: {<<: *a, b: 2}\n")
-    with pytest.raises(ConfigurationError, match="openshift-lvs:cluster is missing"):
+    with pytest.raises(ConfigurationError, match="openshift-lvs:cluster: missing"):
         render.read(tmp_path / "s.yaml")
 
 
 def test_a_configuration_file_that_is_not_there_is_named(capsys: pytest.CaptureFixture[str]) -> None:
-    assert operations.main(["status", "--root", str(GOLDEN), "--stack", "example", "--config-file", "nowhere.yaml"]) == 1
+    assert operations.main(["status", "--root", str(GOLDEN), "--stack", "example", "--config-file", "nowhere.yaml"]) == 2
     assert capsys.readouterr().err == "nowhere.yaml: No such file or directory; name a stack's configuration file\n"
 
 
 def test_a_folder_that_is_no_project_is_recognised(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert operations.main(["render", "--root", str(tmp_path), "--stack", "dev"]) == 1
+    assert operations.main(["render", "--root", str(tmp_path), "--stack", "dev"]) == 2
     assert "the stacks are none (is this the project folder?)" in capsys.readouterr().err
 
 

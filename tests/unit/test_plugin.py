@@ -19,8 +19,8 @@ from pulumi.provider.experimental.util import camel_case
 from pulumi.provider.server import ComponentInitError
 
 from components.configuration import Cluster, Network
-from components.configuration.errors import SHORT_FORM, Kind
-from components.configuration.health_checks import HttpCheck
+from components.configuration.errors import Kind
+from components.configuration.health_checks import SHORT_FORM, HttpCheck
 from components.configuration.model import Model
 from lab.nodes.stack import describe
 from lab.phases import Phases

@@ -9,6 +9,7 @@ from typing import Any
 
 import pulumi
 import pytest
+import yaml
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
@@ -178,7 +179,7 @@ def test_a_stack_of_existing_hosts_asks_no_cloud_and_makes_nothing_in_it(deploy:
         ({"ssh_private_key": PRIVATE_KEY}, "openshift-lvs:host_key_seed: missing; the seed of the ssh host keys: pulumi config set --secret"),
         ({**SECRETS, "host_key_seed": "fifteen-letters"}, "openshift-lvs:host_key_seed: has 15 characters and needs at least 16"),
         ({**SECRETS, "ssh_private_key": "none"}, "openshift-lvs:ssh_private_key: not an OpenSSH private key without a passphrase"),
-        ({**SECRETS, "auth_pass": '{"master": "p4ssw0rd"}'}, "openshift-lvs:auth_pass.master: no address of that name has `authentication`"),
+        ({**SECRETS, "auth_pass": '{"master": "p4ssw0rd"}'}, "openshift-lvs:auth_pass.master: no VIP of that name has `authentication`"),
     ],
 )
 def test_a_missing_or_wrong_secret_is_refused_before_anything_is_made(deploy: Deploy, article: dict[str, Any], secrets: dict[str, str], says: str) -> None:
@@ -187,6 +188,30 @@ def test_a_missing_or_wrong_secret_is_refused_before_anything_is_made(deploy: De
         run(deploy, article, secrets, done)
     assert str(refused.value).startswith(says)
     assert not done.resources and not done.looked_up
+
+
+STACK_FILE = "Pulumi.unit-tests.yaml"
+
+
+def test_a_refusal_names_the_line_in_the_file_of_the_stack(deploy: Deploy, article: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    article["vips"]["master"]["owner"] = "infra0"
+    text = yaml.safe_dump({"config": {"openshift-lvs:cluster": article}}, sort_keys=False)
+    (tmp_path / STACK_FILE).write_text(text)
+    line = text.splitlines().index("        owner: infra0") + 1
+    with pytest.raises(pulumi.RunError, match=rf"^Pulumi\.unit-tests\.yaml:{line}: vips\.master\.owner: 'infra0' is not a director"):
+        run(deploy, article)
+
+
+@pytest.mark.parametrize("text", ["config: {'openshift-lvs:cluster': {network: {cidr: 192.168.0.0/24}}}", "config: [", "", "\udcff"])
+def test_a_refusal_names_no_line_of_a_file_that_pulumi_did_not_read(
+    deploy: Deploy, article: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / STACK_FILE).write_bytes(text.encode("utf-8", "surrogateescape"))
+    article["vips"]["master"]["owner"] = "infra0"
+    with pytest.raises(pulumi.RunError, match=r"^vips\.master\.owner: "):
+        run(deploy, article)
 
 
 def test_a_cluster_that_cannot_work_is_refused_before_anything_is_made(deploy: Deploy, article: dict[str, Any]) -> None:

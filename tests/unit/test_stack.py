@@ -118,10 +118,10 @@ def test_the_public_key_is_derived_from_the_private_one(deploy: Deploy, article:
     ("given", "fault"),
     [
         (None, "openshift-lvs:auth_pass.master: missing, and vips.master.authentication is PASS"),
-        ({"master": "ninechars"}, "openshift-lvs:auth_pass.master: has 9 characters; keepalived reads 8 and drops the rest"),
+        ({"master": "ninechars"}, "openshift-lvs:auth_pass.master: has 9 characters; give at most 8, because keepalived drops the rest"),
         ({"master": "two two"}, "openshift-lvs:auth_pass.master: has a blank, quote"),
         ({"master": ""}, "openshift-lvs:auth_pass.master: "),
-        ({"master": PASSWORD, "infra": PASSWORD}, "openshift-lvs:auth_pass.infra: no address of that name has `authentication`"),
+        ({"master": PASSWORD, "infra": PASSWORD}, "openshift-lvs:auth_pass.infra: no VIP of that name has `authentication`"),
         ({"master": 12345678}, "openshift-lvs:auth_pass: not a text for each address; pulumi config rm openshift-lvs:auth_pass, then"),
         (["ninechars"], "openshift-lvs:auth_pass: not a text for each address"),
     ],
@@ -149,7 +149,7 @@ def test_a_password_that_was_set_without_its_address_is_refused_and_not_quoted(a
         (("vips", "master", "services", 0, "scheduler"), "fastest", "vips.master.services.0.scheduler: 'fastest': must be 'mh', 'sh'"),
         (("vips", "infra", "services", 0, "health_check"), {"type": "http"}, "vips.infra.services.0.health_check.path: missing; an http or ssl check"),
         (("vips", "infra", "services", 0, "lb_algo"), "wlc", "vips.infra.services.0.lb_algo: unknown key; here it is scheduler"),
-        (("pools", "infra", "flavor"), None, "pools.infra.flavor: missing; servers that the program makes need an image and a flavor"),
+        (("pools", "infra", "flavor"), None, "pools.infra.flavor: missing; servers that the program creates need an image and a flavor"),
     ],
 )
 def test_a_wrong_key_or_value_is_named_with_what_would_be_right(article: dict[str, Any], path: tuple[str | int, ...], value: Any, said: str) -> None:

@@ -1,0 +1,181 @@
+"""The command itself: help, exit status, progress, and no traceback for an error that a user can cause; and its installation."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from components.configuration import ConfigurationError
+from operations import __main__ as operations
+from operations import diff, help, progress, render
+from operations.drain import Refused
+from operations.nodes import NodesError
+
+PROJECT = Path(__file__).parents[2]
+GOLDEN = Path(__file__).parent / "golden"
+RENDER = ["render", "--root", str(GOLDEN), "--stack", "example"]
+
+
+@pytest.fixture
+def verbs(monkeypatch: pytest.MonkeyPatch) -> dict[str, argparse.ArgumentParser]:
+    """The parser of every verb."""
+    seen: dict[str, argparse.ArgumentParser] = {}
+    monkeypatch.setattr(help, "explain", lambda parser, verbs: seen.update(verbs))
+    with pytest.raises(SystemExit):
+        operations.main([])
+    return seen
+
+
+def test_every_verb_has_a_description_and_an_example(verbs: dict[str, argparse.ArgumentParser]) -> None:
+    assert set(verbs) == set(help.EXAMPLES)
+    for verb, (description, examples) in help.EXAMPLES.items():
+        assert description.strip().endswith(".")
+        assert f"{{command}} {verb} " in examples
+
+
+def test_every_example_is_accepted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    key = tmp_path / ".ssh" / "id_ed25519"
+    key.parent.mkdir()
+    key.touch()
+    called: list[str] = []
+
+    def run(options: argparse.Namespace) -> int:
+        called.append(options.verb)
+        return 0
+
+    monkeypatch.setattr(operations, "_run", run)
+    texts = [line for _, examples in help.EXAMPLES.values() for line in examples.strip().splitlines()]
+    lines = [shlex.split(line.partition(" > ")[0])[1:] for line in texts if line.strip().startswith("{command} ")]
+    for words in lines:
+        assert operations.main([word.replace("~", str(tmp_path)) for word in words]) == 0
+    assert called == [words[0] for words in lines]
+
+
+@pytest.mark.parametrize("verb", [[], *([verb] for verb in help.EXAMPLES)], ids=lambda words: words[0] if words else "none")
+def test_help_tells_the_exit_status(verb: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        operations.main([*verb, "--help"])
+    printed = capsys.readouterr().out
+    assert ended.value.code == 0 and help.EXIT_STATUS in printed
+    assert not verb or f"python -m operations {verb[0]} " in printed
+
+
+@pytest.mark.parametrize(
+    ("raised", "status", "said"),
+    [
+        (ConfigurationError("Pulumi.dev.yaml:3: network.cidr: missing"), 1, "Pulumi.dev.yaml:3: network.cidr: missing"),
+        (Refused("master0: the last director"), 1, "master0: the last director"),
+        (diff.BaseError("--base: 'x' is not a commit here"), 2, "--base: 'x' is not a commit here"),
+        (PermissionError(13, "Permission denied", "/root/x"), 2, "/root/x: Permission denied"),
+        (NodesError("ssh: not on this machine"), 3, "ssh: not on this machine"),
+        (subprocess.TimeoutExpired(["git", "archive"], 120), 3, "render: Command '['git', 'archive']' timed out after 120 seconds"),
+        (KeyboardInterrupt(), 130, "render: interrupted"),
+    ],
+    ids=lambda given: type(given).__name__ if isinstance(given, BaseException) else None,
+)
+def test_an_error_ends_in_one_line_and_an_exit_status(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], raised: BaseException, status: int, said: str
+) -> None:
+    def fails(*_: Any) -> None:
+        raise raised
+
+    monkeypatch.setattr(render, "files", fails)
+    assert operations.main(RENDER) == status
+    assert capsys.readouterr() == ("", f"{said}\n")
+
+
+def test_an_interrupted_drain_says_what_to_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted(_: Any) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(operations, "_on_nodes", interrupted)
+    assert operations.main(["drain", "master1", "--stack", "example"]) == 130
+    assert capsys.readouterr().err == "drain: interrupted; master1 may be half way: run the same command again\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["drain", "master1", "--stack", "x", "--deadline", "-5"], "argument --deadline: '-5' is no number of seconds from 0, such as 60"),
+        (["drain", "master1", "--stack", "x", "--deadline", "nan"], "argument --deadline: 'nan' is no number of seconds from 0, such as 60"),
+        (["drain", "master1", "--stack", "x", "--deadline", "inf"], "argument --deadline: 'inf' is no number of seconds from 0, such as 60"),
+        (["drain", "master1", "--stack", "x", "--deadline", "1 min"], "argument --deadline: '1 min' is no number of seconds from 0, such as 60"),
+        ([*RENDER, "--output", __file__], f"argument --output: {__file__!r} is a file; name a folder"),
+        (["diff", "--base", "HEAD", "--output", __file__], f"argument --output: {__file__!r} is a file; name a folder"),
+        (["status", "--stack", "x", "--identity", "/nowhere"], "argument --identity: '/nowhere' is not a file"),
+    ],
+)
+def test_a_wrong_option_is_a_usage_error(capsys: pytest.CaptureFixture[str], arguments: list[str], said: str) -> None:
+    with pytest.raises(SystemExit) as ended:
+        operations.main(arguments)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.endswith(f"error: {said}\n")
+
+
+def test_a_reader_that_has_enough_ends_the_command_without_a_word() -> None:
+    """The pipe is closed before the command writes: it is larger than the buffer, so that the command notices."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        done = subprocess.run([sys.executable, "-m", "operations", *RENDER], cwd=PROJECT, stdout=writing, stderr=subprocess.PIPE, text=True)
+    finally:
+        os.close(writing)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+class Waits:
+    """An event that times out a number of times, and then is set: no time passes."""
+
+    def __init__(self, times: int, asked: list[float]) -> None:
+        self._times, self._asked = times, asked
+
+    def wait(self, seconds: float) -> bool:
+        self._asked.append(seconds)
+        return len(self._asked) > self._times
+
+    def set(self) -> None:
+        pass
+
+
+def test_what_takes_longer_than_two_seconds_says_so_on_stderr(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    asked: list[float] = []
+    clock: Iterator[float] = iter([0.0, 2.0, 12.0])
+    monkeypatch.setattr(progress, "Event", lambda: Waits(2, asked))
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    with progress.progress("verify dev"):
+        pass
+    assert asked == [2, 10, 10]
+    assert capsys.readouterr() == ("", "verify dev: 2 s so far\nverify dev: 12 s so far\n")
+
+
+def test_what_is_quick_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress.progress("render dev"):
+        pass
+    assert capsys.readouterr() == ("", "")
+
+
+def test_the_installed_command_renders_as_the_checkout_does(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, site = tmp_path / "source", tmp_path / "site"
+    source.mkdir()
+    listed = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=PROJECT, capture_output=True, check=True).stdout
+    there = b"\0".join(name for name in listed.split(b"\0") if name and (PROJECT / name.decode()).is_file())
+    archive = subprocess.run(["tar", "--create", "--null", "--files-from=-"], cwd=PROJECT, input=there, capture_output=True, check=True).stdout
+    subprocess.run(["tar", "--extract"], cwd=source, input=archive, check=True)
+    offline = ["--quiet", "--no-index", "--no-deps", "--no-build-isolation", "--disable-pip-version-check"]
+    subprocess.run([sys.executable, "-m", "pip", "install", *offline, "--target", site, source], check=True)
+    command = [sys.executable, str(site / "bin" / help.COMMAND)]
+    done = subprocess.run([*command, *RENDER], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(site)}, capture_output=True, text=True)
+    assert operations.main(RENDER) == 0
+    assert (done.returncode, done.stderr) == (0, "")
+    # The digest of the program in host.json, too: every file that a node gets is in the package.
+    assert done.stdout == capsys.readouterr().out
