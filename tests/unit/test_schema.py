@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from components.configuration import Cluster, schema
 from components.configuration.keys import NAMESPACE, SECRETS
 from components.stack_file import CLUSTER
-from tests.unit.test_cluster import put
+from tests.unit.test_cluster import REMOVED, put
 from tests.unit.test_messages import KEYS, SECTIONS, TABLE, WRONG, changed, prepared, told
 
 PROJECT = Path(__file__).parents[2]
@@ -73,7 +73,7 @@ def test_it_accepts_what_the_program_accepts(article: dict[str, Any], path: tupl
             assert accepts(data), f"{'.'.join(path)}: {value!r}"
 
 
-@pytest.mark.parametrize(("path", "value", "says"), TABLE, ids=[f"{path}-{value}"[:70] for path, value, _ in TABLE])
+@pytest.mark.parametrize(("path", "value", "says"), TABLE, ids=[f"{path}-{'removed' if value is REMOVED else value}"[:70] for path, value, _ in TABLE])
 def test_it_refuses_what_is_wrong_with_a_single_key(article: dict[str, Any], path: str, value: Any, says: str) -> None:
     put(prepared(article, says), path, value)
     with pytest.raises(ValidationError) as refused:
