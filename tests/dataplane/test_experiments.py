@@ -1,7 +1,7 @@
 """Every experiment's bounds, on real keepalived, IPVS and VRRP. $RUNS says how often each, $WITHIN after how many minutes no other long one begins.
 
 `representative` ones make a short run. The others take seconds each, but for those that are `deployed`: minutes, for `pulumi up` on emulated nodes.
-Those of `cluster` have a cluster's own programs on the nodes.
+Those of `cluster` have a cluster's own programs on the nodes. Those of `by_hand` flood the machine, or replace the host's software: run them by name.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ REPRESENTATIVE = {
     "kill -9 of all of keepalived on the owner",
     "a server's process gone",
 }
-DEPLOYING = {"change", "wrong update", "stranger", "release", "reuse", "spoofed", "own keepalived"}
+DEPLOYING = {"change", "wrong update", "stranger", "release"}
+BY_HAND = {"reuse", "spoofed", "own keepalived"}
 """Kinds of step."""
 
 
@@ -34,7 +35,10 @@ def _marks(experiment: Experiment) -> list[pytest.MarkDecorator]:
         return [pytest.mark.cluster]
     if experiment.name in REPRESENTATIVE:
         return [pytest.mark.representative]
-    deployed = experiment.arrange or {step.kind for step in experiment.steps} & DEPLOYING
+    kinds = {step.kind for step in experiment.steps}
+    if kinds & BY_HAND:
+        return [pytest.mark.by_hand]
+    deployed = experiment.arrange or kinds & DEPLOYING
     return [pytest.mark.deployed] if deployed else []
 
 
