@@ -165,6 +165,6 @@ class Servers(pulumi.ComponentResource):
             network_id=network.management.network_id,
             fixed_ips=[{"subnet_id": network.management.subnet_id, "ip_address": str(node.host.ssh_address)}],
             **({"security_group_ids": [group]} if group is not None else {"port_security_enabled": False, "no_security_groups": True}),
-            opts=pulumi.ResourceOptions(parent=self),
+            opts=pulumi.ResourceOptions(parent=self, protect=self._args.cluster.protect or None),
         )
         return [compute.InstanceNetworkArgs(port=port.id)]

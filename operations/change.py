@@ -228,7 +228,11 @@ class Change:
             case effects.EXTERNAL:
                 return [*(f"router {name}" for name in self._changed("Router")), *self._changed("FloatingIp")]
             case effects.FIRST_BOOT:
-                return [name for name in self._changed("Instance") if self._inputs(f"Instance {name}") & head.of("Instance")[name].ignored]
+                return [
+                    after.name if after.kind == "Instance" else after.title
+                    for before, after in self._pairs()
+                    if _different(before.inputs, after.inputs) & after.ignored
+                ]
             case _:
                 return []
 

@@ -61,7 +61,7 @@ EXTERNAL = Effect(
     "The router gets another gateway, and every VIP another floating IP: outside clients lose their connections and need the new address. Not tried",
 )
 FIRST_BOOT = Effect(
-    "`image`, `flavor`, `availability_zone`, `cloud_config`",
+    "`image`, `flavor`, `availability_zone`, `cloud_config`, `root_volume`, `server_group_policy`",
     "Used only when a server is created. Running servers are not affected. A host that is removed and added again gets the new values",
 )
 PRIVATE_KEY = Effect("`ssh_private_key`", "Put its public half on every node (and the bastion) first: only newly created servers get it")

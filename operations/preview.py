@@ -24,6 +24,8 @@ KEPT = {
     "Subnet": "every port is on it",
 }
 """The kinds that `protect: true` protects, and why each is kept."""
+BASTION = "ssh-bastion"
+"""The name of what belongs to a bastion that the program creates."""
 REPLACING = {"replace", "create-replacement", "delete-replaced"}
 """The operations of a step by which a resource is replaced (pulumi/pulumi, sdk/go/common/apitype: OpType)."""
 DELETING = {"delete", "delete-replaced"}
@@ -98,8 +100,10 @@ def removed_names(root: Path, stack: str, base: str) -> set[str]:
 def _names(text: str) -> set[str]:
     """The names of ports and servers that a stack's file makes. Every release has had these keys."""
     cluster = _below(yaml.safe_load(text), "config", "openshift-lvs:cluster")
-    hosts = {str(host) for pool in _below(cluster, "pools").values() if not _below(pool).get("existing") for host in _below(pool, "hosts")}
-    return hosts | {f"vip-{vip}" for vip in _below(cluster, "vips")} | {f"reserved-{name}" for name in _below(cluster, "network", "reserved")}
+    names = {str(host) for pool in _below(cluster, "pools").values() if not _below(pool).get("existing") for host in _below(pool, "hosts")}
+    names |= {f"management-{host}" for host in names}
+    names |= {f"vip-{vip}" for vip in _below(cluster, "vips")} | {f"reserved-{name}" for name in _below(cluster, "network", "reserved")}
+    return names | ({BASTION} if "image" in _below(cluster, "ssh", "bastion") else set())
 
 
 def _below(value: Any, *keys: str) -> Mapping[str, Any]:

@@ -88,13 +88,13 @@ def test_the_names_that_a_change_removes_come_from_the_two_configurations(reposi
     assert preview.removed_names(repository, "dev", "main") == set()
     change("Pulumi.dev.yaml", "infra0: 192.168.0.5, infra1: 192.168.0.6", "infra0: 192.168.0.5, infra2: 192.168.0.7")
     change("Pulumi.dev.yaml", "      infra:\n        address:", "      routers:\n        address:")
-    assert preview.removed_names(repository, "dev", "main") == {"infra1", "vip-infra"}
+    assert preview.removed_names(repository, "dev", "main") == {"infra1", "management-infra1", "vip-infra"}
     assert preview.removed_names(repository, "new", "main") == set(), "a stack without a file on either side"
     with pytest.raises(ConfigurationError, match=r"^--base: 'origin/main' is not a commit here; fetch it first"):
         preview.removed_names(repository, "dev", "origin/main")
 
 
-def test_a_host_that_becomes_an_existing_one_is_not_removed_by_a_wish_to_delete_it(repository: Path, change: Change) -> None:
+def test_a_stack_that_is_removed_names_all_of_its_hosts(repository: Path, change: Change) -> None:
     git(repository, "mv", "Pulumi.dev.yaml", "Pulumi.prod.yaml")
     git(repository, "commit", "--quiet", "--message=renamed")
     assert "master0" in preview.removed_names(repository, "dev", "main")

@@ -226,7 +226,8 @@ KEPT = {"FloatingIp", "Instance", "Network", "Port", "Router", "Subnet"}
 
 
 def test_protect_keeps_what_cannot_be_made_again_as_it_was_and_nothing_else_changes(deploy: Deploy, article: dict[str, Any]) -> None:
-    article["network"]["reserved"] = {"bastion": "192.168.0.100"}
+    article["network"]["reserved"] = {"registry": "192.168.0.100"}
+    article["ssh"].update(bastion={"image": "debian-13", "flavor": "m1.small"}, allowed_cidrs=["198.51.100.0/24"])
     before = {resource.urn: resource for resource in run(deploy, article).resources}
     assert not any(resource.protect for resource in before.values()), "off by default"
     article["protect"] = True
@@ -237,7 +238,8 @@ def test_protect_keeps_what_cannot_be_made_again_as_it_was_and_nothing_else_chan
         "master0",
         "infra1",
         "vip-master",
-        "reserved-bastion",
+        "reserved-registry",
+        "ssh-bastion",
         "network",
         "subnet",
         "router",
