@@ -54,7 +54,7 @@ VIP_ADDRESS = Effect(
 )
 CLIENTS = Effect(
     "`client_cidrs`, `allowed_cidrs`, `allow`",
-    "Rules of the security group and allowed address pairs change in OpenStack. No host reloads",
+    "Rules of the security group and allowed address pairs change in OpenStack. This alone reloads no host",
 )
 EXTERNAL = Effect(
     "another `external` network",

@@ -24,8 +24,8 @@ KEPT = {
     "Subnet": "every port is on it",
 }
 """The kinds that `protect: true` protects, and why each is kept."""
-BASTION = "ssh-bastion"
-"""The name of what belongs to a bastion that the program creates."""
+BASTION = "openshift-lvs:index:Bastion"
+"""The component of a bastion that the program creates. It can be created again without a loss."""
 REPLACING = {"replace", "create-replacement", "delete-replaced"}
 """The operations of a step by which a resource is replaced (pulumi/pulumi, sdk/go/common/apitype: OpType)."""
 DELETING = {"delete", "delete-replaced"}
@@ -49,9 +49,11 @@ def check(preview: Mapping[str, Any], removed: Collection[str], allowed: Collect
 
 def _step(step: Mapping[str, Any], removed: Collection[str]) -> Iterator[Refusal]:
     urn, operation = str(step["urn"]), str(step["op"])
-    kind, name = urn.split("::")[-2].rpartition(":")[2], urn.split("::")[-1]
+    types, name = urn.split("::")[-2:]
+    *parents, own = types.split("$")
+    kind = own.rpartition(":")[2]
     resource = f"{kind} {name}"
-    if kind not in KEPT or not urn.split("::")[-2].rpartition("$")[2].startswith("openstack:"):
+    if kind not in KEPT or not own.startswith("openstack:") or BASTION in parents:
         return
     if operation in REPLACING:
         yield Refusal(resource, f"would be replaced: {KEPT[kind]}")
@@ -103,7 +105,7 @@ def _names(text: str) -> set[str]:
     names = {str(host) for pool in _below(cluster, "pools").values() if not _below(pool).get("existing") for host in _below(pool, "hosts")}
     names |= {f"management-{host}" for host in names}
     names |= {f"vip-{vip}" for vip in _below(cluster, "vips")} | {f"reserved-{name}" for name in _below(cluster, "network", "reserved")}
-    return names | ({BASTION} if "image" in _below(cluster, "ssh", "bastion") else set())
+    return names
 
 
 def _below(value: Any, *keys: str) -> Mapping[str, Any]:

@@ -34,6 +34,8 @@ def deploy() -> Iterator[recording.Deploy]:
     asyncio.set_event_loop(asyncio.new_event_loop())
     yield recording.deploy
     asyncio.get_event_loop().close()
+    # A later test may use Pulumi without this fixture, such as the plugin's.
+    asyncio.set_event_loop(asyncio.new_event_loop())
 
 
 @pytest.fixture

@@ -23,6 +23,7 @@ TYPES = {
     "Port": f"{SERVERS}openstack:networking/port:Port",
     "SecGroupRule": "openshift-lvs:index:Network$openstack:networking/secGroupRule:SecGroupRule",
     "Network": "openshift-lvs:index:Network$openstack:networking/network:Network",
+    "Bastion": "openshift-lvs:index:Bastion$openstack:compute/instance:Instance",
     "Component": "openshift-lvs:index:Network",
     "Command": "openshift-lvs:index:LoadBalancer$command:remote:Command",
 }
@@ -76,6 +77,7 @@ def test_a_deleted_host_is_refused_unless_the_change_removes_it() -> None:
 def test_what_can_be_made_again_may_be_deleted_and_replaced() -> None:
     steps = [step("delete", "SecGroupRule", "tcp-80-from-10.0.0.0/8"), step("replace", "Command", "deliver-master0"), step("same", "Instance", "master0")]
     assert found(*steps, step("create", "Instance", "infra2"), step("update", "Instance", "master0")) == []
+    assert found(step("replace", "Bastion", "ssh-bastion"), step("delete", "Bastion", "ssh-bastion")) == []
     assert found(step("delete", "Component", "network"), step("read", "Port", "master0"), step("refresh", "Port", "master0")) == []
 
 

@@ -290,7 +290,7 @@ def test_what_is_done_in_one_deployment_is_not_refused(compared: Compared) -> No
 def test_an_owner_that_leaves_is_to_be_drained_first(compared: Compared) -> None:
     text = compared((INFRA, "hosts: {infra1: 192.168.0.6}"), ("owner: infra0", "owner: infra1"))
     assert "- before the deployment: `operations drain` `infra0`, which may hold `192.168.0.251`\n" in text
-    assert "1 host is removed; `192.168.0.251` moves to `infra1`; 1 server is deleted" in summary(text)
+    assert "1 host is removed; `192.168.0.251` moves to `infra1`; 2 rules close; 1 server is deleted" in summary(text)
 
 
 def test_a_configuration_that_only_the_program_refuses_is_refused(repository: Path, change: Change) -> None:
@@ -307,8 +307,9 @@ def test_a_new_and_a_removed_host_are_said(repository: Path, change: Change) -> 
     text = shown(repository)
     assert "- `infra1`: removed from the stack\n" in text
     assert "- `infra2`: new\n" in text
-    assert "- `infra0`: reload; 2 files (`host.json`, `keepalived.conf`)\n" in text
-    assert summary(text) == "**1 of 5 hosts reloads; 1 host is new; 1 host is removed; 1 server is deleted; nothing is replaced.**"
+    assert re.search(r"^- `infra0`: reload; \d files \(`host.json`, `keepalived.conf`", text, re.MULTILINE)
+    opened = "2 rules open to `192.168.0.7/32`; 2 rules close"
+    assert summary(text) == f"**1 of 5 hosts reloads; 1 host is new; 1 host is removed; {opened}; 1 server is deleted; nothing is replaced.**"
     assert "+ Instance infra2\n" in text and "- Instance infra1\n" in text and "+     flavorName: m1.medium\n" in text
     assert f"- a host added (`infra2`): {effects.HOST_ADDED.happens}\n" in text and f"- a host removed (`infra1`): {effects.HOST_REMOVED.happens}\n" in text
 
