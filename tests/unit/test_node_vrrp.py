@@ -301,6 +301,14 @@ def test_a_router_that_is_no_director_is_named_with_the_remedy(system: System) -
         vrrp.refuse_strangers(description(), None)
 
 
+def test_a_router_that_the_rules_refuse_is_named_too_and_a_flood_of_them_in_part(system: System) -> None:
+    adverts(system, ADDRESSES[1])
+    elements = ", ".join(f"192.168.0.{number} timeout 10s expires 9s" for number in range(90, 98))
+    system.answers["nft list set ip openshift_lvs strangers_51"] = (0, f"set strangers_51 {{ elements = {{ {elements} }} }}", "")
+    named = " ".join(f"192.168.0.{number}" for number in range(90, 95))
+    assert vrrp.strangers(description(), None).startswith(f"vips.master.virtual_router_id: 51 is used by {named} and 3 more on eth0 too;")
+
+
 def test_a_director_of_the_version_in_force_is_no_stranger(system: System) -> None:
     adverts(system, ADDRESSES[2])
     assert vrrp.strangers(description(directors=ADDRESSES[1:2]), description()) == ""
