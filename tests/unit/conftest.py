@@ -34,6 +34,8 @@ def deploy() -> Iterator[recording.Deploy]:
     asyncio.set_event_loop(asyncio.new_event_loop())
     yield recording.deploy
     asyncio.get_event_loop().close()
+    # A test behind this one may use the loop without having one of its own.
+    asyncio.set_event_loop(asyncio.new_event_loop())
 
 
 @pytest.fixture

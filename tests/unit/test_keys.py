@@ -25,7 +25,7 @@ from tests.unit.test_program import PUBLIC_KEY, run
 OTHER_KEY = "ssh-ed25519 AAAA"
 
 SAMPLES = (
-    *("x", "infra1", "master0", "master1", "infra", "/x", "checks/backlog", "192.168.0.1:53", "2379", "200-299", "udp"),
+    *("x", "infra1", "master0", "master1", "infra", "/x", "checks/backlog", "192.168.0.1:53", "2379", "200-299", "20000-40000", "udp"),
     *("640205b7b0fc66c1ea91c463fac6334d", PUBLIC_KEY, OTHER_KEY, "192.0.2.0/24"),
 )
 """Texts of every form that a key may want. The first that is accepted is used."""

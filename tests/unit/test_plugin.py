@@ -201,7 +201,7 @@ SET = "give it as the secret argument"
         (
             existing,
             {"authPass": {"infra": PASSWORD}},
-            "authPass.infra: no address of that name has `authentication`; remove it or set vips.infra.authentication: PASS",
+            "authPass.infra: no VIP of that name has `authentication`; remove it or set vips.infra.authentication: PASS",
         ),
         (
             lambda data: existing(with_password(data)),
@@ -309,5 +309,5 @@ def test_the_engine_shows_a_refusal_without_a_secret_and_without_a_traceback(exa
     text = text.replace("virtualRouterId: 300", "virtualRouterId: 51")
     example.program.write_text(text.replace("sshPrivateKey: ${sshPrivateKey}", f"sshPrivateKey: ${{sshPrivateKey}}\n      authPass: {{master: {PASSWORD}}}"))
     shown = example("preview", fails=True)
-    assert "has a problem: authPass.master: no address of that name has `authentication`" in shown
+    assert "has a problem: authPass.master: no VIP of that name has `authentication`" in shown
     assert PASSWORD not in shown and ".py" not in shown
