@@ -126,13 +126,10 @@ class Bastion(pulumi.ComponentResource):
             fixed_ips=[{"subnet_id": network.subnet_id}],
             security_group_ids=[group.id],
             port_security_enabled=None if network.port_security else True,
-            opts=pulumi.ResourceOptions(parent=self, protect=cluster.protect or None),
+            opts=self._child(),
         )
         floating_ip = networking.FloatingIp(
-            NAME,
-            pool=str(cluster.network.external),
-            port_id=port.id,
-            opts=pulumi.ResourceOptions(parent=self, depends_on=[network], protect=cluster.protect or None),
+            NAME, pool=str(cluster.network.external), port_id=port.id, opts=pulumi.ResourceOptions(parent=self, depends_on=[network])
         )
         seed = pulumi.Output.secret(args.host_key_seed)
         image = args.images[str(given.image)]
@@ -151,7 +148,6 @@ class Bastion(pulumi.ComponentResource):
                 depends_on=[network, *rules],
                 ignore_changes=FIRST_BOOT_ONLY,
                 delete_before_replace=True,
-                protect=cluster.protect or None,
                 custom_timeouts=pulumi.CustomTimeouts(create="20m", delete="10m"),
             ),
         )

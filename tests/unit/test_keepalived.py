@@ -370,6 +370,7 @@ SERVICE: dict[str, list[Any]] = {
     "alpha": [True],
     "omega": [True],
     "inhibit_on_failure": [False],
+    "fail_open": [False],
     "uthreshold": [0, 65535],
     "lthreshold": [0, 1],
     "sorry_server": ["10.1.1.1"],
@@ -387,7 +388,19 @@ ADDRESS: dict[str, list[Any]] = {
 }
 
 
-UNTRIED = {"port", "protocol", "health_check", "affinity", "persistence_granularity", "expected_servers", "quorum", "hysteresis", "ops"}
+UNTRIED = {
+    "port",
+    "protocol",
+    "health_check",
+    "affinity",
+    "persistence_granularity",
+    "expected_servers",
+    "quorum",
+    "hysteresis",
+    "ops",
+    "preset",
+    "client_cidrs",
+}
 UNTRIED |= {"address", "pool", "owner", "services", "authentication", "floating_ip", "answers_within", "type", "script", "urls", "regex", "virtual_router_id"}
 UNTRIED |= {"preset", "client_cidrs"}
 """Keys whose value depends on others, or of which keepalived is not told. Tests above and golden files have them."""
