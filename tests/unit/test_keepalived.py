@@ -370,7 +370,6 @@ SERVICE: dict[str, list[Any]] = {
     "alpha": [True],
     "omega": [True],
     "inhibit_on_failure": [False],
-    "fail_open": [False],
     "uthreshold": [0, 65535],
     "lthreshold": [0, 1],
     "sorry_server": ["10.1.1.1"],
