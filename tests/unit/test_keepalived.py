@@ -401,7 +401,6 @@ UNTRIED = {
     "client_cidrs",
 }
 UNTRIED |= {"address", "pool", "owner", "services", "authentication", "floating_ip", "answers_within", "type", "script", "urls", "regex", "virtual_router_id"}
-UNTRIED |= {"preset", "client_cidrs"}
 """Keys whose value depends on others, or of which keepalived is not told. Tests above and golden files have them."""
 
 
