@@ -76,7 +76,7 @@ def test_comments_quotes_and_braces_are_read_as_keepalived_reads_them(tmp_path: 
 
 
 def test_a_file_that_is_missing_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["import", "/nowhere/keepalived.conf"]) == 1
+    assert main(["import", "/nowhere/keepalived.conf"]) == 2
     assert capsys.readouterr().err == "/nowhere/keepalived.conf: no such file\n"
 
 

@@ -235,7 +235,7 @@ def test_what_the_cloud_does_not_say_is_no_fault(cloud: FakeCloud, article: dict
 
 def test_a_cloud_that_cannot_be_asked_is_named(cloud: FakeCloud, article: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     status, lines = preflight(article, tmp_path, capsys, name="other")
-    assert status == 1 and len(lines) == 1 and lines[0].startswith("openstack:cloud: 'other': the cloud could not be asked (")
+    assert status == 3 and len(lines) == 1 and lines[0].startswith("openstack:cloud: 'other': the cloud could not be asked (")
 
 
 def test_a_stack_of_existing_hosts_needs_no_cloud(article: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
