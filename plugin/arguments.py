@@ -104,8 +104,7 @@ def _plain(key: str, value: Any) -> Any:
         case pulumi.Output():
             raise ConfigurationError(f"{key}: is a secret or an output of a resource; give a value that the program knows before it makes anything")
         case dict():
-            # A mapping has no order on its way through the engine, and priorities follow the order of the hosts. The program's stack is sorted as well.
-            return {name: _plain(f"{key}.{name}", each) for name, each in sorted(value.items())}
+            return {name: _plain(f"{key}.{name}", each) for name, each in value.items()}
         case list():
             return [_plain(f"{key}.{index}", each) for index, each in enumerate(value)]
         case float() if value.is_integer():

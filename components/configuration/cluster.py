@@ -71,7 +71,7 @@ class Cluster(Model):
         return list(rules.warnings(self))
 
     def nodes(self) -> Iterator[Node]:
-        """Every host, pool by pool, in the order of the configuration."""
+        """Every host, pool by pool."""
         for pool_name, pool in self.pools.items():
             for name, host in pool.hosts.items():
                 yield Node(name, pool_name, pool, host)
@@ -104,8 +104,8 @@ class Cluster(Model):
         return next((vip.virtual_router_id for vip in self.vips_of(pool).values()), None)
 
     def vips_of(self, pool_name: str) -> dict[str, Vip]:
-        """The VIPs of a pool."""
-        return {name: vip for name, vip in self.vips.items() if vip.pool == pool_name}
+        """The VIPs of a pool, in the order of their names, as its hosts are (`Pool.hosts`)."""
+        return {name: vip for name, vip in sorted(self.vips.items()) if vip.pool == pool_name}
 
     def directors(self, pool_name: str) -> list[str]:
         """The hosts of a pool that may hold its VIPs."""
@@ -122,11 +122,12 @@ class Cluster(Model):
             return pool.witnesses
         if len(pool.hosts) != 2 or len(self.directors(pool_name)) != 2:
             return ()
-        ports = {vip.pool: service.port for vip in self.vips.values() if vip.pool != pool_name for service in vip.services if service.protocol == "TCP"}
+        vips = (vip for _, vip in sorted(self.vips.items()))
+        ports = {vip.pool: service.port for vip in vips if vip.pool != pool_name for service in vip.services if service.protocol == "TCP"}
         return tuple(f"{host.address}:{port}" for other, port in ports.items() for host in self.pools[other].hosts.values())[:WITNESSES]
 
     def priority(self, vip: Vip, host: str) -> int:
-        """VRRP priority: 150 for the owner, 140, 130, ... for the others in the order of the pool, unless `priorities` sets it."""
+        """VRRP priority: 150 for the owner, 140, 130, ... for the others in the order of their names, unless `priorities` sets it."""
         if host in vip.priorities:
             return vip.priorities[host]
         others = [name for name in self.directors(vip.pool) if name != vip.owner]

@@ -102,7 +102,9 @@ class Pool(Model):
     heading: ClassVar[str] = "pools.NAME"
 
     hosts: Annotated[dict[HostName, HostOrAddress], Form("a mapping NAME: ADDRESS, such as infra0: 192.168.0.5")]
-    """Each host by its name: an IPv4 address, or a mapping. Every host is a real server of every VIP of the pool. keepalived: `real_server`."""
+    """Each host by its name: an IPv4 address, or a mapping. The order in the file has no effect: Pulumi hands the hosts over by name. Every host is a real
+    server of every VIP of the pool. keepalived: `real_server`.
+    """
     image: Name | None = None
     """The image of the servers. Required unless `existing`; used only when a server is created."""
     flavor: Name | None = None
@@ -126,7 +128,7 @@ class Pool(Model):
     availability_zone: Name | None = None
     """Availability zone of the servers; used only when a server is created."""
     availability_zones: Annotated[tuple[Name, ...], Field(min_length=1), Form("a list of at least one name, such as [az1, az2]")] | None = None
-    """Availability zones, instead of `availability_zone`: the hosts are spread over these zones, in the order of `hosts`. Used only when a server is
+    """Availability zones, instead of `availability_zone`: the hosts are spread over these zones, in the order of their names. Used only when a server is
     created: a list that changes moves no server.
     """
     root_volume: RootVolume | None = None
@@ -152,6 +154,12 @@ class Pool(Model):
         if self.availability_zones:
             return self.availability_zones[list(self.hosts).index(name) % len(self.availability_zones)]
         return self.availability_zone
+
+    @field_validator("hosts", mode="after")
+    @classmethod
+    def _by_name(cls, hosts: dict[str, Host]) -> dict[str, Host]:
+        """Priorities and zones follow the order of the hosts. The engine sorts each mapping by name, and `operations` reads the file itself."""
+        return dict(sorted(hosts.items()))
 
     @model_validator(mode="after")
     def _complete(self) -> Pool:

@@ -49,8 +49,8 @@ class Vip(Model):
     0.01 s; whole seconds with version 2. At most 3, because the check for other routers with this VRID listens for 4 s. keepalived: `advert_int`.
     """
     priorities: Annotated[dict[HostName, Annotated[int, Field(ge=1, le=254), NUMBER]], Form("a mapping HOST: PRIORITY, such as master0: 150")] = Field({})
-    """VRRP priority by host. If not set: 150 for the owner, and 140, 130, ... for the other directors in the pool's order. All are different, the owner's is
-    the highest, they are less than 100 apart, and with `witnesses` none is below 102. keepalived: `priority`.
+    """VRRP priority by host. If not set: 150 for the owner, and 140, 130, ... for the other directors in the order of their names. All are different,
+    the owner's is the highest, they are less than 100 apart, and with `witnesses` none is below 102. keepalived: `priority`.
     """
     authentication: Literal["PASS", "AH"] | None = None
     """Authentication of adverts, with VRRP version 2 only; the password is the secret `auth_pass.NAME`. keepalived: `auth_type`."""

@@ -209,6 +209,14 @@ def test_a_server_that_is_no_director_gets_no_keepalived() -> None:
     assert Description.from_json(text(files["master2"], "host.json")).services == ()
 
 
+def test_the_order_of_names_in_the_file_changes_no_file_of_a_host() -> None:
+    # Pulumi hands mappings over in the order of their names, `operations` reads the file itself.
+    def turned(value: Any) -> Any:
+        return {name: turned(each) for name, each in reversed(value.items())} if isinstance(value, dict) else value
+
+    assert rendered(turned(configuration())) == rendered(configuration())
+
+
 def test_every_service_has_a_mark_of_its_own_that_the_rules_of_kube_proxy_do_not_read() -> None:
     data = configuration()
     everything = [
