@@ -91,22 +91,18 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     verb.add_argument("--stack", required=True, help="name of the stack: reads Pulumi.STACK.yaml")
     verb.add_argument("--host", help="this host only")
     verb.add_argument("--output", type=_folder, metavar="FOLDER", help="write them below this folder instead, as HOST/FILE")
-    verb.add_argument("--root", type=Path, default=Path.cwd(), help="the project's folder (here)")
     verb = verbs.add_parser("diff", help="print what the project, as it lies here, changes on each host of every stack since a commit")
     verb.add_argument("--base", required=True, help="a commit or branch: compared with where the project left it")
     verb.add_argument("--output", type=_folder, metavar="FOLDER", help="write rendered files, hosts.diff and comment.md to this folder instead, made anew")
-    verb.add_argument("--root", type=Path, default=Path.cwd(), help="the project's folder (here)")
     verb = verbs.add_parser("check-preview", help="refuse a preview that deletes or replaces what the change does not remove, or drops an address pair")
     verb.add_argument("file", type=Path, help="the output of pulumi preview --json")
     verb.add_argument("--stack", required=True, help="name of the stack")
     verb.add_argument("--base", required=True, help="the commit that is deployed now: what it names and Pulumi.STACK.yaml does not may be deleted")
     verb.add_argument("--allow", action="append", default=[], metavar="RESOURCE", help="let this one pass, such as 'Port master0'; may be repeated")
-    verb.add_argument("--root", type=Path, default=Path.cwd(), help="the project's folder (here)")
     verb = verbs.add_parser("preflight", help="ask the cloud whether it has what the stack needs, before the first up; exit status 1 when something is missing")
     verb.add_argument("--stack", required=True, help="name of the stack: reads Pulumi.STACK.yaml")
     verb.add_argument("--config-file", type=Path, help="the stack's configuration file, when it is another")
     verb.add_argument("--cloud", help="entry of clouds.yaml; openstack:cloud of the stack when left out")
-    verb.add_argument("--root", type=Path, default=Path.cwd(), help="the project's folder (here)")
     verb = verbs.add_parser("import", help="print the configuration for what a keepalived.conf does, and list what could not be carried over")
     verb.add_argument("source", metavar="HOST_OR_FILE", help="a keepalived.conf here, or a host that ssh reaches without a question")
     for name, what in {
@@ -132,7 +128,9 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         verb.add_argument("--stack", required=True, help="name of the stack: reads Pulumi.STACK.yaml")
         verb.add_argument("--config-file", type=Path, help="the stack's configuration file, when it is another")
         verb.add_argument("--identity", type=_file, metavar="FILE", help="the ssh key that opens the nodes, else what agent and ssh configuration offer")
-        verb.add_argument("--root", type=Path, default=Path.cwd(), help="the project's folder (here)")
+    for name, verb in verbs.choices.items():
+        if name != "import":
+            verb.add_argument("--root", type=Path, default=Path.cwd(), help="the project's folder (here)")
     help.explain(parser, verbs.choices)
     return parser.parse_args(arguments)
 

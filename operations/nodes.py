@@ -10,10 +10,11 @@ import json
 import shlex
 import subprocess
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,9 @@ NO_PROGRAM = 127
 """The exit status of a shell that does not find a program; sudo says so in words."""
 _SOCKET = "to-"
 _BASTION = "_bastion"
+
+Outputs = dict[str, dict[str, Any]]
+"""The outputs of a stack, by name."""
 
 
 class NodesError(Exception):
@@ -131,36 +135,38 @@ def _lacks_command(done: subprocess.CompletedProcess[str]) -> bool:
 def reach(cluster: Cluster, stack: str, root: Path, identity: Path | None) -> Iterator[Nodes]:
     """The cluster's nodes, while the context lasts. Raises NodesError when a host key cannot be had."""
     with tempfile.TemporaryDirectory(prefix="openshift-lvs-") as folder:
-        nodes = Nodes(cluster, _host_keys(cluster, stack, root), Path(folder), identity, _created_bastion(cluster, stack, root))
+        # pulumi takes more than a second to start, and an existing host needs nothing of it.
+        outputs = cache(lambda: _outputs(stack, root))
+        nodes = Nodes(cluster, _host_keys(cluster, stack, outputs), Path(folder), identity, _created_bastion(cluster, stack, outputs))
         try:
             yield nodes
         finally:
             nodes.close()
 
 
-def _host_keys(cluster: Cluster, stack: str, root: Path) -> dict[str, str]:
+def _host_keys(cluster: Cluster, stack: str, outputs: Callable[[], Outputs]) -> dict[str, str]:
     """Of existing hosts as configured; of those that the program made, from its outputs: they are derived from a secret."""
     known = {node.name: node.host.host_key for node in cluster.nodes()}
     if None in known.values():
-        outputs = _outputs(stack, root).get("hosts", {})
+        hosts = outputs().get("hosts", {})
         for host, key in known.items():
-            known[host] = key or outputs.get(host, {}).get("host_key")
+            known[host] = key or hosts.get(host, {}).get("host_key")
     lacking = [host for host, key in known.items() if not key]
     if lacking:
         raise NodesError(f"{', '.join(lacking)}: not in the outputs of stack {stack!r}, so not made yet: pulumi up --stack {stack}")
     return {host: key for host, key in known.items() if key}
 
 
-def _created_bastion(cluster: Cluster, stack: str, root: Path) -> Bastion | None:
+def _created_bastion(cluster: Cluster, stack: str, outputs: Callable[[], Outputs]) -> Bastion | None:
     """The bastion that the program created, from its outputs."""
     if not cluster.ssh.creates_bastion:
         return None
-    if not (given := _outputs(stack, root).get("bastion")):
+    if not (given := outputs().get("bastion")):
         raise NodesError(f"bastion: not in the outputs of stack {stack!r}, so not made yet: pulumi up --stack {stack}")
     return Bastion.model_validate(given)
 
 
-def _outputs(stack: str, root: Path) -> dict[str, dict[str, Any]]:
+def _outputs(stack: str, root: Path) -> Outputs:
     command = ["pulumi", "stack", "output", "--json", "--stack", stack, "--non-interactive"]
     try:
         done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=COMMAND_SECONDS)
@@ -171,7 +177,7 @@ def _outputs(stack: str, root: Path) -> dict[str, dict[str, Any]]:
     if done.returncode:
         said = done.stderr.strip() or done.stdout.strip()
         raise NodesError(f"pulumi stack output: {said}; the host keys of made servers are in it: pulumi login, PULUMI_CONFIG_PASSPHRASE, pulumi stack ls")
-    outputs: dict[str, dict[str, Any]] = json.loads(done.stdout)
+    outputs: Outputs = json.loads(done.stdout)
     return outputs
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from components.configuration.model import Form, Model, Range, wrong
+from components.configuration.model import Form, Model, Range, port_range, text_or_number, wrong
 
 NUMBERS = {
     "icmp": 1, "igmp": 2, "ipip": 4, "tcp": 6, "egp": 8, "udp": 17, "dccp": 33, "rsvp": 46, "gre": 47, "esp": 50, "ah": 51, "ospf": 89,
@@ -20,7 +20,6 @@ NEEDS_PORTS = ("tcp", "udp")
 HAS_PORTS = (*NEEDS_PORTS, "sctp", "dccp", "udplite")
 
 PROTOCOL = rf"^({'|'.join(sorted(NUMBERS))}|any|\d{{1,3}})$"
-
 
 ANY_CASE = rf"^({'|'.join((*sorted(NUMBERS), *map(str.upper, sorted(NUMBERS))))}|any|ANY|\d{{1,3}})$"
 
@@ -109,10 +108,7 @@ class Allow(Model):
         Annotated[
             str,
             Field(pattern=PORTS),
-            BeforeValidator(
-                lambda ports: str(ports) if type(ports) is int else ports,
-                json_schema_input_type=Annotated[int, Field(ge=0, le=65535)] | Annotated[str, Field(pattern=PORTS)],
-            ),
+            text_or_number(PORTS, 0, 65535),
             Form("a port from 1 to 65535 or a range of them, such as 6443 or 2379-2380"),
         ]
         | None
@@ -126,13 +122,13 @@ class Allow(Model):
     @property
     def port_range(self) -> tuple[int, int] | None:
         """First and last port; None for every port, or for a protocol that has none."""
-        return _range(self.ports)
+        return port_range(self.ports) if self.ports else None
 
     @property
     def port_rules(self) -> tuple[tuple[str, tuple[int, int] | None], ...]:
         """Protocol and port range of every rule that the entry stands for."""
         if self.rules:
-            return tuple((rule.protocol, _range(rule.ports)) for rule in RULE_SETS[self.rules])
+            return tuple((rule.protocol, port_range(rule.ports) if rule.ports else None) for rule in RULE_SETS[self.rules])
         return ((str(self.protocol), self.port_range),)
 
     @model_validator(mode="before")
@@ -170,10 +166,3 @@ AllowEntry = Annotated[
     BeforeValidator(lambda entry: {"rules": entry} if isinstance(entry, str) else entry, json_schema_input_type=RuleSet | Allow),
 ]
 """An entry whose only key is `rules` may be written as the name of the set."""
-
-
-def _range(ports: str | None) -> tuple[int, int] | None:
-    if ports is None:
-        return None
-    first, _, last = ports.partition("-")
-    return int(first), int(last or first)

@@ -292,7 +292,7 @@ def _quoted(heading: str) -> str:
 
 def _instead(model: type[Model], section: type[Model], wrong: str) -> str:
     """The part of a message that names the key that may be meant by an unknown one. It suggests only keys that are valid in the section."""
-    here = [*section.model_fields, *(SHORT_FORM if section is HttpCheck else ())]
+    here = keys_of(section)
     where = _headings(model)
     for place, word, says in PLACED:
         if issubclass(section, place) and word == wrong:
@@ -312,14 +312,24 @@ def _instead(model: type[Model], section: type[Model], wrong: str) -> str:
 def _headings(model: type[Model]) -> dict[str, str]:
     """Every key of the model and of the sections within it, with the headings of the documentation that have it."""
     keys: dict[str, list[str]] = {}
-    for section in dict.fromkeys(_sections(model)):
-        for key in (*section.model_fields, *(SHORT_FORM if section is HttpCheck else ())):
+    for section in sections_of(model):
+        for key in keys_of(section):
             # A key that a section takes over from another is documented there.
             first = next((each for each in reversed(section.__mro__) if issubclass(each, Model) and key in each.model_fields), section)
             headings = keys.setdefault(key, [])
             if (heading := _quoted(first.heading)) not in headings:
                 headings.append(heading)
     return {key: " and ".join(headings) for key, headings in keys.items()}
+
+
+def keys_of(section: type[Model]) -> list[str]:
+    """The keys that a section may have in a stack's file: its own, and for an http check those of its only url."""
+    return [*section.model_fields, *(SHORT_FORM if section is HttpCheck else ())]
+
+
+def sections_of(given: Any) -> list[type[Model]]:
+    """Every section within an annotation, a field or a model, once, in the order of the configuration."""
+    return list(dict.fromkeys(_sections(given)))
 
 
 def _sections(given: Any) -> Iterator[type[Model]]:

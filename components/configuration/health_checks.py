@@ -23,6 +23,7 @@ from components.configuration.model import (
     Seconds,
     Word,
     no_sequence,
+    text_or_number,
 )
 
 CHECKS = ("tcp", "http", "ssl", "smtp", "misc")
@@ -113,10 +114,7 @@ CODES = r"^[1-5]\d\d(-[1-5]\d\d)?( [1-5]\d\d(-[1-5]\d\d)?)*$"
 StatusCode = Annotated[
     str,
     Field(pattern=CODES),
-    BeforeValidator(
-        lambda code: str(code) if type(code) is int else code,
-        json_schema_input_type=Annotated[int, Field(ge=100, le=599)] | Annotated[str, Field(pattern=CODES)],
-    ),
+    text_or_number(CODES, 100, 599),
     Form('codes from 100 to 599 and ranges of them in one text, such as "200-299 301"'),
 ]
 

@@ -61,6 +61,21 @@ NUMBER = BeforeValidator(_no_truth)
 TEXT = BeforeValidator(_only_text)
 """For address fields, last: without it the number 5 would be the address 0.0.0.5."""
 
+
+def text_or_number(pattern: str, least: int, most: int) -> BeforeValidator:
+    """For fields of text, last: a number, which YAML reads from digits without quotes, counts as its digits. The schema then names both forms."""
+    return BeforeValidator(
+        lambda given: str(given) if type(given) is int else given,
+        json_schema_input_type=Annotated[int, Field(ge=least, le=most)] | Annotated[str, Field(pattern=pattern)],
+    )
+
+
+def port_range(text: str) -> tuple[int, int]:
+    """First and last port of `N` or `N-M`."""
+    first, _, last = text.partition("-")
+    return int(first), int(last or first)
+
+
 Port = Annotated[int, Field(ge=1, le=65535), NUMBER]
 
 Seconds = Annotated[float, Field(ge=0.001, le=3600), NUMBER, SECONDS]

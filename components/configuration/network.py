@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field, model_validator
 
 from components.configuration.allow import AllowEntry
-from components.configuration.model import NUMBER, Address, Form, Label, Model, Name, Range
+from components.configuration.model import NUMBER, Address, Form, Label, Model, Name, Range, port_range
 
 MULTICAST = IPv4Network("224.0.0.0/4")
 
@@ -75,8 +75,7 @@ class Network(Model):
     @property
     def return_port_range(self) -> tuple[int, int]:
         """First and last port."""
-        first, _, last = self.return_ports.partition("-")
-        return int(first), int(last)
+        return port_range(self.return_ports)
 
     @model_validator(mode="after")
     def _ranges(self) -> Network:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Literal, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from components.configuration.allow import RULE_SETS, Allow
 from components.configuration.cluster import Cluster
-from components.configuration.errors import Kind
+from components.configuration.errors import Kind, sections_of
 from components.configuration.health_checks import Check
 from components.configuration.keys import NAMESPACE, SECRETS
 from components.configuration.model import NAME_RULES, Form, Model
@@ -43,7 +43,7 @@ def tables() -> str:
 def sections() -> list[type[Model]]:
     """Every section in the order of the configuration. A section that others extend is in front of them."""
     found: dict[type[Model], None] = {}
-    for section in _within(Cluster):
+    for section in sections_of(Cluster):
         for extended in reversed(section.__mro__):
             if issubclass(extended, Model) and extended is not Model:
                 found.setdefault(extended)
@@ -101,17 +101,6 @@ def value(kind: Kind) -> str:
         most = f" of {limit} at most" if (limit := kind.bound("max_length")) else ""
         return f"a list{most}; each entry {value(entries)}"
     return kind.form.text
-
-
-def _within(given: Any) -> Iterator[type[Model]]:
-    kind = Kind.of(given)
-    for section in kind.models:
-        yield section
-        for field in section.model_fields.values():
-            yield from _within(field)
-    if not kind.models:
-        for part in get_args(kind.core):
-            yield from _within(part)
 
 
 def heading(of_section: str) -> str:

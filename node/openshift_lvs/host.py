@@ -77,13 +77,8 @@ def _set_sysctls(lines: list[str]) -> None:
 
 def sysctls_in_force(folder: str) -> list[str]:
     """`name = value` in the kernel of every sysctl that a version sets; one that is missing is left out."""
-    found = []
-    for line in _lines(f"{folder}/{SYSCTLS}"):
-        name = line.partition("=")[0].strip()
-        path = f"/proc/sys/{name.replace('.', '/')}"
-        if os.path.exists(path):
-            found.append(f"{name} = {' '.join(state.read(path).split())}")
-    return found
+    there = [(name, _sysctl(name)) for name, _ in wanted_sysctls(folder)]
+    return [f"{name} = {value}" for name, value in there if value is not None]
 
 
 def wanted_sysctls(folder: str) -> list[tuple[str, str]]:
@@ -92,23 +87,21 @@ def wanted_sysctls(folder: str) -> list[tuple[str, str]]:
 
 
 def sysctls_that_differ(wanted: list[tuple[str, str]]) -> list[tuple[str, str, str]]:
-    """Name, the value that is wanted and the value in the kernel, where they differ. One that the kernel does not have is left out.
+    """Name, the value that is wanted and the value in the kernel, where they differ. One that the kernel does not have is left out."""
+    there = [(name, value, _sysctl(name)) for name, value in wanted]
+    return [(name, value, now) for name, value, now in there if now is not None and now != value]
 
-    `watch` asks every other second, so it reads as little as possible.
-    """
-    found = []
-    for name, value in wanted:
-        try:
-            file = os.open(f"{PROC_SYS}/{name.replace('.', '/')}", os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            continue
-        try:
-            there = " ".join(os.read(file, 100).decode().split())
-        finally:
-            os.close(file)
-        if there != value:
-            found.append((name, value, there))
-    return found
+
+def _sysctl(name: str) -> str | None:
+    """The value in the kernel; None for one that it does not have. `watch` asks every other second, so it reads as little as possible."""
+    try:
+        file = os.open(f"{PROC_SYS}/{name.replace('.', '/')}", os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        return " ".join(os.read(file, 100).decode().split())
+    finally:
+        os.close(file)
 
 
 def set_sysctl(name: str, value: str) -> None:

@@ -153,7 +153,12 @@ class Watch:
             self.follow()
             if self.belief != before:
                 state.write(state.BELIEF, self.belief.to_json())
-        faults = [fault for fault in self._faults() if self.repairs.allowed(fault.what) or self._leave(fault)]
+        faults = []
+        for fault in self._faults():
+            if self.repairs.allowed(fault.what):
+                faults.append(fault)
+            elif fault.what.startswith(repairs.SYSCTL):
+                self.repairs.left_alone(fault.what, fault.how)
         lasting = [fault for fault in faults if (fault.what, fault.how) in self._seen]
         self._seen = [(fault.what, fault.how) for fault in faults]
         if lasting:
@@ -181,12 +186,6 @@ class Watch:
                 self.repairs.done(fault.what, fault.how, by)
         self._seen = []
         self._shown = ""
-
-    def _leave(self, fault: Fault) -> bool:
-        """Note what is not repaired for now. Never true, so that it reads as a condition."""
-        if fault.what.startswith(repairs.SYSCTL):
-            self.repairs.left_alone(fault.what, fault.how)
-        return False
 
     def _faults(self) -> list[Fault]:
         """What is not as the version in force and keepalived's belief say."""

@@ -142,6 +142,19 @@ def test_operations_goes_through_it_as_the_outputs_describe_it(bastioned: dict[s
         assert f"203.0.113.11 {PUBLIC_KEY}\n" in Path(known).read_text()
 
 
+def test_operations_asks_the_engine_once(bastioned: dict[str, Any], outputs: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    outputs["bastion"] = {"host": "203.0.113.11", "port": 22, "user": "debian", "host_key": PUBLIC_KEY}
+    asked: list[str] = []
+
+    def counted(stack: str, _: Path) -> dict[str, Any]:
+        asked.append(stack)
+        return outputs
+
+    monkeypatch.setattr(reached, "_outputs", counted)
+    with reach(Cluster.parse(bastioned), "test", tmp_path, None):
+        assert asked == ["test"]
+
+
 def test_operations_before_the_first_up_says_that_it_is_not_there(bastioned: dict[str, Any], outputs: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(NodesError, match=r"^bastion: not in the outputs of stack 'test', so not made yet: pulumi up --stack test$"):
         reach(Cluster.parse(bastioned), "test", tmp_path, None).__enter__()

@@ -6,9 +6,9 @@ import json
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pulumi
 import pytest
@@ -19,9 +19,7 @@ from pulumi.provider.experimental.util import camel_case
 from pulumi.provider.server import ComponentInitError
 
 from components.configuration import Cluster, Network
-from components.configuration.errors import Kind
-from components.configuration.health_checks import SHORT_FORM, HttpCheck
-from components.configuration.model import Model
+from components.configuration.errors import keys_of, sections_of
 from lab.nodes.stack import describe
 from lab.phases import Phases
 from lab.pulumi import engine
@@ -47,20 +45,7 @@ ARGUMENTS = {name: described["properties"] for name, described in TYPES.items()}
 """The arguments by type; those of the component itself are the sections of the cluster."""
 
 
-def sections(given: Any) -> Iterator[type[Model]]:
-    kind = Kind.of(given)
-    for section in kind.models:
-        yield section
-        for field in section.model_fields.values():
-            yield from sections(field)
-    if not kind.models:
-        for part in get_args(kind.core):
-            yield from sections(part)
-
-
-KEYS = sorted(
-    {(section.__name__, key) for section in dict.fromkeys(sections(Cluster)) for key in (*section.model_fields, *(SHORT_FORM if section is HttpCheck else ()))}
-)
+KEYS = sorted({(section.__name__, key) for section in sections_of(Cluster) for key in keys_of(section)})
 
 
 @pytest.mark.parametrize(("section", "key"), KEYS)
