@@ -110,7 +110,7 @@ def begin() -> None:
     try:
         os.write(pipe, f"{START}\n".encode())
     except BlockingIOError:
-        # Full, so nobody reads it. Its reader begins without a recorded belief.
+        # Full: no process reads it. The next reader begins without a recorded belief.
         pass
     finally:
         os.close(pipe)

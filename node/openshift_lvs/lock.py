@@ -23,7 +23,7 @@ class Lock:
 
     def __enter__(self) -> None:
         self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        # The shell scripts made theirs readable, and whoever can read a file can hold its lock.
+        # The shell scripts made theirs readable, and a user who can read a file can hold its lock.
         os.fchmod(self._file, 0o600)
         deadline = clock.now() + self._seconds
         while True:

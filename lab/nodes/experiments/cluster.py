@@ -88,7 +88,7 @@ def _asked(name: str, port: int | None = None, bound: Callable[[Scene], Bound] =
 
 
 def _repaired(_: Scene) -> Bound:
-    """Another program takes our entries: nobody notices, and they are there again soon."""
+    """Another program takes our entries: no client notices, and they are there again soon."""
     return Bound(
         f"0 failed, every stream alive, tables and rules as rendered again within {REPAIR_S:g} s, verify succeeds",
         tables_wrong_s=REPAIR_S + bounds.LOOK_S,
