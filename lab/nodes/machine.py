@@ -195,7 +195,7 @@ def ssh() -> list[str]:
         "BatchMode": "yes",
         "LogLevel": "ERROR",
         "ControlMaster": "auto",
-        "ControlPath": home / "ssh-%C",
+        "ControlPath": home / "ssh-%p",
         "ControlPersist": "600",
     }
     return ["ssh", "-F", "none", *(f"-o{key}={value}" for key, value in options.items())]
