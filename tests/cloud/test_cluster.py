@@ -10,6 +10,7 @@ import sys
 import time
 from typing import Any
 
+from components.ingress import IPVS_SYNC
 from lab import cloud, proof
 from lab.phases import wait_for
 from lab.stack import PROJECT, DeploymentError
@@ -56,7 +57,10 @@ def test_the_nodes_group_keeps_no_state_and_names_ranges_only(cluster: Cluster) 
     rules = group["security_group_rules"]
     assert all(not rule["remote_group_id"] for rule in rules)
     ingress = {(r["protocol"], r["port_range_min"], r["remote_ip_prefix"]) for r in rules if r["direction"] == "ingress"}
-    assert ("vrrp", None, "192.168.0.0/24") in ingress or ("112", None, "192.168.0.0/24") in ingress
+    directors = {f"{port['fixed_ips'][0]['ip_address']}/32" for port in cluster.tenant()["ports"] if port["name"] in cluster.hosts}
+    assert len(directors) == len(cluster.hosts)
+    assert {source for protocol, _, source in ingress if protocol in ("vrrp", "112")} == directors
+    assert {source for protocol, port, source in ingress if (protocol, port) == ("udp", IPVS_SYNC)} == directors
     assert {("tcp", port, range_) for port in (80, 443, 8443) for range_ in ("192.168.0.0/24", "203.0.113.0/24")} <= ingress
 
 
