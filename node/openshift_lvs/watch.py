@@ -1,7 +1,7 @@
 """The resident process: it repairs what other programs change, lets services fail open, and keeps this node's own calls on live servers.
 
 It sleeps until keepalived writes a verdict, the kernel tells of a change, or a second has passed. In a second in which nothing happens it reads some
-files of /proc, and starts no process. While another command changes versions (lock.Changes) it repairs nothing.
+files of /proc, and starts no process. The kernel does not tell of changes of its IPVS table, so its length is read more often. While another command changes versions (lock.Changes) it repairs nothing.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 LOOK_S = 1.0
 """Seconds between two looks."""
+GLANCE_S = 0.2
+"""Seconds between two readings of the length of the kernel's IPVS table."""
 AGAIN_S = 0.2
 """Seconds until a difference is looked at again: keepalived changes the kernel first and tells of it then."""
 SETTLE_S = 5.0
@@ -63,6 +65,7 @@ class Watch:
         self.belief = Belief()
         self._drained = state.drained()
         self._table_from = 0.0
+        self._virtual_servers = 0
         self._shown = ""
         self._turn = 0
         self._sync_hidden = False
@@ -139,6 +142,12 @@ class Watch:
                 elif service.mark in before - now_open:
                     journal.note(f"{service.name} no longer fails open: only servers that pass their health check get connections")
         self._redirect(self._kernel())
+
+    def lost_services(self) -> bool:
+        """Whether the kernel's table has fewer virtual servers than a moment ago."""
+        before = self._virtual_servers
+        self._virtual_servers = state.text(PROC_TABLE).count("FWM")
+        return self._virtual_servers < before
 
     def look(self) -> None:
         """Compare everything that is due, and repair what was wrong at the last look too."""
@@ -326,7 +335,7 @@ def watch() -> None:
     looked = alive = clock.now()
     while True:
         wait = max(0.0, looked + (AGAIN_S if watched.again else LOOK_S) - clock.now())
-        ready = {file for file, _ in poll.poll(wait * 1000)}
+        ready = {file for file, _ in poll.poll(min(wait, GLANCE_S) * 1000)}
         if pipe in ready:
             watched.hear(os.read(pipe, 1 << 16))
         if addresses.fileno() in ready:
@@ -335,7 +344,7 @@ def watch() -> None:
             watched.rules_due |= rules.changed()
             watched.rules_by = rules.by
         now = clock.now()
-        if now < looked + (AGAIN_S if watched.again else LOOK_S):
+        if not watched.lost_services() and now < looked + (AGAIN_S if watched.again else LOOK_S):
             continue
         looked = now
         if not watched.read_version():
