@@ -1,7 +1,8 @@
 """The resident process: it repairs what other programs change, lets services fail open, and keeps this node's own calls on live servers.
 
 It sleeps until keepalived writes a verdict, the kernel tells of a change, or a second has passed. In a second in which nothing happens it reads some
-files of /proc, and starts no process. The kernel does not tell of changes of its IPVS table, so its length is read more often. While another command changes versions (lock.Changes) it repairs nothing.
+files of /proc, and starts no process. The kernel does not tell of changes of its IPVS table, so its length is read more often. While another command
+changes versions (lock.Changes) it repairs nothing.
 """
 
 from __future__ import annotations
@@ -186,13 +187,13 @@ class Watch:
         for fault in self._faults():
             if (fault.what, fault.how) not in lasting:
                 continue
-            by = fault.by or repairs.suspects()
+            failed = ""
             try:
                 fault.repair()
             except (Refused, OSError) as why:
-                self.repairs.done(fault.what, f"{fault.how}; it failed: {why}", by)
-            else:
-                self.repairs.done(fault.what, fault.how, by)
+                failed = f"; it failed: {why}"
+            # After the repair: to look for rivals takes time.
+            self.repairs.done(fault.what, f"{fault.how}{failed}", fault.by or repairs.suspects())
         self._seen = []
         self._shown = ""
 

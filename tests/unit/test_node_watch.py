@@ -223,6 +223,7 @@ def test_an_emptied_table_is_restored_at_the_second_look_with_the_belief_and_the
     running.system.now += watch.SETTLE_S
     running.system.table.clear()
     assert running.look(1) == [], "keepalived may be at work"
+    # nft: connections that the own server accepts meanwhile are kept.
     assert running.look(1) == [
         f"--add-service --fwmark-service {MARK} --scheduler mh --sched-flags mh-fallback,mh-port",
         f"--add-server --fwmark-service {MARK} --real-server {HERE}:0 --gatewaying --weight 1",
@@ -231,11 +232,20 @@ def test_an_emptied_table_is_restored_at_the_second_look_with_the_belief_and_the
             for address in (SECOND, THIRD)
             for verb, weight in (("add", 1), ("edit", 0))
         ),
+        "nft --file -",
+        "nft --file -",
     ]
     assert running.system.weights() == {HERE: 1, SECOND: 0, THIRD: 0}
     assert running.system.notes[-1].startswith("repaired IPVS table: 1 services put back, 3 servers put back, 2 servers corrected (add-service")
     assert running.system.notes[-1].endswith("; changed by kube-proxy")
     assert running.look() == []
+
+
+def test_a_table_that_becomes_shorter_is_noticed_once(running: Running) -> None:
+    assert [running.watch.lost_services() for _ in range(2)] == [False, False]
+    running.system.table.clear()
+    running.show()
+    assert [running.watch.lost_services() for _ in range(2)] == [True, False]
 
 
 def test_a_server_that_dies_between_the_flush_and_the_repair_is_restored_as_dead(running: Running) -> None:
