@@ -27,6 +27,63 @@ table ip nat {
 }
 """
 """As `nft list ruleset` shows what the portmap plugin wrote with iptables-nft."""
+KUBE_PROXY = """
+table ip nat {
+    chain KUBE-MARK-MASQ { counter meta mark set mark or 0x4000; }
+    chain KUBE-SEP-SSEM4V5B2TWCJYAL {
+        ip saddr 192.168.0.3 counter jump KUBE-MARK-MASQ
+        meta l4proto 6 counter dnat to 192.168.0.3:8443
+    }
+    chain KUBE-SVC-C3PKEUH46ECBQOSE {
+        meta l4proto 6 ip saddr != 10.88.0.0/24 ip daddr 10.96.0.10 tcp dport 8443 counter jump KUBE-MARK-MASQ
+        counter jump KUBE-SEP-SSEM4V5B2TWCJYAL
+    }
+    chain KUBE-EXT-C3PKEUH46ECBQOSE { counter jump KUBE-MARK-MASQ; counter jump KUBE-SVC-C3PKEUH46ECBQOSE; }
+    chain KUBE-NODEPORTS { meta l4proto 6 tcp dport PORT counter jump KUBE-EXT-C3PKEUH46ECBQOSE; }
+    chain KUBE-SERVICES {
+        meta l4proto 6 ip daddr 10.96.0.10 tcp dport 8443 counter jump KUBE-SVC-C3PKEUH46ECBQOSE
+        meta l4proto 6 ip daddr EXTERNAL tcp dport 8443 counter jump KUBE-EXT-C3PKEUH46ECBQOSE
+        fib daddr type local counter jump KUBE-NODEPORTS
+    }
+    chain PREROUTING { type nat hook prerouting priority dstnat; policy accept; counter jump KUBE-SERVICES; }
+}
+"""
+"""As `nft list ruleset` shows what kube-proxy 1.34 writes in iptables mode, but for the random choice and the targets, which it shows as opaque."""
+KUBE_PROXY_NFTABLES = """
+table ip kube-proxy {
+    set nodeport-ips { type ipv4_addr; elements = { 192.168.0.2 }; }
+    map service-ips {
+        type ipv4_addr . inet_proto . inet_service : verdict
+        elements = { 10.96.0.10 . 6 . 8443 : goto service-LXGF2YQF-default/external/tcp/https,
+                     EXTERNAL . 6 . 8443 : goto external-LXGF2YQF-default/external/tcp/https }
+    }
+    map service-nodeports {
+        type inet_proto . inet_service : verdict
+        elements = { 6 . PORT : goto external-LXGF2YQF-default/external/tcp/https }
+    }
+    chain nat-prerouting { type nat hook prerouting priority dstnat; policy accept; jump services; }
+    chain services {
+        ip daddr . meta l4proto . th dport vmap @service-ips
+        ip daddr @nodeport-ips meta l4proto . th dport vmap @service-nodeports
+    }
+    chain mark-for-masquerade { meta mark set meta mark | 0x00004000; }
+    chain endpoint-YZLOVWCR-default/external/tcp/https__192.168.0.3/8443 {
+        ip saddr 192.168.0.3 jump mark-for-masquerade
+        meta l4proto 6 dnat to 192.168.0.3:8443
+    }
+    chain service-LXGF2YQF-default/external/tcp/https {
+        ip daddr 10.96.0.10 ip saddr != 10.88.0.0/24 jump mark-for-masquerade
+        numgen random mod 1 vmap { 0 : goto endpoint-YZLOVWCR-default/external/tcp/https__192.168.0.3/8443 }
+    }
+    chain external-LXGF2YQF-default/external/tcp/https {
+        jump mark-for-masquerade
+        goto service-LXGF2YQF-default/external/tcp/https
+    }
+}
+"""
+"""What kube-proxy 1.34 writes in nftables mode, with one endpoint."""
+VIP = "192.168.0.250"
+OTHER = "192.168.0.77"
 EVERYTHING = {"port": 40000, "protocol": "UDP", "health_check": {"type": "tcp", "connect_port": 8443}}
 AT = "192.168.0.250:8443/TCP"
 
@@ -72,6 +129,30 @@ def test_a_deployment_fails_and_names_the_translation_and_succeeds_without_it(tr
     assert done.returncode == 1 and f"{AT} is translated to 10.88.0.2:8443 by portmap" in done.stderr
     load(translating, "delete table ip nat")
     assert translating.succeeds("alone", "0") == ""
+
+
+@pytest.mark.parametrize(
+    ("rules", "external", "port", "by"),
+    [
+        (KUBE_PROXY, VIP, 30443, "table ip nat, chain PREROUTING, KUBE-SERVICES, KUBE-EXT-C3PKEUH46ECBQOSE, KUBE-SVC-C3PKEUH46ECBQOSE, KUBE-SEP-SSEM4V5B2TWCJYAL"),
+        (KUBE_PROXY, OTHER, 8443, "table ip nat, chain PREROUTING, KUBE-SERVICES, KUBE-NODEPORTS, KUBE-EXT-C3PKEUH46ECBQOSE"),
+        (KUBE_PROXY, OTHER, 30443, ""),
+        (KUBE_PROXY_NFTABLES, VIP, 30443, "table ip kube-proxy, chain nat-prerouting, services, external-LXGF2YQF-default/external/tcp/https, service-LXGF2YQF"),
+        (KUBE_PROXY_NFTABLES, OTHER, 8443, ""),
+        (KUBE_PROXY_NFTABLES.replace("{ 192.168.0.2 }", "{ 192.168.0.2, 192.168.0.250 }"), OTHER, 8443, "table ip kube-proxy, chain nat-prerouting, services"),
+    ],
+)
+def test_a_service_of_kube_proxy_is_found_when_the_vip_is_its_external_ip_or_a_node_port(
+    translating: Node, rules: str, external: str, port: int, by: str
+) -> None:
+    load(translating, rules.replace("EXTERNAL", external).replace(" PORT ", f" {port} "))
+    told = [str(each) for each in translating.facts.translated]
+    if not by:
+        assert told == []
+        return
+    (said,) = told
+    assert said.startswith(f"{AT} is translated to 192.168.0.3:8443 by kube-proxy ({by}")
+    assert said.endswith("remove the VIP from the Service's externalIPs; for a NodePort choose another port, or keep the VIP out of nodePortAddresses")
 
 
 @pytest.mark.parametrize(
@@ -136,3 +217,16 @@ def test_a_server_that_is_no_director_may_translate() -> None:
         server.roll_out(Cluster.parse(data), "master0")
         load(server, PORTMAP)
         assert server.facts.translated == ()
+
+
+def test_the_interface_that_has_the_nodes_own_address_now_is_named_and_no_deployment_changes_the_node(director: Node) -> None:
+    version = director.in_force or ""
+    director.sh("ip link add br-ex type bridge; ip address delete 192.168.0.2/24 dev eth0; ip address add 192.168.0.2/24 dev br-ex")
+    said = "192.168.0.2 is on br-ex, not on eth0, where keepalived and the rules expect it; set pools.master.interface, or the one of host master0, to br-ex"
+    assert director.facts.moved.startswith(said)
+    assert f"FAULT       {said}" in director.succeeds("status")
+    done = director.verb("activate", version)
+    assert done.returncode == 1 and done.stderr.startswith(said) and done.stderr.endswith("Nothing was changed\n")
+    director.sh("ip link delete br-ex; ip address add 192.168.0.2/24 dev eth0")
+    assert director.facts.moved == ""
+    assert director.succeeds("activate", version) == f"{version} in force, nothing to do\n"
