@@ -10,6 +10,7 @@ import re
 import shlex
 import subprocess
 import tarfile
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +20,7 @@ import pytest
 
 from components.configuration import Cluster
 from lab.nodes import kube, machine, picture, probe, runner, stack
-from lab.nodes.experiments import EXPERIMENTS, changes
+from lab.nodes.experiments import EXPERIMENTS, changes, cluster
 from lab.nodes.experiments.changes import CHANGES
 from lab.nodes.experiments.scene import Bound, Experiment, Scene, Step, two_directors
 from lab.nodes.probe import INFRA, MASTER, Delay, Holding, Request, Seen, Stream, Table
@@ -441,6 +442,13 @@ def commands(monkeypatch: pytest.MonkeyPatch, experiment: Experiment) -> list[st
     scene = Scene(experiment.target, "master0", "master1", copy.deepcopy(CLUSTER))
     if experiment.arrange:
         experiment.arrange(scene.described)
+    refusal = f"{MASTER.address}:443/TCP{cluster.TRANSLATED}"
+
+    def up(described: Mapping[str, Any], *_: object) -> None:
+        if described != scene.described:
+            raise DeploymentError(refusal)
+
+    monkeypatch.setattr(stack, "up", up)
     for step in experiment.steps:
         client.stdout.seek(0)
         step.act(scene)
