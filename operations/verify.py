@@ -399,6 +399,9 @@ def _handshakes(cluster: Cluster, name: str, check: str, live: set[str], one_ser
     if not one_server:
         faults += [f"{names.get(address, address)} was sent nothing" for address in sorted(live - set(done) - set(stuck))]
     if not done and not stuck:
-        faults = [f"nothing that {asker} sent arrived at the holder: has its port the address pair, its security group the service's port, and no rule of its interface another destination?"]
+        faults = [
+            f"nothing that {asker} sent arrived at the holder: has its port the address pair, and its security group the service's port? Does no rule for "
+            "its interface translate the destination?"
+        ]
     alone = " (one client has one server)" if one_server else ""
     return Finding(name, check, not faults, "; ".join([f"handshakes from {asker}: {shown or 'none'}{alone}", *faults]))
