@@ -123,6 +123,8 @@ def inside(cluster: Cluster, host: str, seen: Facts, root: Path) -> Iterator[Fin
     if seen.version == "none":
         return
     yield from _repairs(host, seen)
+    if seen.moved:
+        yield Finding(host, "interface", False, seen.moved)
     yield _settings(host, files, seen, {str(vip.address) for vip in vips.values()}, is_director)
     if is_director:
         for name, vip in vips.items():
@@ -133,6 +135,7 @@ def inside(cluster: Cluster, host: str, seen: Facts, root: Path) -> Iterator[Fin
                 yield Finding(host, "view", False, stale)
         yield _sync(host, node.interface, cluster.sync_id(node.pool_name), seen)
         yield Finding(host, "virtual_router_id", not seen.strangers, seen.strangers or "no other router uses ours")
+        yield from _translations(host, seen)
     if "lvs.nft" in files:
         yield _neighbours(host, seen)
 
@@ -200,6 +203,14 @@ def _neighbours(host: str, seen: Facts) -> Finding:
     shown = ", ".join(seen.foreign[:FOREIGN_NAMED]) + (f" and {len(seen.foreign) - FOREIGN_NAMED} more" if len(seen.foreign) > FOREIGN_NAMED else "")
     remedy = "refused here, since no director has that address; find out whose it is (a director's must be in pools.NAME.hosts)"
     return Finding(host, "neighbours", False, f"in the last hour: {shown}; {remedy}")
+
+
+def _translations(host: str, seen: Facts) -> Iterator[Finding]:
+    """What other programs on a director do with the packets of services. One that drops the test packet hides it."""
+    for each in seen.translated:
+        yield Finding(host, "translation", False if each.to else None, str(each))
+    if not seen.translated:
+        yield Finding(host, "translation", True, "no other program translates a service's destination")
 
 
 def _service(cluster: Cluster, host: str, name: str, vip: Vip, service: VirtualService, seen: Facts) -> Finding:
@@ -315,7 +326,7 @@ def _from_outside(nodes: Nodes, cluster: Cluster, known: Mapping[str, Facts]) ->
             ours = {f"{clients[holder]}:{port}" for words in lines if words[:2] == ["tcp", at] for port in words[2:]}
             new = [words for words in map(str.split, arrived[holder].said.splitlines()) if words[1] in ours and words[2] == at]
             found = _handshakes(cluster, name, check, set(live), _one_server(service), asker, new)
-            yield found if found.holds else replace(found, seen=found.seen + _filtered(holder, known[holder]))
+            yield found if found.holds else replace(found, seen=found.seen + _filtered(holder, known[holder]) + _translated(holder, known[holder], at))
 
 
 def _asked(vip: Vip, holder: Facts) -> Iterator[tuple[VirtualService, dict[str, int]]]:
@@ -370,6 +381,11 @@ def _filtered(host: str, seen: Facts) -> str:
     return f"; {host} drops what no rule accepts in {', '.join(seen.filters)}" if seen.filters else ""
 
 
+def _translated(host: str, seen: Facts, at: str) -> str:
+    """The translation that is the reason why nothing for a service arrives at a holder's IPVS."""
+    return "".join(f"; {host} translates it to {each.to}: see translation of {host}" for each in seen.translated if each.to and each.at == f"{at}/TCP")
+
+
 def _handshakes(cluster: Cluster, name: str, check: str, live: set[str], one_server: bool, asker: str, new: Sequence[Sequence[str]]) -> Finding:
     """What became of the connections that were opened: each is `STATE CLIENT:PORT VIP:PORT SERVER:PORT` of the holder's table."""
     names = {str(node.host.address): node.name for node in cluster.nodes()}
@@ -383,6 +399,9 @@ def _handshakes(cluster: Cluster, name: str, check: str, live: set[str], one_ser
     if not one_server:
         faults += [f"{names.get(address, address)} was sent nothing" for address in sorted(live - set(done) - set(stuck))]
     if not done and not stuck:
-        faults = [f"nothing that {asker} sent arrived at the holder: has its port the address pair, and its security group the service's port?"]
+        faults = [
+            f"nothing that {asker} sent arrived at the holder: has its port the address pair, and its security group the service's port? Does no rule for "
+            "its interface translate the destination?"
+        ]
     alone = " (one client has one server)" if one_server else ""
     return Finding(name, check, not faults, "; ".join([f"handshakes from {asker}: {shown or 'none'}{alone}", *faults]))

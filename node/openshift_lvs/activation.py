@@ -74,6 +74,7 @@ class _Activation:
         self.reloaded_at = clock.now()
 
     def run(self, canary: bool) -> str:
+        host.require_interface(self.new)
         self._take_up_what_was_interrupted()
         changes = self.old != self.version or not self._in_force(self.version) or not running()
         if self.old == self.version and self._in_force(self.version) and not self._unhealthy(self.new, self.progress.answered_before):

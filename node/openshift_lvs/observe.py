@@ -10,6 +10,12 @@ from .description import Description, current
 from .facts import Facts
 from .record import replace
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from .translation import Translation
+
 
 def facts() -> Facts:
     """The facts of this node."""
@@ -38,11 +44,13 @@ def facts() -> Facts:
         held=frozenset(addresses.get(description.interface, ())),
         lo=frozenset(addresses.get("lo", ())),
         sysctl=frozenset(host.sysctls_in_force(state.CURRENT)),
+        moved=host.moved(description, addresses),
     )
     if os.path.exists(f"{state.CURRENT}/{host.RULES}"):
         seen = replace(seen, rules=host.rules_that_differ(), foreign=host.foreign_senders())
     if not description.director:
         return seen
+    chains = firewall.other_chains()
     return replace(
         seen,
         table=belief.table(),
@@ -51,7 +59,8 @@ def facts() -> Facts:
         drains={name: int(state.read(state.drain_file(name)) or 0) for name in description.instances},
         witnesses=_reached(description),
         strangers=vrrp.strangers(description, description),
-        filters=firewall.dropping_chains(),
+        filters=firewall.dropping_chains(chains),
+        translated=_translated(description, chains),
         vrrp=vrrp.transitions(description.instances),
         priorities=vrrp.priorities(state.CURRENT),
     )
@@ -64,6 +73,14 @@ def _reached(description: Description) -> dict[str, bool]:
     from . import probes
 
     return probes.reached(description.witnesses)
+
+
+def _translated(description: Description, chains: list[dict[str, Any]]) -> tuple[Translation, ...]:
+    if not firewall.in_prerouting(chains):
+        return ()
+    from . import test_packets
+
+    return test_packets.translations(description, chains)
 
 
 def _files() -> dict[str, str]:
@@ -130,7 +147,8 @@ def _repairs(seen: Facts) -> list[str]:
 def _faults(seen: Facts) -> list[str]:
     watch = f"openshift-lvs-watch.service is {seen.watch}: nothing is repaired, and no service fails open" if seen.watch not in ("", "active") else ""
     rules = seen.rules and "nftables rules differ from the version's; openshift-lvs apply"
-    return [f"FAULT       {text}" for text in (seen.strangers, rules, watch) if text]
+    translated = [str(each) for each in seen.translated if each.to]
+    return [f"FAULT       {text}" for text in (seen.strangers, rules, watch, seen.moved, *translated) if text]
 
 
 def _vip_on_lo(name: str, address: str, seen: Facts) -> str:

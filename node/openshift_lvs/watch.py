@@ -74,6 +74,8 @@ class Watch:
         self._live: set[Key] | None = None
         self.rules_due = True
         self.vips_due = True
+        self.address_due = True
+        self._moved = ""
         self.rules_by = ""
         self._follow_due = True
         self._part = ""
@@ -94,7 +96,7 @@ class Watch:
         self.description = current()
         self._sysctls = host.wanted_sysctls(state.CURRENT) if version else []
         self._shown, self._live = "", None
-        self.rules_due = self.vips_due = self._follow_due = True
+        self.rules_due = self.vips_due = self.address_due = self._follow_due = True
         return True
 
     def read_belief(self) -> None:
@@ -163,6 +165,8 @@ class Watch:
             self.follow()
             if self.belief != before:
                 state.write(state.BELIEF, self.belief.to_json())
+        if self.address_due:
+            self._find_address(self.description)
         faults = []
         for fault in self._faults():
             if self.repairs.allowed(fault.what):
@@ -181,6 +185,13 @@ class Watch:
                 self._seen = []
                 self.rules_due |= any(fault.what in (RULES, OWN_RULES) for fault in faults)
                 self.vips_due |= any(fault.what == VIPS for fault in faults)
+
+    def _find_address(self, description: Description) -> None:
+        """Write a line to the journal when this host's own address has moved to another interface, or is not there any more."""
+        self.address_due = False
+        before, self._moved = self._moved, host.moved(description, host.all_addresses())
+        if self._moved != before:
+            journal.note(self._moved or f"{description.address} is no longer on another interface than {description.interface}")
 
     def _repair(self, lasting: list[tuple[str, str]]) -> None:
         """Repair what is still wrong now that no other command changes anything."""
@@ -341,6 +352,8 @@ def watch() -> None:
             watched.hear(os.read(pipe, 1 << 16))
         if addresses.fileno() in ready:
             watched.vips_due |= addresses.left_lo()
+            watched.address_due |= addresses.elsewhere
+            addresses.elsewhere = False
         if rules.fileno() in ready:
             watched.rules_due |= rules.changed()
             watched.rules_by = rules.by

@@ -41,6 +41,7 @@ _STATE = (
     "REPAIRS",
     "FIREWALL",
     "HEARING",
+    "TEST_PACKETS_LOCK",
     "ROLL_OUT_DIRECTORS",
 )
 

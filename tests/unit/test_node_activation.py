@@ -305,6 +305,14 @@ def test_a_version_in_force_and_healthy_is_left_alone(system: System, host_chang
     assert "systemctl reload keepalived.service" not in system.asked
 
 
+def test_a_node_whose_own_address_is_on_another_interface_is_left_as_it_is(system: System, host_changes: list[str]) -> None:
+    made = prepared(system, OWNED_ELSEWHERE)
+    system.answers["ip -oneline address show"] = (0, f"7: br-ex inet {HERE}/24 scope global br-ex\n", "")
+    with pytest.raises(Refused, match=rf"^{HERE} is on br-ex, not on eth0(.*)to br-ex and pulumi up\. Nothing was changed$"):
+        made.run(canary=False)
+    assert (host_changes, system.asked, state.target(state.CURRENT)) == ([], [], "old")
+
+
 def test_a_version_that_keepalived_may_not_have_read_is_activated_again(system: System, host_changes: list[str]) -> None:
     prepared(system, description())
     Progress([], unread=True).write()

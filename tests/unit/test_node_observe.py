@@ -17,6 +17,7 @@ from node.openshift_lvs.ipvs import RealServer, SyncDaemon, VirtualServer, parse
 from node.openshift_lvs.probes import Target
 from node.openshift_lvs.record import replace
 from node.openshift_lvs.repairs import Repair
+from node.openshift_lvs.translation import Translation
 from node.openshift_lvs.vrrp import Transition
 from tests.unit.node_functions import ADDRESSES, HERE, MARK, System, description, drain, in_force, vip
 
@@ -49,6 +50,8 @@ EVERYTHING = Facts(
     repairs=(Repair("IPVS table", 2, 7, "kube-proxy", True),),
     filters=("table inet filter, chain input, priority 0",),
     foreign=("192.168.0.77 VRRP", "192.168.0.77 connection sync"),
+    translated=(Translation("192.168.0.250:443/TCP", "10.88.0.2:8443", "table ip nat, chain PREROUTING"), Translation("192.168.0.250:80/TCP", rule="why")),
+    moved="192.168.0.2 is on br-ex",
 )
 
 
@@ -158,6 +161,8 @@ def test_a_director_reports_services_servers_witnesses_and_faults(system: System
         "repaired    IPVS table: 2 times, last 7 s ago, changed by kube-proxy; another program changes it again and again",
         "FAULT       a stranger",
         "FAULT       nftables rules differ from the version's; openshift-lvs apply",
+        "FAULT       192.168.0.2 is on br-ex",
+        f"FAULT       {EVERYTHING.translated[0]}",
     ]
 
 

@@ -330,6 +330,20 @@ def test_a_vip_that_left_lo_is_put_back(running: Running) -> None:
     assert running.system.notes[-1] == "repaired VIPs on lo: 192.168.0.250 was missing; changed by kube-proxy"
 
 
+def test_the_journal_names_the_interface_that_the_nodes_own_address_moves_to_once(running: Running) -> None:
+    for shown in ("eth0", "br-ex", "br-ex", "eth0"):
+        running.system.answers["ip -oneline address show"] = (0, f"2: {shown} inet {HERE}/24 scope global {shown}\n", "")
+        running.watch.address_due = True
+        running.watch.look()
+    running.system.answers["ip -oneline address show"] = (0, f"2: br-ex inet {HERE}/24 scope global br-ex\n", "")
+    running.watch.look()
+    assert running.system.notes == [
+        f"{HERE} is on br-ex, not on eth0, where keepalived and the rules expect it; set pools.master.interface, or the one of host master0, to br-ex "
+        "and pulumi up",
+        f"{HERE} is no longer on another interface than eth0",
+    ], "the kernel told of nothing at the end"
+
+
 def test_a_server_that_is_no_director_has_its_sysctls_and_vips_repaired(make: type[Running], system: System, tmp_path: Path) -> None:
     running = make(system, tmp_path, description(director=False, directors=()))
     running.sysctl("net/ipv4/conf/all/arp_ignore", "0\n")
@@ -564,15 +578,17 @@ def test_the_kernel_tells_of_addresses_and_of_rules_and_who_changed_them(real: N
 from openshift_lvs.kernel_events import AddressEvents, RuleEvents
 from openshift_lvs import programs
 addresses, rules = AddressEvents(), RuleEvents("openshift_lvs")
-print(addresses.left_lo(), rules.changed())
+print(addresses.left_lo(), rules.changed(), addresses.elsewhere)
+programs.run("ip", "address", "add", "192.0.2.1/32", "dev", "lo"); programs.run("ip", "address", "add", "2001:db8::1/128", "dev", "eth0")
+print(addresses.left_lo(), rules.changed(), addresses.elsewhere)
 programs.run("ip", "address", "add", "192.0.2.1/32", "dev", "eth0"); programs.run("ip", "address", "delete", "192.0.2.1/32", "dev", "eth0")
 programs.run("nft", "add", "table", "ip", "other")
-print(addresses.left_lo(), rules.changed())
+print(addresses.left_lo(), rules.changed(), addresses.elsewhere)
 programs.run("ip", "address", "delete", "192.168.0.250/32", "dev", "lo")
 programs.run("nft", "flush", "ruleset")
 print(addresses.left_lo(), rules.changed(), rules.by.partition(" ")[0])
 """)
-    assert said.splitlines() == ["False False", "False False", "True True nft"]
+    assert said.splitlines() == ["False False False", "False False False", "False False True", "True True nft"]
     real.succeeds("apply")
 
 
