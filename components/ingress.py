@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from ipaddress import IPv4Network
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import NamedTuple
 
 from components.configuration import Allow, Cluster
+from components.configuration.model import AnyRange
 
-ANYWHERE = IPv4Network("0.0.0.0/0")
+ANYWHERE: dict[int, AnyRange] = {4: IPv4Network("0.0.0.0/0"), 6: IPv6Network("::/0")}
 IPVS_SYNC = (8848, 8848)
 """UDP port of IPVS connection sync (ipvsadm(8))."""
 
@@ -16,12 +17,12 @@ IPVS_SYNC = (8848, 8848)
 class Rule(NamedTuple):
     """One ingress rule. Its name is its content: a changed rule is a new one beside the old, because Neutron refuses a replacement as a duplicate.
 
-    `protocol` is a name or a number in digits, or `any`.
+    `protocol` is a name or a number in digits, or `any`. The family is that of `source`.
     """
 
     protocol: str
     ports: tuple[int, int] | None
-    source: IPv4Network
+    source: AnyRange
 
     @property
     def name(self) -> str:
@@ -51,31 +52,38 @@ def open_return_ports(cluster: Cluster, pool: str) -> list[Rule]:
 
 
 def _for_answers(cluster: Cluster) -> list[Rule]:
-    return [Rule(protocol, cluster.network.return_port_range, ANYWHERE) for protocol in ("tcp", "udp")]
+    anywhere = [ANYWHERE[cidr.version] for cidr in cluster.network.cidrs]
+    return [Rule(protocol, cluster.network.return_port_range, source) for protocol in ("tcp", "udp") for source in anywhere]
 
 
 def _for_connections(cluster: Cluster) -> Iterator[Rule]:
-    subnet = cluster.network.cidr
-    yield Rule("icmp", None, ANYWHERE)
-    for source in (subnet, *(cluster.network.client_cidrs if cluster.ssh.allowed_cidrs is None else cluster.ssh.allowed_cidrs)):
+    subnets = cluster.network.cidrs
+    for cidr in subnets:
+        # ICMPv6 has neighbour discovery too: without it no machine of the subnet finds another one.
+        yield Rule("icmp" if cidr.version == 4 else "ipv6-icmp", None, ANYWHERE[cidr.version])
+    for source in (*subnets, *(cluster.network.client_cidrs if cluster.ssh.allowed_cidrs is None else cluster.ssh.allowed_cidrs)):
         yield Rule("tcp", (cluster.ssh.port, cluster.ssh.port), source)
-    yield from allow_rules(cluster.network.allow, subnet)
+    yield from allow_rules(cluster.network.allow, subnets)
     for pool in sorted({vip.pool for vip in cluster.vips.values()}):
         yield from _from_directors(cluster, pool)
     for vip in cluster.vips.values():
         for service in vip.services:
-            for source in (subnet, *(cluster.network.client_cidrs if service.client_cidrs is None else service.client_cidrs)):
-                yield Rule(service.protocol.lower(), (service.port, service.port), source)
+            version = vip.address.version
+            for source in (*subnets, *(cluster.network.client_cidrs if service.client_cidrs is None else service.client_cidrs)):
+                if source.version == version:
+                    yield Rule(service.protocol.lower(), (service.port, service.port), source)
             if check_port := getattr(service.health_check, "connect_port", None):
-                yield Rule("tcp", (check_port, check_port), subnet)
+                yield from (Rule("tcp", (check_port, check_port), cidr) for cidr in subnets if cidr.version == version)
 
 
 def _from_directors(cluster: Cluster, pool: str) -> Iterator[Rule]:
     """What only the directors of a pool send: adverts, connection sync, tunnel packets. A rule for each, since any machine may be in the subnet."""
     vips = cluster.vips_of(pool).values()
     for director in cluster.directors(pool):
-        source = IPv4Network(cluster.pools[pool].hosts[director].address)
-        yield Rule("vrrp", None, source)
+        host = cluster.pools[pool].hosts[director]
+        for version in sorted({vip.address.version for vip in vips}):
+            yield Rule("vrrp", None, ip_network(host.address_of(version)))
+        source = ip_network(host.address)
         yield Rule("udp", IPVS_SYNC, source)
         if any(vip.authentication == "AH" for vip in vips):
             yield Rule("ah", None, source)
@@ -85,16 +93,17 @@ def _from_directors(cluster: Cluster, pool: str) -> Iterator[Rule]:
 
 def pool_rules(cluster: Cluster, pool: str) -> list[Rule]:
     """What the servers of a pool accept beside the rules for all nodes, each rule once and in a fixed order."""
-    return ordered(allow_rules(cluster.pools[pool].allow, cluster.network.cidr))
+    return ordered(allow_rules(cluster.pools[pool].allow, cluster.network.cidrs))
 
 
-def allow_rules(entries: Iterable[Allow], subnet: IPv4Network) -> Iterator[Rule]:
-    """The rules of `allow` entries; from the subnet where an entry names no source."""
+def allow_rules(entries: Iterable[Allow], subnets: tuple[AnyRange, ...]) -> Iterator[Rule]:
+    """The rules of `allow` entries; from each subnet where an entry names no source."""
     for entry in entries:
         for protocol, ports in entry.port_rules:
-            yield Rule(protocol, ports, entry.cidr or subnet)
+            for source in (entry.cidr,) if entry.cidr else subnets:
+                yield Rule("ipv6-icmp" if protocol == "icmp" and source.version == 6 else protocol, ports, source)
 
 
 def ordered(rules: Iterable[Rule]) -> list[Rule]:
     """Each rule once, in an order that the configuration does not change."""
-    return sorted(set(rules), key=lambda rule: (rule.protocol, rule.ports or (0, 0), rule.source))
+    return sorted(set(rules), key=lambda rule: (rule.protocol, rule.ports or (0, 0), rule.source.version, rule.source))

@@ -5,13 +5,13 @@ from __future__ import annotations
 import functools
 import hashlib
 import math
-from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jinja2
 
 from components.configuration import POOR_VIEW_WEIGHT, Cluster, ConfigurationError, HttpCheck, MiscCheck, Node, Vip, VirtualService
+from components.configuration.model import AnyAddress, AnyRange, within
 from components.ingress import open_return_ports
 from node.openshift_lvs import description
 
@@ -23,6 +23,11 @@ CURRENT = "/etc/keepalived/current"
 """Where a node finds the version in force: a symbolic link that is swapped in one step."""
 _DELIVERED = ("openshift-lvs", "witness", "openshift_lvs/*.py", "systemd/**/*")
 """The program's files. `install` is run from its text instead."""
+_FAMILIES = {
+    4: {"ip": "ip", "address": "ipv4_addr", "protocol": "ip protocol", "icmp": "icmp", "header": 20, "next_header": 9},
+    6: {"ip": "ip6", "address": "ipv6_addr", "protocol": "meta l4proto", "icmp": "icmpv6", "header": 40, "next_header": 6},
+}
+"""The words of nft for each family, the bytes of its header, and where in it the protocol is."""
 _MODULES = {"DR": (), "NAT": (), "TUN": ("ipip",)}
 
 
@@ -42,6 +47,7 @@ def render(cluster: Cluster, host: str, root: Path = ROOT) -> tuple[File, ...]:
     node = cluster.node(host)
     vips = cluster.vips_of(node.pool_name)
     is_director = host in cluster.directors(node.pool_name)
+    families = [_family(cluster, node, cidr) for cidr in cluster.network.cidrs]
     context = {
         "host": host,
         "pool": node.pool_name,
@@ -52,16 +58,14 @@ def render(cluster: Cluster, host: str, root: Path = ROOT) -> tuple[File, ...]:
         "witnesses": cluster.witnesses(node.pool_name),
         "vips": [_vip(cluster, node, name, vip) for name, vip in vips.items()],
         "modules": _modules(vips),
-        "directors": [str(node.pool.hosts[director].address) for director in cluster.directors(node.pool_name)],
+        "families": families,
         "sync_id": cluster.sync_id(node.pool_name),
-        "tunnelled": _tunnelled(node, vips),
-        "returned": _returned(cluster, node.pool_name) if cluster.network.port_security and not node.pool.existing else None,
         "methods": sorted({service.forwarding_method for vip in vips.values() for service in vip.services}),
     }
     names = ["sysctl.conf", "modules.conf"]
     if is_director and vips:
         names = ["keepalived.conf", "lvs.nft", "release.batch", *names]
-    elif context["tunnelled"] or context["returned"]:
+    elif any(family["tunnelled"] or family["returned"] for family in families):
         names = ["lvs.nft", *names]
     files = [File(name, 0o644, _template(f"etc/keepalived/current/{name}.j2").render(context)) for name in names]
     described = File(description.NAME, 0o644, describe(cluster, host).to_json())
@@ -81,8 +85,10 @@ def describe(cluster: Cluster, host: str) -> description.Description:
         program=program_digest(),
         interface=node.interface,
         address=node.host.address,
+        address_v6=node.host.address_v6,
         director=is_director,
         directors=tuple(hosts[other].address for other in directors if other != host) if is_director else (),
+        directors_v6=tuple(address for other in directors if other != host and (address := hosts[other].address_v6)) if is_director else (),
         sync_id=cluster.sync_id(node.pool_name),
         poor_view_weight=POOR_VIEW_WEIGHT,
         step_back_weight=cluster.step_back_weight(node.pool_name),
@@ -93,11 +99,12 @@ def describe(cluster: Cluster, host: str) -> description.Description:
                 name=name,
                 address=vip.address,
                 virtual_router_id=vip.virtual_router_id,
-                owner=hosts[vip.owner].address,
+                owner=hosts[vip.owner].address_of(vip.address.version),
                 answers_expected=bool(vip.answers_within),
                 services=tuple(_described(cluster, name, vip, service) for service in vip.services),
                 advert_protocol=description.AH if vip.authentication == "AH" else description.VRRP,
                 unicast=vip.unicast,
+                together=cluster.together(name)[0] if len(cluster.together(name)) > 1 else "",
             )
             for name, vip in vips.items()
         ),
@@ -123,7 +130,7 @@ def _described(cluster: Cluster, vip_name: str, vip: Vip, service: VirtualServic
         check_user=check.user if isinstance(check, MiscCheck) else None,
         regexes=tuple(url.regex for url in check.urls if url.regex) if isinstance(check, HttpCheck) else (),
         check_port=None if isinstance(check, MiscCheck) else check.connect_port or service.port,
-        real_servers=tuple(description.RealServer(name, host.address, service.weight(name)) for name, host in hosts.items()),
+        real_servers=tuple(description.RealServer(name, host.address_of(vip.address.version), service.weight(name)) for name, host in hosts.items()),
         scheduler=service.scheduler,
         scheduler_flags=service.scheduler_flags,
         ops=service.ops,
@@ -195,10 +202,15 @@ def _template(name: str) -> jinja2.Template:
 
 def _vip(cluster: Cluster, node: Node, name: str, vip: Vip) -> dict[str, Any]:
     directors = cluster.directors(vip.pool)
-    addresses = {other: str(host.address) for other, host in node.pool.hosts.items()}
+    addresses = {other: str(host.address_of(vip.address.version)) for other, host in node.pool.hosts.items()}
+    together = cluster.together(name)
     return {
         **vip.model_dump(mode="json"),
         "name": name,
+        "version": vip.address.version,
+        "prefix": f"{vip.address}/{vip.address.max_prefixlen}",
+        "together": together if len(together) > 1 else (),
+        "poor_view_weight": POOR_VIEW_WEIGHT // len(together),
         "priority": cluster.priority(vip, node.name) if node.name in directors else None,
         "source": addresses[node.name],
         "peers": [addresses[other] for other in directors if other != node.name],
@@ -219,7 +231,7 @@ def _service(cluster: Cluster, vip_name: str, vip: Vip, service: VirtualService)
         "flags": service.scheduler_flags,
         "quorum": service.quorum_of(hosts),
         "refusals_dropped": service.refusals_dropped(hosts),
-        "real_servers": [{"name": name, "address": str(host.address), "weight": service.weight(name)} for name, host in hosts.items()],
+        "real_servers": [{"name": name, "address": str(host.address_of(vip.address.version)), "weight": service.weight(name)} for name, host in hosts.items()],
         "check": {
             **check,
             "keyword": {"tcp": "TCP_CHECK", "http": "HTTP_GET", "ssl": "SSL_GET", "smtp": "SMTP_CHECK", "misc": "MISC_CHECK"}[service.health_check.type],
@@ -232,18 +244,33 @@ def _service_name(vip_name: str, service: VirtualService) -> str:
     return f"{vip_name}-{service.port}" + ("" if service.protocol == "TCP" else "-udp")
 
 
-def _tunnelled(node: Node, vips: dict[str, Vip]) -> list[IPv4Address]:
+def _family(cluster: Cluster, node: Node, cidr: AnyRange) -> dict[str, Any]:
+    """What the rules of one family must know."""
+    vips = {name: vip for name, vip in cluster.vips_of(node.pool_name).items() if vip.address.version == cidr.version}
+    directors = cluster.directors(node.pool_name)
+    return {
+        **_FAMILIES[cidr.version],
+        "version": cidr.version,
+        "is_director": node.name in directors and bool(vips),
+        "vips": [_vip(cluster, node, name, vip) for name, vip in vips.items()],
+        "directors": [str(node.pool.hosts[director].address_of(cidr.version)) for director in directors],
+        "tunnelled": _tunnelled(node, vips),
+        "returned": _returned(cluster, node.pool_name, cidr) if cluster.network.port_security and not node.pool.existing else None,
+    }
+
+
+def _tunnelled(node: Node, vips: dict[str, Vip]) -> list[AnyAddress]:
     """The inner destinations of tunnel packets that only directors may send: VIPs and the host's own address."""
     balanced = [vip.address for vip in vips.values() if any(service.forwarding_method == "TUN" for service in vip.services)]
     return [*balanced, node.host.address] if balanced else []
 
 
-def _returned(cluster: Cluster, pool: str) -> dict[str, Any]:
+def _returned(cluster: Cluster, pool: str, cidr: AnyRange) -> dict[str, Any]:
     """What a server's rules must know to refuse new connections to the ports that its security group opens for answers."""
     first, last = cluster.network.return_port_range
     # The subnet needs no rule: all of it may connect.
-    outside = [rule for rule in open_return_ports(cluster, pool) if not rule.source.subnet_of(cluster.network.cidr)]
-    return {"ports": f"{first}-{last}", "subnet": cluster.network.cidr, "open": outside}
+    outside = [rule for rule in open_return_ports(cluster, pool) if rule.source.version == cidr.version and not within(rule.source, [cidr])]
+    return {"ports": f"{first}-{last}", "subnet": cidr, "open": outside}
 
 
 def _modules(vips: dict[str, Vip]) -> list[str]:

@@ -9,36 +9,46 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address
 from typing import Any, NamedTuple, TypeVar
 
 import pulumi
 from pulumi_openstack import networking
 
 from components.configuration import Cluster, ConfigurationError, Network
+from components.configuration.model import AnyAddress, AnyRange
 from components.ingress import Rule, ingress_rules, ordered, pool_rules
 
 Found = TypeVar("Found")
 
+SUBNETS = ("subnet", "subnet-v6")
+"""The resources of `network.cidr` and `network.cidr_v6`."""
 
-def allocation_pool(cluster: Cluster) -> tuple[IPv4Address, IPv4Address]:
-    """First and last address that Neutron may give away by itself (to its own DHCP and metadata port, say).
+IPV6_MODE = "dhcpv6-stateful"
+"""How hosts get the address of an IPv6 subnet that the program creates (Neutron API, `ipv6_address_mode` and `ipv6_ra_mode`)."""
+
+
+def allocation_pool(cluster: Cluster, subnet: AnyRange) -> tuple[AnyAddress, AnyAddress]:
+    """First and last address of a subnet that Neutron may give away by itself (to its own DHCP and metadata port, say).
 
     A sixteenth of the subnet, aligned, without any address that the configuration names and as far from them as can be, so that
     the next host or address added beside the others is free as well.
     """
-    subnet = cluster.network.cidr
-    named = {subnet.network_address, subnet.broadcast_address, *cluster.network.reserved.values(), *(vip.address for vip in cluster.vips.values())}
-    named |= {node.host.address for node in cluster.nodes()} | ({cluster.network.gateway} if cluster.network.gateway else set())
+    named = {subnet.network_address, subnet.broadcast_address, cluster.network.gateway_of(subnet)}
+    named |= {*cluster.network.reserved.values(), *(vip.address for vip in cluster.vips.values())}
+    named |= {address for node in cluster.nodes() for address in node.host.addresses}
+    inside = [address for address in named if address and address in subnet]
 
-    def distance(block: IPv4Network) -> int:
+    def distance(block: AnyRange) -> int:
         """In blocks, rounded up; 0 when there is a named address inside."""
-        nearest = min(max(int(block[0]) - int(address), int(address) - int(block[-1])) for address in named)
+        nearest = min(max(int(block[0]) - int(address), int(address) - int(block[-1])) for address in inside)
         return -(-max(0, nearest) // block.num_addresses)
 
-    for prefix in range(min(subnet.prefixlen + 4, 32), 33):
+    longest = subnet.max_prefixlen
+    for prefix in range(min(subnet.prefixlen + 4, longest), min(subnet.prefixlen + 16, longest) + 1):
+        blocks: list[AnyRange] = list(subnet.subnets(new_prefix=prefix))
         # max() keeps the first of equals: the same configuration always gives the same pool.
-        block = max(subnet.subnets(new_prefix=prefix), key=distance)
+        block = max(blocks, key=distance)
         if distance(block) > 0:
             return block[0], block[-1]
     raise ConfigurationError(f"network.cidr: {subnet} has no address left for Neutron's own DHCP and metadata port; use a larger subnet")
@@ -80,7 +90,8 @@ class ClusterNetwork(pulumi.ComponentResource):
     """
 
     network_id: pulumi.Output[str]
-    subnet_id: pulumi.Output[str]
+    subnet_ids: dict[int, pulumi.Output[str]]
+    """By family, 4 or 6."""
     port_security: bool
     security_group_id: pulumi.Output[str] | None
     pool_group_ids: dict[str, pulumi.Output[str]]
@@ -109,11 +120,20 @@ class ClusterNetwork(pulumi.ComponentResource):
         }
         self.management = management and Management(*management, self._management_group(cluster))
         self.vip_ports = {vip_name: self._reserve(f"vip-{vip_name}", f"vip-{vip_name}", vip.address) for vip_name, vip in cluster.vips.items()}
-        for reserved, address in cluster.network.reserved.items():
-            self._reserve(f"reserved-{reserved}", reserved, address)
+        for reserved, kept in cluster.network.reserved.items():
+            self._reserve(f"reserved-{reserved}", reserved, kept)
         self.floating_ips = {vip_name: self._floating_ip(vip_name, cluster.network.external, routed) for vip_name in cluster.new_floating_ips()}
         self.floating_ips |= {vip_name: self._associate(vip_name, address, routed) for vip_name, address in cluster.existing_floating_ips().items()}
         self.register_outputs({"network_id": self.network_id, "subnet_id": self.subnet_id, "floating_ips": self.floating_ips})
+
+    @property
+    def subnet_id(self) -> pulumi.Output[str]:
+        """The subnet of `network.cidr`."""
+        return self.subnet_ids[self._args.cluster.network.cidr.version]
+
+    def fixed_ips(self, addresses: Iterable[AnyAddress]) -> list[networking.PortFixedIpArgsDict]:
+        """The argument of a port that has these addresses, each of the subnet of its family."""
+        return [{"subnet_id": self.subnet_ids[address.version], "ip_address": str(address)} for address in addresses]
 
     def security(self, pool: str | None = None, pairs: Iterable[str] = ()) -> dict[str, Any]:
         """The arguments of a port that say what may pass: the nodes' group, that of a pool, and allowed address pairs; or no port security."""
@@ -126,11 +146,12 @@ class ClusterNetwork(pulumi.ComponentResource):
         """The existing network of that name, and its subnet with the configured range."""
         options = pulumi.InvokeOptions(parent=self)
         network_id = look_up("network.existing", existing, "network", partial(networking.get_network, name=existing, opts=options)).id
-        cidr = str(network.cidr)
         if network.external:
             self._find_external(network.external)
-        found = look_up("network.cidr", cidr, "subnet", partial(networking.get_subnet, network_id=network_id, cidr=cidr, opts=options))
-        self.network_id, self.subnet_id = pulumi.Output.from_input(network_id), pulumi.Output.from_input(found.id)
+        self.network_id, self.subnet_ids = pulumi.Output.from_input(network_id), {}
+        for key, cidr in zip(("network.cidr", "network.cidr_v6"), network.cidrs, strict=False):
+            found = look_up(key, str(cidr), "subnet", partial(networking.get_subnet, network_id=network_id, cidr=str(cidr), opts=options))
+            self.subnet_ids[cidr.version] = pulumi.Output.from_input(found.id)
 
     def _find_management(self, cluster: Cluster) -> tuple[str, str] | None:
         """The ids of the management network and its subnet. Refuses a server that runs without a port there: it would not get one."""
@@ -165,7 +186,7 @@ class ClusterNetwork(pulumi.ComponentResource):
         options = pulumi.InvokeOptions(parent=self)
         return look_up("network.external", name, "network", partial(networking.get_network, name=name, external=True, opts=options)).id
 
-    def _find_floating_ip(self, vip_name: str, address: IPv4Address, vip: IPv4Address) -> None:
+    def _find_floating_ip(self, vip_name: str, address: IPv4Address, vip: AnyAddress) -> None:
         """Refuse a floating IP that is not there or that something else uses. Asked before anything is made."""
         key, options = f"vips.{vip_name}.floating_ip", pulumi.InvokeOptions(parent=self)
         found = look_up(key, str(address), "floating ip", partial(networking.get_floating_ip, address=str(address), opts=options))
@@ -185,28 +206,37 @@ class ClusterNetwork(pulumi.ComponentResource):
         return networking.FloatingIpAssociate(f"vip-{vip_name}", floating_ip=str(address), port_id=port.id, opts=options).floating_ip
 
     def _make(self, cluster: Cluster) -> list[pulumi.Resource]:
-        """A network with one subnet; the router's interface when there is a router."""
+        """A network with a subnet for each family; the router's interfaces when there is a router."""
         network, external = cluster.network, cluster.network.external
         # Asked before anything is made: a wrong name changes nothing.
         outside = self._find_external(external) if external else None
-        first, last = allocation_pool(cluster)
+        pools = {cidr: allocation_pool(cluster, cidr) for cidr in network.cidrs}
         made = networking.Network("network", admin_state_up=True, port_security_enabled=None if network.port_security else False, opts=self._kept())
-        subnet = networking.Subnet(
-            "subnet",
-            network_id=made.id,
-            cidr=str(network.cidr),
-            ip_version=4,
-            gateway_ip=str(network.gateway) if network.gateway else None,
-            no_gateway=None if network.gateway else True,
-            allocation_pools=[{"start": str(first), "end": str(last)}],
-            dns_nameservers=[str(address) for address in network.dns_nameservers],
-            opts=self._kept(),
-        )
-        self.network_id, self.subnet_id = made.id, subnet.id
+        self.network_id, self.subnet_ids = made.id, {}
+        for name, cidr in zip(SUBNETS, network.cidrs, strict=False):
+            gateway, (first, last) = network.gateway_of(cidr), pools[cidr]
+            subnet = networking.Subnet(
+                name,
+                network_id=made.id,
+                cidr=str(cidr),
+                ip_version=cidr.version,
+                gateway_ip=str(gateway) if gateway else None,
+                no_gateway=None if gateway else True,
+                allocation_pools=[{"start": str(first), "end": str(last)}],
+                dns_nameservers=[str(address) for address in network.dns_nameservers if address.version == cidr.version],
+                # Other modes give a port an address that is made from its MAC, so no host could have the address that the configuration names.
+                ipv6_address_mode=IPV6_MODE if cidr.version == 6 else None,
+                ipv6_ra_mode=IPV6_MODE if cidr.version == 6 else None,
+                opts=self._kept(),
+            )
+            self.subnet_ids[cidr.version] = subnet.id
         if not outside:
             return []
         router = networking.Router("router", admin_state_up=True, external_network_id=outside, opts=self._kept())
-        return [networking.RouterInterface("router", router_id=router.id, subnet_id=subnet.id, opts=self._child())]
+        return [
+            networking.RouterInterface(name.replace("subnet", "router"), router_id=router.id, subnet_id=self.subnet_ids[cidr.version], opts=self._child())
+            for name, cidr in zip(SUBNETS, network.cidrs, strict=False)
+        ]
 
     def _security_group(self, name: str, what: str, rules: Iterable[Rule]) -> pulumi.Output[str]:
         """A stateless group of nodes: lets everything out, as Neutron's default rules do, and in what the rules say."""
@@ -219,7 +249,7 @@ class ClusterNetwork(pulumi.ComponentResource):
                 rule.name if name == "nodes" else f"{name}-{rule.name}",
                 security_group_id=group.id,
                 direction="ingress",
-                ethertype="IPv4",
+                ethertype=f"IPv{rule.source.version}",
                 protocol=None if rule.protocol == "any" else rule.protocol,
                 port_range_min=first,
                 port_range_max=last,
@@ -228,13 +258,16 @@ class ClusterNetwork(pulumi.ComponentResource):
             )
         return group.id
 
-    def _reserve(self, name: str, port_name: str, address: IPv4Address) -> networking.Port:
-        """An unbound port: nobody else gets the address, and ML2/OVN follows it to whichever node announces it."""
+    def _reserve(self, name: str, port_name: str, address: AnyAddress) -> networking.Port:
+        """An unbound port: nobody else gets the address, and ML2/OVN follows it to whichever node announces it.
+
+        It has one address: OVN's virtual port follows one, so the second address of a port would stay where the first is.
+        """
         return networking.Port(
             name,
             name=port_name,
             network_id=self.network_id,
-            fixed_ips=[{"subnet_id": self.subnet_id, "ip_address": str(address)}],
+            fixed_ips=self.fixed_ips([address]),
             **self.security(),
             # Neutron gives a port that has a floating IP no other address: a new address is a new port, and the floating IP moves to it.
             opts=self._kept(replace_on_changes=["fixed_ips"]),

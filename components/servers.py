@@ -122,7 +122,7 @@ class Servers(pulumi.ComponentResource):
             node.name,
             name=node.name,
             network_id=network.network_id,
-            fixed_ips=[{"subnet_id": network.subnet_id, "ip_address": str(node.host.address)}],
+            fixed_ips=network.fixed_ips(node.host.addresses),
             **network.security(node.pool_name, cluster.allowed_address_pairs(node)),
             opts=pulumi.ResourceOptions(parent=self, protect=cluster.protect or None),
         )

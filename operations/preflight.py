@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
-from ipaddress import IPv4Address
+from ipaddress import ip_address
 from typing import Any, NamedTuple
 
 from components.configuration import Cluster
+from components.configuration.model import AnyAddress
+from components.configuration.rules import vip_key
 from components.ingress import ingress_rules, pool_rules
 
 EXTENSIONS = {
@@ -117,8 +119,10 @@ def _network(cloud: Any, cluster: Cluster) -> Iterator[Finding]:
     yield Finding("network.existing", bool(found), repr(network.existing) if found else f"{network.existing!r}: no such network; `openstack network list`")
     if not found:
         return
-    subnet = next(iter(cloud.network.subnets(network_id=found.id, cidr=str(network.cidr))), None)
-    yield Finding("network.cidr", bool(subnet), str(network.cidr) if subnet else f"{network.cidr}: {network.existing!r} has no such subnet")
+    subnets = [next(iter(cloud.network.subnets(network_id=found.id, cidr=str(cidr))), None) for cidr in network.cidrs]
+    for key, cidr, there in zip(("network.cidr", "network.cidr_v6"), network.cidrs, subnets, strict=False):
+        yield Finding(key, bool(there), str(cidr) if there else f"{cidr}: {network.existing!r} has no such subnet")
+    subnet = subnets[0]
     if found.is_port_security_enabled is not None and bool(found.is_port_security_enabled) != network.port_security:
         is_ = "has" if found.is_port_security_enabled else "has no"
         yield Finding(
@@ -164,12 +168,11 @@ def _addresses(cloud: Any, cluster: Cluster) -> Iterator[Finding]:
     """Whether other ports of an existing network have the addresses. Ports that this program created are its own: they have the names that it gives."""
     if not cluster.network.existing or not (found := cloud.network.find_network(cluster.network.existing, ignore_missing=True)):
         return
-    wanted: dict[IPv4Address, tuple[str, str]] = {vip.address: (f"vips.{name}.address", f"vip-{name}") for name, vip in cluster.vips.items()}
+    wanted: dict[AnyAddress, tuple[str, str]] = {vip.address: (vip_key(cluster, name), f"vip-{name}") for name, vip in cluster.vips.items()}
     wanted |= {address: (f"network.reserved.{name}", name) for name, address in cluster.network.reserved.items()}
-    wanted |= {node.host.address: (f"pools.{node.pool_name}.hosts.{node.name}", node.name) for node in cluster.nodes() if not node.pool.existing}
-    taken: dict[IPv4Address, Any] = {
-        IPv4Address(ip["ip_address"]): port for port in cloud.network.ports(network_id=found.id) for ip in port.fixed_ips if ":" not in ip["ip_address"]
-    }
+    created = [node for node in cluster.nodes() if not node.pool.existing]
+    wanted |= {address: (f"pools.{node.pool_name}.hosts.{node.name}", node.name) for node in created for address in node.host.addresses}
+    taken: dict[AnyAddress, Any] = {ip_address(ip["ip_address"]): port for port in cloud.network.ports(network_id=found.id) for ip in port.fixed_ips}
     for address, (key, own) in wanted.items():
         port = taken.get(address)
         free = port is None or port.name == own

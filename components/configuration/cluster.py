@@ -6,17 +6,20 @@ from collections.abc import Iterator, Mapping
 from ipaddress import IPv4Address
 from typing import Annotated, Any, ClassVar
 
-from pydantic import ValidationError, model_validator
+from pydantic import ValidationError, field_validator, model_validator
 
 from components.configuration import rules
 from components.configuration.errors import ConfigurationError, UsageError, explain
 from components.configuration.keepalived import Keepalived
 from components.configuration.metrics import Metrics
-from components.configuration.model import Form, Label, Model
+from components.configuration.model import Form, Label, Model, endpoint
 from components.configuration.network import Network
 from components.configuration.pools import WITNESSES, Node, Pool
 from components.configuration.ssh import Ssh
 from components.configuration.vips import POOR_VIEW_WEIGHT, Vip
+
+SECOND = "-v6"
+"""The end of the name of the VIP that `address_v6` is."""
 
 
 class Cluster(Model):
@@ -47,6 +50,20 @@ class Cluster(Model):
         except ValidationError as error:
             raise ConfigurationError("\n".join(explain(cls, data, fault) for fault in error.errors())) from None
 
+    @field_validator("vips", mode="after")
+    @classmethod
+    def _one_family_each(cls, vips: dict[str, Vip]) -> dict[str, Vip]:
+        """A VIP with an address of each family is two VIPs from here on, NAME and NAME-v6: each has a VRRP instance, virtual servers and a port."""
+        found: dict[str, Vip] = {}
+        for name, vip in vips.items():
+            found[name] = vip
+            if vip.address_v6:
+                second = f"{name}{SECOND}"
+                if second in vips:
+                    raise ValueError(f"{name}.address_v6: {vip.address_v6} would be VIP {second}, which is another one; rename that")
+                found[second] = vip.second()
+        return found
+
     @model_validator(mode="after")
     def _rules(self) -> Cluster:
         rules.check(self)
@@ -59,7 +76,8 @@ class Cluster(Model):
 
     def new_floating_ips(self) -> list[str]:
         """The VIPs for which the program creates a floating IP."""
-        return [name for name, vip in self.vips.items() if self.needs_openstack and self.network.external and vip.floating_ip is True]
+        wanted = self.needs_openstack and self.network.external
+        return [name for name, vip in self.vips.items() if wanted and vip.floating_ip is True and vip.address.version == 4]
 
     def existing_floating_ips(self) -> dict[str, IPv4Address]:
         """The existing floating IPs that VIPs get, by the name of the VIP."""
@@ -96,7 +114,8 @@ class Cluster(Model):
         vips = self.vips_of(node.pool_name)
         pairs = {str(vip.address) for vip in vips.values()}
         if vips and node.name in self.directors(node.pool_name):
-            pairs |= {str(range_) for range_ in (self.network.cidr, *self.network.client_cidrs)}
+            versions = {vip.address.version for vip in vips.values()}
+            pairs |= {str(range_) for range_ in (*self.network.cidrs, *self.network.client_cidrs) if range_.version in versions}
         return sorted(pairs | {str(range_[0] if range_.num_addresses == 1 else range_) for range_ in node.pool.allowed_address_pairs})
 
     def sync_id(self, pool: str) -> int | None:
@@ -106,6 +125,11 @@ class Cluster(Model):
     def vips_of(self, pool_name: str) -> dict[str, Vip]:
         """The VIPs of a pool, in the order of their names, as its hosts are (`Pool.hosts`)."""
         return {name: vip for name, vip in sorted(self.vips.items()) if vip.pool == pool_name}
+
+    def together(self, name: str) -> tuple[str, ...]:
+        """The VIPs that always have one holder: the two addresses of a VIP with both families; else the VIP alone."""
+        first = name.removesuffix(SECOND)
+        return (first, f"{first}{SECOND}") if first in self.vips and self.vips[first].address_v6 else (name,)
 
     def directors(self, pool_name: str) -> list[str]:
         """The hosts of a pool that may hold its VIPs."""
@@ -124,7 +148,7 @@ class Cluster(Model):
             return ()
         vips = (vip for _, vip in sorted(self.vips.items()))
         ports = {vip.pool: service.port for vip in vips if vip.pool != pool_name for service in vip.services if service.protocol == "TCP"}
-        return tuple(f"{host.address}:{port}" for other, port in ports.items() for host in self.pools[other].hosts.values())[:WITNESSES]
+        return tuple(endpoint(host.address, port) for other, port in ports.items() for host in self.pools[other].hosts.values())[:WITNESSES]
 
     def priority(self, vip: Vip, host: str) -> int:
         """VRRP priority: 150 for the owner, 140, 130, ... for the others in the order of their names, unless `priorities` sets it."""

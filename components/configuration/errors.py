@@ -10,13 +10,12 @@ import ipaddress
 import re
 import types
 from collections.abc import Iterator, Mapping, Sequence
-from ipaddress import IPv4Address, IPv4Network
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
 from components.configuration.health_checks import CHECKS, SHORT_FORM, HttpCheck
-from components.configuration.model import NAME_RULES, Form, Model, Unit
+from components.configuration.model import NAME_RULES, AnyRange, Form, Model, Unit
 from components.configuration.pools import Host
 from components.configuration.words import NEEDLESS, PLACED, RENAMED
 
@@ -239,19 +238,14 @@ def _hint(kind: Kind, given: Any) -> str:
         return f"; did you mean {words[near[0]]!r}?" if near else ""
     if core in (int, float) and (found := re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?(?:s|sec|secs|second|seconds)", given)):
         return f"; seconds, without a unit: {found[1]}"
-    if core in (IPv4Address, IPv4Network):
-        return _other_address(core, given)
-    return ""
+    return _without_host_bits(given) if kind.core == AnyRange else ""
 
 
-def _other_address(core: Any, given: str) -> str:
+def _without_host_bits(given: str) -> str:
     try:
-        found = ipaddress.ip_network(given, strict=False)
+        return f"; write {ipaddress.ip_network(given, strict=False)}"
     except ValueError:
         return ""
-    if found.version == 6:
-        return "; IPv4 only, so far"
-    return f"; write {found}" if core is IPv4Network else ""
 
 
 def _check_type(given: Any) -> str:

@@ -8,11 +8,12 @@ from __future__ import annotations
 import base64
 import binascii
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Annotated, ClassVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 
@@ -49,17 +50,32 @@ def _no_truth(given: object) -> object:
     return given
 
 
-def _only_text(given: object) -> object:
-    if isinstance(given, (bool, int, float, bytes)):
-        raise wrong()
-    return given
+def _address(given: object) -> IPv4Address | IPv6Address:
+    """An address of either family. A zone (`%eth0`) is of one host only, so it is refused."""
+    try:
+        if isinstance(given, str) and "%" not in given:
+            return ip_address(given)
+    except ValueError:
+        pass
+    if isinstance(given, (IPv4Address, IPv6Address)):
+        return given
+    raise wrong()
+
+
+def _range(given: object) -> IPv4Network | IPv6Network:
+    """A network of either family, without bits behind its length."""
+    try:
+        if isinstance(given, str) and "%" not in given:
+            return ip_network(given)
+    except ValueError:
+        pass
+    if isinstance(given, (IPv4Network, IPv6Network)):
+        return given
+    raise wrong()
 
 
 NUMBER = BeforeValidator(_no_truth)
 """For number fields, last: without it `yes`, which YAML reads as true, would count as 1."""
-
-TEXT = BeforeValidator(_only_text)
-"""For address fields, last: without it the number 5 would be the address 0.0.0.5."""
 
 
 def text_or_number(pattern: str, least: int, most: int) -> BeforeValidator:
@@ -80,19 +96,39 @@ Port = Annotated[int, Field(ge=1, le=65535), NUMBER]
 
 Seconds = Annotated[float, Field(ge=0.001, le=3600), NUMBER, SECONDS]
 
+AnyAddress = IPv4Address | IPv6Address
+
+AnyRange = IPv4Network | IPv6Network
+
+IPV4 = r"(\d{1,3}\.){3}\d{1,3}"
+
+IPV6 = r"[0-9A-Fa-f:]*:[0-9A-Fa-f:.]*"
+"""What may be an IPv6 address: it has a colon. The program itself knows exactly."""
+
 Address = Annotated[
-    IPv4Address,
-    TEXT,
+    AnyAddress,
+    PlainValidator(_address),
     Form("an IPv4 address, such as 192.168.0.5"),
-    WithJsonSchema({"type": "string", "pattern": r"^(\d{1,3}\.){3}\d{1,3}$"}),
+    WithJsonSchema({"type": "string", "pattern": rf"^({IPV4}|{IPV6})$"}),
 ]
 
 Range = Annotated[
-    IPv4Network,
-    TEXT,
+    AnyRange,
+    PlainValidator(_range),
     Form("a network as ADDRESS/LENGTH with zeros after the length, such as 192.168.0.0/24"),
-    WithJsonSchema({"type": "string", "pattern": r"^(\d{1,3}\.){3}\d{1,3}(/\d{1,2})?$"}),
+    WithJsonSchema({"type": "string", "pattern": rf"^({IPV4}(/\d{{1,2}})?|{IPV6}(/\d{{1,3}})?)$"}),
 ]
+
+
+def endpoint(address: AnyAddress, port: int) -> str:
+    """ADDRESS:PORT, or [ADDRESS]:PORT of an IPv6 address."""
+    return f"{address}:{port}" if address.version == 4 else f"[{address}]:{port}"
+
+
+def within(range_: AnyRange, others: Iterable[AnyRange]) -> bool:
+    """Whether a range lies in one of the others. A range of the other family contains nothing of it."""
+    return any(range_.subnet_of(other) for other in others if other.version == range_.version)  # type: ignore[arg-type]
+
 
 LABEL = r"^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$"
 Label = Annotated[str, Field(pattern=LABEL)]

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Network
+from ipaddress import IPv4Network, IPv6Network
 from typing import Annotated, ClassVar
 
 from pydantic import Field, model_validator
 
 from components.configuration.allow import AllowEntry
-from components.configuration.model import NUMBER, Address, Form, Label, Model, Name, Range, port_range
+from components.configuration.model import NUMBER, Address, AnyAddress, AnyRange, Form, Label, Model, Name, Range, port_range
 
-MULTICAST = IPv4Network("224.0.0.0/4")
+MULTICAST: dict[int, AnyRange] = {4: IPv4Network("224.0.0.0/4"), 6: IPv6Network("ff00::/8")}
 
-CIDR_LONGEST = 29
-"""The longest prefix of the subnet. A longer one has too few addresses for a cluster."""
+CIDR_LONGEST = {4: 29, 6: 120}
+"""The longest prefix of a subnet. A longer one has too few addresses for a cluster."""
 
 
 class Management(Model):
@@ -36,8 +36,12 @@ class Network(Model):
     """The subnet, with a prefix length of 29 at most; every host and VIP lies in it. The allocation pool of a created subnet avoids their addresses. That of
     an existing subnet should avoid them too.
     """
+    cidr_v6: Range | None = None
+    """A second, IPv6 subnet beside an IPv4 `cidr`: every host has an `address_v6` in it. Not finished: refused so far."""
     gateway: Address | None = None
     """Gateway of the subnet; required with `external`, unless the network exists."""
+    gateway_v6: Address | None = None
+    """Gateway of `cidr_v6`; required with `external`, unless the network exists. Not finished: refused so far."""
     existing: Name | None = None
     """An existing network: the program uses its subnet with this `cidr` and creates no network or router."""
     external: Name | None = None
@@ -77,20 +81,44 @@ class Network(Model):
         """First and last port."""
         return port_range(self.return_ports)
 
+    @property
+    def cidrs(self) -> tuple[AnyRange, ...]:
+        """The subnets: one for each family."""
+        return (self.cidr, self.cidr_v6) if self.cidr_v6 else (self.cidr,)
+
+    def gateway_of(self, cidr: AnyRange) -> AnyAddress | None:
+        """The gateway of one of the subnets."""
+        return self.gateway if cidr == self.cidr else self.gateway_v6
+
+    @model_validator(mode="after")
+    def _subnets(self) -> Network:
+        if self.cidr_v6 and (self.cidr.version, self.cidr_v6.version) != (4, 6):
+            raise ValueError(f"cidr_v6: {self.cidr_v6} beside cidr {self.cidr}; give an IPv4 network there and an IPv6 network here")
+        if self.gateway_v6 and not self.cidr_v6:
+            raise ValueError(f"gateway_v6: {self.gateway_v6}, and cidr_v6 is not set; set it too, or remove this")
+        for end, cidr in zip(("", "_v6"), self.cidrs, strict=False):
+            gateway = self.gateway_of(cidr)
+            if cidr.prefixlen > CIDR_LONGEST[cidr.version]:
+                length = 24 if cidr.version == 4 else 64
+                raise ValueError(f"cidr{end}: {cidr} has too few addresses for a cluster; is its length right? such as {cidr.network_address}/{length}")
+            if cidr.version == 6 and (cidr.is_link_local or cidr.is_multicast):
+                raise ValueError(f"cidr{end}: {cidr} is no range for hosts; give one of global or unique local addresses, such as fd00::/64")
+            if gateway and gateway not in cidr:
+                raise ValueError(f"gateway{end}: {gateway} is outside the subnet {cidr}; choose an address in it, such as {cidr[1]}")
+            if self.external and not self.existing and not gateway:
+                raise ValueError(f"gateway{end}: missing; the router to {self.external!r} needs an address in {cidr}, such as {cidr[1]}")
+        return self
+
     @model_validator(mode="after")
     def _ranges(self) -> Network:
-        if self.cidr.prefixlen > CIDR_LONGEST:
-            raise ValueError(f"cidr: {self.cidr} has too few addresses for a cluster; is its length right? such as {self.cidr.network_address}/24")
-        if self.gateway and self.gateway not in self.cidr:
-            raise ValueError(f"gateway: {self.gateway} is outside the subnet {self.cidr}; choose an address in it, such as {self.cidr[1]}")
-        if self.external and not self.existing and not self.gateway:
-            raise ValueError(f"gateway: missing; the router to {self.external!r} needs an address in {self.cidr}, such as {self.cidr[1]}")
-        if self.management and self.management.cidr.overlaps(self.cidr):
+        if self.management and any(self.management.cidr.overlaps(cidr) for cidr in self.cidrs):
             raise ValueError(f"management.cidr: {self.management.cidr} overlaps the subnet {self.cidr}; give the range of another network")
         first, last = self.return_port_range
         if not 1024 <= first < last <= 65535:
             raise ValueError(f"return_ports: {self.return_ports} must be N-M within 1024 to 65535, such as 32768-60999")
         for range_ in self.client_cidrs:
-            if range_.overlaps(MULTICAST) and range_.prefixlen:
-                raise ValueError(f"client_cidrs: {range_} overlaps multicast, which Neutron refuses; use 0.0.0.0/0 or 0.0.0.0/1, 128.0.0.0/2, 192.0.0.0/3")
+            multicast = MULTICAST[range_.version]
+            if range_.prefixlen and range_.overlaps(multicast):
+                instead = "0.0.0.0/0 or 0.0.0.0/1, 128.0.0.0/2, 192.0.0.0/3" if range_.version == 4 else "::/0 or 2000::/3, fc00::/7"
+                raise ValueError(f"client_cidrs: {range_} overlaps multicast, which Neutron refuses; use {instead}")
         return self

@@ -4,13 +4,29 @@ from __future__ import annotations
 
 import re
 from datetime import date
-from ipaddress import IPv4Address
+from ipaddress import ip_address
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, field_validator, model_validator
 
 from components.configuration.allow import AllowEntry
-from components.configuration.model import GIBIBYTES, NUMBER, Address, Form, HostKey, HostName, Interface, Login, Model, Name, Range, wrong
+from components.configuration.model import (
+    GIBIBYTES,
+    IPV4,
+    IPV6,
+    NUMBER,
+    Address,
+    AnyAddress,
+    Form,
+    HostKey,
+    HostName,
+    Interface,
+    Login,
+    Model,
+    Name,
+    Range,
+    wrong,
+)
 
 WITNESSES = 3
 """Maximum number of witnesses of a pool. A silent witness costs a second, so a director could not ask more of them in time."""
@@ -26,10 +42,19 @@ CLOUD_CONFIG_OWN = {
 """The keys of cloud-config that the program sets itself, and from what. A value in `cloud_config` would have no effect."""
 
 
+def witness_address(witness: str) -> AnyAddress:
+    """The address of ADDRESS:PORT or [ADDRESS]:PORT. Raises ValueError for something else."""
+    address, _, _ = witness.rpartition(":")
+    found = ip_address(address.removeprefix("[").removesuffix("]"))
+    if (found.version == 6) != address.startswith("["):
+        raise ValueError(witness)
+    return found
+
+
 def _address_and_port(text: str) -> str:
-    address, _, port = text.partition(":")
+    port = text.rpartition(":")[2]
     try:
-        IPv4Address(address)
+        witness_address(text)
     except ValueError:
         port = ""
     if not (port.isascii() and port.isdecimal() and 1 <= int(port) <= 65535):
@@ -40,7 +65,7 @@ def _address_and_port(text: str) -> str:
 Witness = Annotated[
     str,
     AfterValidator(_address_and_port),
-    WithJsonSchema({"type": "string", "pattern": r"^(\d{1,3}\.){3}\d{1,3}:\d{1,5}$"}),
+    WithJsonSchema({"type": "string", "pattern": rf"^({IPV4}|\[{IPV6}\]):\d{{1,5}}$"}),
     Form("ADDRESS:PORT of something that takes or refuses a connection, such as 192.168.0.1:22", verb="not"),
 ]
 """ADDRESS:PORT outside the pool. If no witness answers, a director knows that it is cut off from its peers."""
@@ -56,6 +81,8 @@ class Host(Model):
 
     address: Address
     """Fixed address of the host. keepalived: `real_server`."""
+    address_v6: Address | None = None
+    """Fixed address in `network.cidr_v6`; required with that. Not finished: refused so far. keepalived: `real_server`."""
     host_key: HostKey | None = None
     """Public ssh host key. Required for an existing host (`ssh-keyscan -t ed25519 ADDRESS`); keys of created servers are derived."""
     interface: Interface | None = None
@@ -68,6 +95,17 @@ class Host(Model):
     """Availability zone of this server; the pool's if not set. Used only when the server is created."""
     installed: Annotated[str, Field(pattern=INSTALLED), Form("a word of at most 40 letters, digits and _.:+-, such as the date 2026-03-01")] | None = None
     """Change this word after the host was reinstalled under the same name: everything is then delivered to it again."""
+
+    def address_of(self, version: int) -> AnyAddress:
+        """The address of a family, 4 or 6. Every host has one of each family that a VIP of its pool has."""
+        found = self.address if self.address.version == version else self.address_v6
+        assert found
+        return found
+
+    @property
+    def addresses(self) -> tuple[AnyAddress, ...]:
+        """The addresses: one for each family."""
+        return (self.address, self.address_v6) if self.address_v6 else (self.address,)
 
     @field_validator("installed", mode="before", json_schema_input_type=Annotated[str, Field(pattern=INSTALLED)] | float | None)
     @classmethod
@@ -208,6 +246,6 @@ class Node(NamedTuple):
         return self.host.interface or self.pool.interface
 
     @property
-    def ssh_address(self) -> IPv4Address:
+    def ssh_address(self) -> AnyAddress:
         """Where ssh reaches the host."""
         return self.host.ssh_address or self.host.address

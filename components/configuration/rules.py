@@ -5,11 +5,13 @@ The order of the rules matters: some rely on earlier ones, and only the first br
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address, IPv6Network
 from typing import TYPE_CHECKING
 
-from components.configuration.pools import Host
+from components.configuration.model import AnyAddress, AnyRange, Model, within
+from components.configuration.pools import Host, witness_address
 from components.configuration.services import VirtualService
 from components.configuration.vips import POOR_VIEW_WEIGHT, Vip
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
 def check(cluster: Cluster) -> None:
     """Apply every rule."""
+    ipv6(cluster)
     addresses(cluster)
     host_names(cluster)
     # For every VIP first: the witnesses of one VIP's pool are servers of the other VIPs' pools.
@@ -44,21 +47,68 @@ def check(cluster: Cluster) -> None:
     witnesses(cluster)
 
 
+def ipv6(cluster: Cluster) -> None:
+    """No key has an IPv6 address or network: the program on the nodes does not support them yet."""
+
+    def found(key: str, value: object) -> Iterator[tuple[str, object]]:
+        match value:
+            case Model():
+                for name in type(value).model_fields:
+                    yield from found(f"{key}.{name}", getattr(value, name))
+            case dict():
+                for name, inner in value.items():
+                    yield from found(f"{key}.{name}", inner)
+            case tuple():
+                for number, inner in enumerate(value):
+                    yield from found(f"{key}.{number}", inner)
+            case IPv6Address() | IPv6Network():
+                yield key, value
+            case str() if re.fullmatch(r"\[.*\]:\d+", value):
+                yield key, value
+
+    own = {name: vip for name, vip in cluster.vips.items() if cluster.together(name)[0] == name}
+    for section, value in (("network", cluster.network), ("ssh", cluster.ssh), ("pools", cluster.pools), ("vips", own)):
+        for key, given in found(section, value):
+            raise ValueError(f"{key}: {given}: IPv4 only, so far; give an IPv4 address or network, or remove it")
+
+
 def addresses(cluster: Cluster) -> None:
-    """Hosts, VIPs and reserved ports have host addresses of the subnet, and no address is used twice."""
+    """Hosts, VIPs and reserved ports have host addresses of the subnet of their family, and no address is used twice."""
     network = cluster.network
-    taken: dict[IPv4Address, str] = {network.gateway: "network.gateway"} if network.gateway else {}
+    taken: dict[AnyAddress, str] = {}
+    for end, gateway in (("", network.gateway), ("_v6", network.gateway_v6)):
+        if gateway:
+            taken[gateway] = f"network.gateway{end}"
     named = [(f"network.reserved.{name}", address) for name, address in network.reserved.items()]
-    named += [(f"pools.{n.pool_name}.hosts.{n.name}", n.host.address) for n in cluster.nodes()]
-    named += [(f"vips.{name}.address", vip.address) for name, vip in cluster.vips.items()]
+    for node in cluster.nodes():
+        key, second = f"pools.{node.pool_name}.hosts.{node.name}", node.host.address_v6
+        if node.host.address.version != network.cidr.version:
+            raise ValueError(f"{key}: {node.host.address} {_outside(network.cidr)}")
+        if network.cidr_v6 and not second:
+            raise ValueError(f"{key}.address_v6: missing, and network.cidr_v6 is {network.cidr_v6}; give an address in it, such as {network.cidr_v6[5]}")
+        if second and not network.cidr_v6:
+            raise ValueError(f"{key}.address_v6: {second}, and network.cidr_v6 is not set; set it to the subnet of this address, or remove this")
+        named += [(key, node.host.address), *([(f"{key}.address_v6", second)] if second else [])]
+    named += [(vip_key(cluster, name), vip.address) for name, vip in cluster.vips.items()]
     for key, address in named:
-        if address not in network.cidr or address in (network.cidr.network_address, network.cidr.broadcast_address):
-            raise ValueError(f"{key}: {address} is not a host address of the subnet {network.cidr}; choose one from {network.cidr[1]} to {network.cidr[-2]}")
+        subnet = next((cidr for cidr in network.cidrs if cidr.version == address.version), network.cidr)
+        if address not in subnet or address in (subnet.network_address, subnet.broadcast_address):
+            raise ValueError(f"{key}: {address} {_outside(subnet)}")
         if address in taken:
             raise ValueError(
                 f"{key}: {address} is taken by {taken[address]}; choose another, because an address pair equal to a bound port's address takes that port down"
             )
         taken[address] = key
+
+
+def _outside(subnet: AnyRange) -> str:
+    return f"is not a host address of the subnet {subnet}; choose one from {subnet[1]} to {subnet[-2]}"
+
+
+def vip_key(cluster: Cluster, name: str) -> str:
+    """The key that has the address of a VIP: the VIP of `address_v6` has no section of its own."""
+    first = cluster.together(name)[0]
+    return f"vips.{name}.address" if first == name else f"vips.{first}.address_v6"
 
 
 def host_names(cluster: Cluster) -> None:
@@ -74,8 +124,8 @@ def host_names(cluster: Cluster) -> None:
 def management(cluster: Cluster) -> None:
     """An `ssh_address` belongs to one host. That of a created server lies in the management network."""
     network = cluster.network.management
-    hosts = {node.host.address: node.name for node in cluster.nodes()}
-    taken: dict[IPv4Address, str] = {}
+    hosts = {address: node.name for node in cluster.nodes() for address in node.host.addresses}
+    taken: dict[AnyAddress, str] = {}
     for node in cluster.nodes():
         address, key = node.host.ssh_address, f"pools.{node.pool_name}.hosts.{node.name}.ssh_address"
         if address is None:
@@ -108,7 +158,7 @@ def bastion(cluster: Cluster) -> None:
         state = "missing" if cluster.ssh.allowed_cidrs is None else "empty"
         raise ValueError(f"ssh.allowed_cidrs: {state}, so no client could use the bastion; name the ranges from which ssh may come, such as [198.51.100.0/24]")
     for node in cluster.nodes():
-        if node.ssh_address not in cluster.network.cidr:
+        if not any(node.ssh_address in cidr for cidr in cluster.network.cidrs):
             raise ValueError(
                 f"pools.{node.pool_name}.hosts.{node.name}.ssh_address: {node.ssh_address}, and a bastion that the program creates reaches only the subnet "
                 f"{cluster.network.cidr}; remove ssh_address, or name a bastion that exists"
@@ -133,11 +183,11 @@ def floating_ips(cluster: Cluster) -> None:
 
 def client_cidrs(cluster: Cluster) -> None:
     """The clients of a service are among those of the network: directors may send with the addresses of no others."""
-    known = (cluster.network.cidr, *cluster.network.client_cidrs)
+    known = (*cluster.network.cidrs, *cluster.network.client_cidrs)
     for name, vip in cluster.vips.items():
         for index, service in enumerate(vip.services):
             for number, range_ in enumerate(service.client_cidrs or ()):
-                if not any(range_.subnet_of(each) for each in known):
+                if not within(range_, known):
                     raise ValueError(
                         f"vips.{name}.services.{index}.client_cidrs.{number}: {range_} is not within network.client_cidrs; directors forward with the "
                         "client's address, which Neutron permits for those ranges only; add it there too"
@@ -173,7 +223,7 @@ def port_security(cluster: Cluster) -> None:
 
 def allowed_address_pairs(cluster: Cluster) -> None:
     """No pair of a pool is the address of a port of the stack, and no port has more pairs than Neutron accepts."""
-    taken = {node.host.address: f"pools.{node.pool_name}.hosts.{node.name}" for node in cluster.nodes()}
+    taken = {address: f"pools.{node.pool_name}.hosts.{node.name}" for node in cluster.nodes() for address in node.host.addresses}
     taken |= {address: f"network.reserved.{name}" for name, address in cluster.network.reserved.items()}
     for node in cluster.nodes():
         key = f"pools.{node.pool_name}.allowed_address_pairs"
@@ -253,6 +303,8 @@ def priorities(cluster: Cluster, key: str, vip: Vip) -> None:
 def vrrp_version(cluster: Cluster, key: str, vip: Vip) -> None:
     """Version 2 has whole seconds and passwords. Version 3 has hundredths of a second and no password."""
     version = cluster.keepalived.vrrp_version
+    if version == 2 and vip.address.version == 6:
+        raise ValueError(f"keepalived.vrrp_version: 2, and {key} has the IPv6 address {vip.address}; that needs version 3 (RFC 9568)")
     if version == 2 and vip.advert_interval != int(vip.advert_interval):
         raise ValueError(f"{key}.advert_interval: {vip.advert_interval} needs VRRP version 3; version 2 counts whole seconds")
     if vip.advert_interval != round(vip.advert_interval, 2):
@@ -304,8 +356,8 @@ def weights_and_quorum(key: str, hosts: Mapping[str, Host], service: VirtualServ
             f"a quorum that was lost once would never come back; {expected - quorum} at most"
         )
     for name, server in hosts.items():
-        if server.address == service.sorry_server:
-            raise ValueError(f"{key}.sorry_server: {server.address} is {name}, a real server of the same service; name another machine")
+        if service.sorry_server in server.addresses:
+            raise ValueError(f"{key}.sorry_server: {service.sorry_server} is {name}, a real server of the same service; name another machine")
 
 
 def sorry_servers(cluster: Cluster) -> None:
@@ -314,13 +366,15 @@ def sorry_servers(cluster: Cluster) -> None:
     A host of another pool does not have the VIP, so it drops what a director sends to it. A VIP is no machine: a director would send the packet back
     into its own virtual server.
     """
-    inside = {node.host.address: f"host {node.name} of pool {node.pool_name!r}, which does not have this VIP" for node in cluster.nodes()}
+    hosts = [(address, node) for node in cluster.nodes() for address in node.host.addresses]
+    inside = {address: f"host {node.name} of pool {node.pool_name!r}, which does not have this VIP" for address, node in hosts}
     inside |= {vip.address: f"the address of vips.{name}, not of a machine" for name, vip in cluster.vips.items()}
-    if cluster.network.gateway:
-        inside[cluster.network.gateway] = "network.gateway"
+    for end, gateway in (("", cluster.network.gateway), ("_v6", cluster.network.gateway_v6)):
+        if gateway:
+            inside[gateway] = f"network.gateway{end}"
     for name, vip in cluster.vips.items():
         for index, service in enumerate(vip.services):
-            if service.sorry_server in inside:
+            if service.sorry_server and service.sorry_server in inside:
                 raise ValueError(
                     f"vips.{name}.services.{index}.sorry_server: {service.sorry_server} is {inside[service.sorry_server]}; "
                     "name a machine outside this stack that has the VIP on lo"
@@ -328,21 +382,21 @@ def sorry_servers(cluster: Cluster) -> None:
 
 
 def virtual_router_id(cluster: Cluster, name: str, vip: Vip) -> None:
-    """No VIP before this one has the same VRID."""
+    """No VIP of the same family before this one has the same VRID: the families' VRIDs are independent (RFC 9568)."""
     for other, earlier in cluster.vips.items():
         if other == name:
             return
-        if earlier.virtual_router_id == vip.virtual_router_id:
+        if (earlier.virtual_router_id, earlier.address.version) == (vip.virtual_router_id, vip.address.version):
             raise ValueError(f"vips.{name}.virtual_router_id: {vip.virtual_router_id} is used by vips.{other} too; choose another (1 to 255)")
 
 
 def witnesses(cluster: Cluster) -> None:
     """A witness is outside the pool: neither one of its hosts nor one of its VIPs."""
     for pool_name, pool in cluster.pools.items():
-        inside = {host.address: f"pools.{pool_name}.hosts.{name}" for name, host in pool.hosts.items()}
-        inside |= {vip.address: f"vips.{name}.address" for name, vip in cluster.vips_of(pool_name).items()}
+        inside = {address: f"pools.{pool_name}.hosts.{name}" for name, host in pool.hosts.items() for address in host.addresses}
+        inside |= {vip.address: vip_key(cluster, name) for name, vip in cluster.vips_of(pool_name).items()}
         for index, witness in enumerate(pool.witnesses or ()):
-            if found := inside.get(IPv4Address(witness.partition(":")[0])):
+            if found := inside.get(witness_address(witness)):
                 raise ValueError(
                     f"pools.{pool_name}.witnesses.{index}: {witness} is {found}; a witness is outside the pool: "
                     "a server of another one, a name server, a gateway that answers"

@@ -87,6 +87,8 @@ class VirtualService(Model):
     """The server that answers, on the same port, when the quorum is lost. A machine outside this stack, because it must have the VIP on `lo` and the ARP
     settings of [a real server](#a-sorry-server-outside-the-stack); a host or VIP of the stack is refused. keepalived: `sorry_server`.
     """
+    sorry_server_v6: Address | None = None
+    """The sorry server of the VIP's `address_v6`. Not finished: refused so far. keepalived: `sorry_server`."""
     fail_open: bool | None = None
     """While no server passes its health check, every server that is not drained and has a weight gets connections: the checks may be wrong ([what it
     does](#fail-open)). If not set: on. Off, and refused if set to `true`, with a `sorry_server`, with a `misc_dynamic` check, and with fewer

@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, PlainValidator, model_validator
 
+from components.configuration.health_checks import ConnectingCheck
 from components.configuration.model import NUMBER, SECONDS, Address, Form, HostName, Label, Model, wrong
 from components.configuration.services import VirtualService
 
@@ -36,6 +37,10 @@ class Vip(Model):
 
     address: Address
     """The VIP: on `lo` of every host of the pool, and on the interface of the holder. keepalived: `virtual_ipaddress`."""
+    address_v6: Address | None = None
+    """A second, IPv6 address of the VIP, beside an IPv4 `address`. Not finished: refused so far. keepalived: `virtual_ipaddress` of a `vrrp_instance` named
+    `NAME-v6`, in one `vrrp_sync_group` with that of `address`.
+    """
     pool: Annotated[Label, Form("the name of a pool, such as master")]
     """The pool whose hosts serve the VIP."""
     virtual_router_id: Annotated[int, Field(ge=1, le=255), NUMBER]
@@ -86,9 +91,31 @@ class Vip(Model):
                 raise ValueError(f"services.{index}.port: {service.port}/{service.protocol} is the port of services.{earlier} too; keep one of the two")
         return self
 
+    @model_validator(mode="after")
+    def _families(self) -> Vip:
+        if self.address_v6 and (self.address.version, self.address_v6.version) != (4, 6):
+            raise ValueError(f"address_v6: {self.address_v6} beside address {self.address}; give an IPv4 address there and an IPv6 address here")
+        if isinstance(self.floating_ip, IPv4Address) and self.address.version == 6:
+            raise ValueError(f"floating_ip: {self.floating_ip}, and address is {self.address}; IPv6 is routed without a floating IP, so remove it")
+        versions = {self.address.version} | ({6} if self.address_v6 else set())
+        for index, service in enumerate(self.services):
+            key = f"services.{index}"
+            if 6 in versions:
+                _possible_with_ipv6(key, service)
+            _sorry_servers(key, service, versions)
+            check = service.health_check
+            if isinstance(check, ConnectingCheck) and check.bindto and {check.bindto.version} != ({check.connect_ip.version} if check.connect_ip else versions):
+                raise ValueError(f"{key}.health_check.bindto: {check.bindto} is of another family than an address that the check connects to; remove it")
+        return self
+
     def mark(self, service: VirtualService) -> int:
-        """The firewall mark of a service's virtual server, unique in the stack."""
-        return self.virtual_router_id << 20 | service.mark
+        """The firewall mark of a service's virtual server, unique in the stack: VIPs of both families may have one VRID."""
+        return self.virtual_router_id << 20 | (self.address.version == 6) << 19 | service.mark
+
+    def second(self) -> Vip:
+        """The VIP of `address_v6`, with everything else as `address` has it."""
+        services = tuple(service.model_copy(update={"sorry_server": service.sorry_server_v6}) for service in self.services)
+        return self.model_copy(update={"address": self.address_v6, "address_v6": None, "services": services, "floating_ip": False})
 
     @property
     def eviction_seconds(self) -> float:
@@ -99,3 +126,23 @@ class Vip(Model):
     def recovery_seconds(self) -> float:
         """The worst case of all services."""
         return max(service.recovery_seconds for service in self.services)
+
+
+def _possible_with_ipv6(key: str, service: VirtualService) -> None:
+    """Refuse what works with IPv4 only."""
+    if service.forwarding_method != "DR":
+        raise ValueError(f"{key}.forwarding_method: {service.forwarding_method}, and the VIP has an IPv6 address; that needs DR")
+    if service.persistence_granularity:
+        raise ValueError(f"{key}.persistence_granularity: {service.persistence_granularity}, and the VIP has an IPv6 address; a netmask is of IPv4: remove it")
+
+
+def _sorry_servers(key: str, service: VirtualService, versions: set[int]) -> None:
+    """Refuse a sorry server of a family that the VIP does not have, and a sorry server for one of two families: they have one quorum."""
+    first, second = service.sorry_server, service.sorry_server_v6
+    if first and first.version != min(versions):
+        raise ValueError(f"{key}.sorry_server: {first} is of another family than the VIP's address; give an IPv{min(versions)} address")
+    if second and (second.version != 6 or len(versions) == 1):
+        raise ValueError(f"{key}.sorry_server_v6: {second} needs an IPv6 address here and address_v6 in the VIP; remove it, or give both")
+    if len(versions) == 2 and (first is None) != (second is None):
+        missing, given = ("sorry_server", second) if first is None else ("sorry_server_v6", first)
+        raise ValueError(f"{key}.{missing}: missing beside {given}; the VIP has both families: give one for each, or none")

@@ -167,7 +167,7 @@ def difference(service: Service, wants: VirtualServer, there: VirtualServer | No
 
     Compares what /proc/net/ip_vs shows: neither the scheduler's flags nor thresholds. A weight that a script sets is not compared.
     """
-    at = f"--fwmark-service {service.mark}"
+    at = f"--fwmark-service {service.mark}{' --ipv6' if service.version == 6 else ''}"
     lines = []
     if there is None or (there.scheduler, there.persistence is None) != (wants.scheduler, wants.persistence is None) or ("ops" in there.flags) != service.ops:
         lines.append(f"{'--add-service' if there is None else '--edit-service'} {at}{_virtual_server_options(service)}")

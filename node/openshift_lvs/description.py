@@ -15,6 +15,7 @@ from .record import Record, plain
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from ipaddress import IPv4Address, IPv6Address
     from typing import Any, Union
 
@@ -24,6 +25,8 @@ NAME = "host.json"
 VRRP, AH, UDP, IPIP = 112, 51, 17, 4
 """IP protocols (IANA)."""
 _WIDTH = 140
+_OPTIONAL = ("address_v6", "directors_v6", "metrics_directory", "together")
+"""Fields that are not in the file while they are empty: a stack without them has the file that it had before they existed."""
 
 
 class RealServer(Record):
@@ -73,6 +76,11 @@ class Service(Record):
         """Whether every real server with a weight is expected to pass its health check."""
         return self.expected_weight == sum(server.weight for server in self.real_servers)
 
+    @property
+    def version(self) -> int:
+        """The family of its addresses: 4 or 6."""
+        return self.real_servers[0].address.version if self.real_servers else 4
+
     def quorum_without(self, drained: set[str]) -> tuple[int, int]:
         """Quorum and hysteresis in force while these real servers are drained: at most the majority of the remaining weight.
 
@@ -101,6 +109,8 @@ class Vip(Record):
     """The IP protocol of its adverts: VRRP, or AH with an authentication header around VRRP."""
     unicast: bool = False
     """Whether adverts go to each director's address instead of the multicast group."""
+    together: str = ""
+    """The first of two VIPs, one of each family, that always have one holder (`vrrp_sync_group`); empty for a VIP that moves alone."""
 
     @property
     def prefix(self) -> str:
@@ -127,6 +137,11 @@ class Description(Record):
     check_seconds: int
     """Seconds after which every health check has run and a failure has been acted upon."""
     vips: tuple[Vip, ...]
+    # Left out of the file where they say nothing.
+    address_v6: Address | None = None
+    """The IPv6 address beside an IPv4 one."""
+    directors_v6: tuple[Address, ...] = ()
+    """The IPv6 addresses of `directors`, in the same order."""
     metrics_directory: str | None = None
     """The folder of node_exporter's textfile collector, if metrics are wanted."""
 
@@ -143,7 +158,29 @@ class Description(Record):
     @property
     def owned_by_others(self) -> dict[str, Address]:
         """The owner of each instance that is not this host."""
-        return {vip.name: vip.owner for vip in self.vips if vip.owner != self.address} if self.director else {}
+        return {vip.name: vip.owner for vip in self.vips if vip.owner not in self.addresses} if self.director else {}
+
+    @property
+    def addresses(self) -> tuple[Address, ...]:
+        """This host's addresses: one for each family."""
+        return (self.address, self.address_v6) if self.address_v6 else (self.address,)
+
+    def address_of(self, version: int) -> Address | None:
+        """This host's address of a family, 4 or 6."""
+        return next((address for address in self.addresses if address.version == version), None)
+
+    def directors_of(self, version: int) -> tuple[Address, ...]:
+        """The addresses of the other directors, of a family."""
+        return tuple(address for address in (*self.directors, *self.directors_v6) if address.version == version)
+
+    def moving_with(self, instances: Iterable[str]) -> list[str]:
+        """These instances, and those that move with them."""
+        groups = {vip.together for vip in self.vips if vip.name in instances and vip.together}
+        return [*instances, *(vip.name for vip in self.vips if vip.together in groups and vip.name not in instances)]
+
+    def poor_view(self, vip: Vip) -> int:
+        """What a poor view of a VIP's services adds to its priority: of two VIPs that move together, each adds a half."""
+        return self.poor_view_weight // 2 if vip.together else self.poor_view_weight
 
     def service(self, mark: int) -> Service | None:
         """The virtual server with that mark."""
@@ -151,8 +188,10 @@ class Description(Record):
 
     def to_json(self) -> str:
         """Text with a line for each real server, so that a change is one line of a diff."""
-        given = {name: value for name, value in vars(self).items() if name != "metrics_directory" or value}
-        return _text(json.loads(json.dumps({"format": 1, **given}, default=plain))) + "\n"
+        given = {name: value for name, value in vars(self).items() if name not in _OPTIONAL or value}
+        data = json.loads(json.dumps({"format": 1, **given}, default=plain))
+        data["vips"] = [{name: value for name, value in vip.items() if name not in _OPTIONAL or value} for vip in data["vips"]]
+        return _text(data) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> Description:
@@ -165,6 +204,8 @@ class Description(Record):
             **{
                 **_known(cls, data),
                 "address": ip_address(data["address"]),
+                "address_v6": ip_address(data["address_v6"]) if data.get("address_v6") else None,
+                "directors_v6": tuple(ip_address(each) for each in data.get("directors_v6", ())),
                 "directors": tuple(ip_address(each) for each in data["directors"]),
                 "witnesses": tuple(data["witnesses"]),
                 "vips": vips,

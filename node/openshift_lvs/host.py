@@ -14,9 +14,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 TABLE = "openshift_lvs"
+FAMILIES = {4: "ip", 6: "ip6"}
+"""The families that may have our table, as nft calls them."""
+_DEPRECATED = " valid_lft forever preferred_lft 0"
+"""An IPv6 VIP on lo: the kernel then chooses it as the source of no connection of this host (RFC 6724, section 5, rule 3)."""
 RULES = "lvs.nft"
 LISTED_RULES = "lvs.nft.listed"
-_LIST = ("nft", "--stateless", "--terse", "list", "table", "ip", TABLE)
 SYSCTLS = "sysctl.conf"
 MODULES = "modules.conf"
 _FOREIGN = {
@@ -26,7 +29,7 @@ _FOREIGN = {
     **dict.fromkeys(("17", "udp"), "connection sync"),
 }
 """What the rules refuse from other machines, by IP protocol as nft shows it."""
-_EARLY = ("net.ipv4.conf.all.arp_", "net.ipv4.conf.lo.arp_")
+_EARLY = ("net.ipv4.conf.all.arp_", "net.ipv4.conf.lo.arp_", "net.ipv6.conf.lo.")
 """The sysctls without which no VIP may be on lo."""
 PROGRAM_UNITS = "systemd"
 """The folder of the units, below the program's."""
@@ -152,7 +155,9 @@ def add_vips(description: Description) -> list[str]:
     there = addresses("lo")
     missing = [vip for vip in description.vips if str(vip.address) not in there]
     if missing:
-        programs.run("ip", "-batch", "-", stdin="".join(f"address replace {vip.prefix} dev lo\n" for vip in missing))
+        programs.run(
+            "ip", "-batch", "-", stdin="".join(f"address replace {vip.prefix} dev lo{_DEPRECATED if vip.address.version == 6 else ''}\n" for vip in missing)
+        )
         journal.note(f"put on lo: {', '.join(str(vip.address) for vip in missing)}")
     return [str(vip.address) for vip in missing]
 
@@ -178,6 +183,13 @@ def load_rules(folder: str) -> None:
         _admit(state.read(state.ROLL_OUT_DIRECTORS).splitlines())
     elif rules_loaded():
         remove_rules()
+    if "ip6" not in families(folder) and any("ip6" in families(f"{state.VERSIONS}/{name}") for name in state.names(state.VERSIONS)):
+        programs.attempt("nft", "delete", "table", "ip6", TABLE)
+
+
+def families(folder: str) -> list[str]:
+    """The families for which a version has rules, as nft calls them; IPv4 for a version without rules."""
+    return re.findall(rf"^table (ip6?) {TABLE} \{{$", state.text(f"{folder}/{RULES}"), re.MULTILINE) or ["ip"]
 
 
 def admit_for_roll_out(new: Description, now: Description | None) -> None:
@@ -185,9 +197,10 @@ def admit_for_roll_out(new: Description, now: Description | None) -> None:
 
     A director that comes may hold a VIP before every other director has the new rules; one that leaves may hold it until it is drained.
     """
-    if now is None or set(now.directors) == set(new.directors):
+    before, after = ({*each.directors, *each.directors_v6} if each else set() for each in (now, new))
+    if now is None or before == after:
         return
-    directors = sorted(str(each) for each in {*now.directors, *new.directors})
+    directors = sorted(str(each) for each in before | after)
     state.prepare_run()
     state.write(state.ROLL_OUT_DIRECTORS, "".join(f"{each}\n" for each in directors))
     _admit(directors)
@@ -204,34 +217,44 @@ def end_roll_out() -> None:
 
 def _admit(directors: list[str]) -> None:
     """Add directors to the loaded rules, where these distinguish directors."""
-    if directors:
-        programs.attempt("nft", "add", "element", "ip", TABLE, "directors", f"{{ {', '.join(directors)} }}")
+    for family, own in (("ip", [each for each in directors if ":" not in each]), ("ip6", [each for each in directors if ":" in each])):
+        if own:
+            programs.attempt("nft", "add", "element", family, TABLE, "directors", f"{{ {', '.join(own)} }}")
 
 
 def foreign_senders() -> tuple[str, ...]:
     """`ADDRESS WHAT` of the machines that sent what only directors send within the last hour, and were refused. At most 256."""
-    shown = programs.attempt("nft", "list", "set", "ip", TABLE, "foreign")[1]
-    found = re.findall(r"\b((?:\d+\.){3}\d+) \. (\w+)", shown)
+    found = []
+    for family in families(state.CURRENT):
+        shown = programs.attempt("nft", "list", "set", family, TABLE, "foreign")[1]
+        found += re.findall(r"([0-9a-f:.]+) \. (\w+)", shown)
     return tuple(sorted(f"{address} {_FOREIGN.get(protocol, protocol)}" for address, protocol in found))
 
 
 def listed(folder: str) -> str:
     """What nft lists after it has loaded the rules of a version, asked in a network namespace of its own."""
     script = 'nft --file "$0" && exec "$@"'
-    return programs.run("unshare", "--net", "sh", "-c", script, f"{folder}/{RULES}", *_LIST)
+    return "".join(programs.run("unshare", "--net", "sh", "-c", script, f"{folder}/{RULES}", *_list(family)) for family in families(folder))
+
+
+def _list(family: str) -> tuple[str, ...]:
+    """What lists our table of a family, without elements that come with traffic. Debian 12's nft lists one family in a call."""
+    return ("nft", "--stateless", "--terse", "list", "table", family, TABLE)
 
 
 def rules_that_differ() -> str:
     """The first loaded rule that is not the version's, or the first that is missing; empty when there is none."""
-    loaded = programs.attempt(*_LIST)[1]
+    shown = {family: programs.attempt(*_list(family))[1] for family in families(state.CURRENT)}
+    loaded = "".join(shown.values())
     if loaded and loaded == state.text(f"{state.CURRENT}/{LISTED_RULES}"):
         return ""
     # Another nft may list the same rules in other words.
     wanted = listed(state.CURRENT)
     if loaded == wanted:
         return ""
-    if not loaded:
-        return f"table ip {TABLE} is missing"
+    for family, text in shown.items():
+        if not text:
+            return f"table {family} {TABLE} is missing"
     for ours, theirs in zip(wanted.splitlines(), loaded.splitlines()):
         if ours != theirs:
             return f"loaded: {theirs.strip()}; rendered: {ours.strip()}"
@@ -244,8 +267,9 @@ def rules_loaded() -> bool:
 
 
 def remove_rules() -> None:
-    """Remove our nftables table, if it is there."""
-    programs.attempt("nft", "delete", "table", "ip", TABLE)
+    """Remove our nftables tables, if they are there."""
+    for family in families(state.CURRENT):
+        programs.attempt("nft", "delete", "table", family, TABLE)
 
 
 def _units(program: str) -> dict[str, str]:

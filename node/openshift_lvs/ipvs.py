@@ -89,7 +89,8 @@ def parse_proc(shown: str) -> Table:
         words = line.split()
         if words[:1] == ["FWM"]:
             flags = ("ops",) if "ops" in words[3:] else ()
-            current = found[int(words[1], 16)] = VirtualServer(words[2], flags, 0 if "persistent" in words else None, {})
+            scheduler = words[3] if words[2] == "IPv6" else words[2]
+            current = found[int(words[1], 16)] = VirtualServer(scheduler, flags, 0 if "persistent" in words else None, {})
         elif words[:1] == ["->"] and current and len(words) > 4 and words[2] in _METHODS:
             current.servers[_address(words[1])] = RealServer(_METHODS[words[2]], int(words[3]), int(words[4]))
         elif words[:1] in (["TCP"], ["UDP"], ["SCTP"]):
@@ -119,7 +120,7 @@ def answering(judged: Table) -> set[Key]:
 
 def set_weight(mark: int, address: str, method: str, weight: int) -> None:
     """Change the weight of a real server. A server that its health check removes at the same moment is no error."""
-    command = ["ipvsadm", "--edit-server", "--fwmark-service", str(mark), "--real-server", address, OPTIONS[method], "--weight", str(weight)]
+    command = ["ipvsadm", "--edit-server", *_at(mark, address), "--real-server", real_server(address), OPTIONS[method], "--weight", str(weight)]
     status, _, errors = programs.attempt(*command)
     if status and address in table().get(mark, VirtualServer("", (), None, {})).servers:
         raise Refused(f"{' '.join(command)}: {errors.strip()}")
@@ -133,7 +134,17 @@ def restore(lines: list[str]) -> None:
 
 def delete_server(mark: int, address: str) -> None:
     """Remove a real server."""
-    programs.run("ipvsadm", "--delete-server", "--fwmark-service", str(mark), "--real-server", address)
+    programs.run("ipvsadm", "--delete-server", *_at(mark, address), "--real-server", real_server(address))
+
+
+def _at(mark: int, address: str) -> tuple[str, ...]:
+    """The options that name a virtual server, from the address of its VIP or of one of its real servers: each family has marks of its own."""
+    return ("--fwmark-service", str(mark), *(("--ipv6",) if ":" in address else ()))
+
+
+def real_server(address: str) -> str:
+    """A real server as ipvsadm takes it: an IPv6 address in brackets, with the port 0 of a virtual server by mark."""
+    return f"[{address}]:0" if ":" in address else address
 
 
 def forget(descriptions: Iterable[Description]) -> None:
@@ -147,8 +158,8 @@ def forget(descriptions: Iterable[Description]) -> None:
         return
     # A connection that the holder tells of meanwhile would have no server. The start of the unit listens again.
     programs.attempt("ipvsadm", "--stop-daemon", "backup")
-    for mark in vips:
-        programs.attempt("ipvsadm", "--delete-service", "--fwmark-service", str(mark))
+    for mark, vip in vips.items():
+        programs.attempt("ipvsadm", "--delete-service", *_at(mark, vip))
     for vip in sorted(set(vips.values())):
         clock.wait_for(FORGET_S, f"connections through {vip} to be forgotten", lambda vip=vip: "\n".join(connections("through", vip)))  # type: ignore[misc]
     journal.note(f"removed the virtual servers {', '.join(map(str, vips))} from the kernel's table: keepalived starts from an empty one")

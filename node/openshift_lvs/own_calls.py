@@ -10,8 +10,9 @@ The chains stay once they are there: without them the kernel would forget the tr
 from __future__ import annotations
 
 import os
+import re
 
-from . import ipvs, journal, programs, state
+from . import host, ipvs, journal, programs, state
 from .lock import Lock
 
 TYPE_CHECKING = False
@@ -44,36 +45,54 @@ def _elsewhere(description: Description, kernel: Table) -> dict[tuple[str, str, 
     for vip in description.vips if description.director else ():
         for service in vip.services:
             servers = sorted(address for mark, address in live if mark == service.mark)
-            if servers and str(description.address) not in servers:
+            if servers and str(description.address_of(vip.address.version)) not in servers:
                 found[str(vip.address), service.protocol.lower(), service.port] = servers
     return found
 
 
 def rules(description: Description, elsewhere: dict[tuple[str, str, int], list[str]]) -> str:
     """A transaction of nft that makes the chains, and replaces their rules."""
+    return "".join(
+        _rules(description, family, version, {key: servers for key, servers in elsewhere.items() if (":" in key[0]) == (version == 6)})
+        for version, family in host.FAMILIES.items()
+        if version in _versions(description)
+    )
+
+
+def _versions(description: Description) -> set[int]:
+    """The families that the tables are for: IPv4 always, as it was before there was another one."""
+    return {4, *(vip.address.version for vip in description.vips)}
+
+
+def _rules(description: Description, family: str, version: int, elsewhere: dict[tuple[str, str, int], list[str]]) -> str:
     # Only a connection's first packet: connection tracking may see running connections for the first time.
     first = {"tcp": "tcp flags & (fin | syn | rst | ack) == syn ", "udp": ""}
     translate = [
-        f"ip daddr {vip} {protocol} dport {port} {first[protocol]}dnat to jhash ip saddr . {protocol} sport mod {len(servers)} map "
+        f"{family} daddr {vip} {protocol} dport {port} {first[protocol]}dnat to jhash {family} saddr . {protocol} sport mod {len(servers)} map "
         f"{{ {', '.join(f'{number} : {server}' for number, server in enumerate(servers))} }}"
         for (vip, protocol, port), servers in elsewhere.items()
     ]
     answer_here = [
-        f"ct original ip daddr {vip} ip daddr {{ {', '.join(servers)} }} {protocol} dport {port} snat to {description.address}"
+        f"ct original {family} daddr {vip} {family} daddr {{ {', '.join(servers)} }} {protocol} dport {port} snat to {description.address_of(version)}"
         for (vip, protocol, port), servers in elsewhere.items()
     ]
     # Outside clients are balanced by IPVS; what leaves a tunnel is balanced already. Of lo, own calls are translated in output, and test packets never.
     outside = [f'iifname {{ "{description.interface}", "tunl0", "lo" }} return']
     chains = {"prerouting": outside + translate if translate else [], "output": translate, "postrouting": answer_here}
-    lines = [f"table ip {TABLE} {{", *(f"    chain {name} {{ type nat hook {hook}; }}" for name, hook in _CHAINS.items()), "}"]
+    lines = [f"table {family} {TABLE} {{", *(f"    chain {name} {{ type nat hook {hook}; }}" for name, hook in _CHAINS.items()), "}"]
     for name, rules_of_chain in chains.items():
-        lines += [f"flush chain ip {TABLE} {name}", *(f"add rule ip {TABLE} {name} {rule}" for rule in rules_of_chain)]
+        lines += [f"flush chain {family} {TABLE} {name}", *(f"add rule {family} {TABLE} {name} {rule}" for rule in rules_of_chain)]
     return "\n".join(lines) + "\n"
 
 
 def missing() -> bool:
     """Whether another program removed the chains."""
-    return bool(state.text(state.OWN_CALLS)) and not programs.succeeds("nft", "list", "table", "ip", TABLE)
+    return any(not programs.succeeds("nft", "list", "table", family, TABLE) for family in _loaded())
+
+
+def _loaded() -> list[str]:
+    """The families of the tables that were loaded last, as nft calls them."""
+    return re.findall(rf"^table (ip6?) {TABLE} ", state.text(state.OWN_CALLS), re.MULTILINE)
 
 
 def load_again() -> None:
@@ -83,4 +102,5 @@ def load_again() -> None:
 
 def remove() -> None:
     """Remove the chains."""
-    programs.attempt("nft", "delete", "table", "ip", TABLE)
+    for family in _loaded() or ["ip"]:
+        programs.attempt("nft", "delete", "table", family, TABLE)

@@ -23,23 +23,29 @@ ACCEPTING, KEPT = "accepting", "kept"
 """Sets of lvs.nft: VIPs and ports whose new connections are added to `kept`, and connections that IPVS does not balance."""
 _TABLES = "/proc/net/tcp", "/proc/net/tcp6"
 _LISTEN, _TIME_WAIT = "0A", "06"
+_MAPPED = bytes(10) + b"\xff\xff"
+"""The first 12 bytes of ::ffff:ADDRESS."""
 
 
 @contextlib.contextmanager
 def kept_connections(description: Description, marks: Iterable[int]) -> Iterator[None]:
     """Put virtual servers back in here: the connections that this node's own server has accepted so far stay with it."""
     ports = {(str(vip.address), service.port) for vip in description.vips for service in vip.services if service.mark in marks and service.protocol == "TCP"}
-    if not ports:
+    by_family = {family: sorted(each for each in ports if (":" in each[0]) == (version == 6)) for version, family in host.FAMILIES.items()}
+    by_family = {family: own for family, own in by_family.items() if own}
+    if not by_family:
         yield
         return
     # From now on the rules add each new connection. Those before are listed by the kernel.
-    _nft(f"add element ip {host.TABLE} {ACCEPTING} {{ {', '.join(f'{vip} . {port}' for vip, port in sorted(ports))} }}")
-    if found := [connection for name in _TABLES for connection in connections(state.text(name), ports)]:
-        _nft(f"add element ip {host.TABLE} {KEPT} {{ {', '.join(found)} }}")
+    for family, own in by_family.items():
+        _nft(f"add element {family} {host.TABLE} {ACCEPTING} {{ {', '.join(f'{vip} . {port}' for vip, port in own)} }}")
+        if found := [connection for name in _TABLES for connection in connections(state.text(name), own)]:
+            _nft(f"add element {family} {host.TABLE} {KEPT} {{ {', '.join(found)} }}")
     try:
         yield
     finally:
-        _nft(f"flush set ip {host.TABLE} {ACCEPTING}")
+        for family in by_family:
+            _nft(f"flush set {family} {host.TABLE} {ACCEPTING}")
 
 
 def connections(shown: str, ports: Iterable[tuple[str, int]]) -> list[str]:
@@ -58,7 +64,10 @@ def connections(shown: str, ports: Iterable[tuple[str, int]]) -> list[str]:
 def _end(shown: str) -> tuple[str, int]:
     """An address and a port. The kernel prints each 32 bits as a number of this machine's byte order; a socket for both families has ::ffff:ADDRESS."""
     address, _, port = shown.partition(":")
-    return socket.inet_ntoa(int(address[-8:], 16).to_bytes(4, sys.byteorder)), int(port, 16)
+    parts = [int(address[at : at + 8], 16).to_bytes(4, sys.byteorder) for at in range(0, len(address), 8)]
+    if len(parts) == 1 or b"".join(parts[:3]) == _MAPPED:
+        return socket.inet_ntoa(parts[-1]), int(port, 16)
+    return socket.inet_ntop(socket.AF_INET6, b"".join(parts)), int(port, 16)
 
 
 def _nft(command: str) -> None:

@@ -6,7 +6,7 @@ import os
 import re
 
 from . import belief, clock, host, ipvs, journal, programs, quorum, servers, state
-from .description import Description, Service
+from .description import Description, Service, Vip
 from .errors import Refused
 from .record import Record
 
@@ -23,8 +23,9 @@ LISTEN_S = 4
 NAMED = 5
 """So many routers are named in a message."""
 _LISTEN_TABLE = "openshift_lvs_listen"
-_VRRP_GROUP = "01:00:5e:00:00:12"
-"""The Ethernet address of VRRP's multicast group 224.0.0.18."""
+_VRRP_GROUPS = {4: "01:00:5e:00:00:12", 6: "33:33:00:00:00:12"}
+"""The Ethernet addresses of VRRP's multicast groups 224.0.0.18 and ff02::12."""
+_ADDRESSES = {4: re.compile(r"\b(?:\d+\.){3}\d+\b"), 6: re.compile(r"(?<![\w:])[0-9a-f]*:[0-9a-f:]+")}
 _JOURNAL_LINES = 300
 """The last lines of keepalived's VRRP process that are read for transitions. journalctl's own search would read the whole journal, and takes longest
 when many adverts are logged: then the answer is needed soon."""
@@ -74,7 +75,7 @@ def held(description: Description, instances: Iterable[str]) -> list[str]:
 
 def drain(description: Description, instances: Iterable[str]) -> None:
     """Hand the VIPs of these instances to another director, without a lost request. Raises TimedOut when one is still here after LEAVE_S."""
-    instances = list(instances)
+    instances = description.moving_with(list(instances))
     set_weight(instances, FAULT_WEIGHT, "drained")
 
     def here() -> str:
@@ -86,7 +87,7 @@ def drain(description: Description, instances: Iterable[str]) -> None:
 
 def hand_over(description: Description, instances: Iterable[str]) -> str:
     """Give the VIPs that this director holds to the highest priority among the others, then stand by again. Returns what to report."""
-    instances = list(instances)
+    instances = description.moving_with(list(instances))
     if not held(description, instances):
         return ""
     try:
@@ -99,7 +100,7 @@ def hand_over(description: Description, instances: Iterable[str]) -> str:
 
 def go_home(description: Description, instance: str) -> str:
     """End a roll-out: this director may take the VIP like any other, and hands it to its owner, unless the owner is drained."""
-    stand_by([instance])
+    stand_by(description.moving_with([instance]))
     owner = description.owned_by_others.get(instance)
     if owner is None:
         return ""
@@ -183,7 +184,7 @@ def start(description: Description, missing_only: bool = False) -> None:
             folder = f"{state.QUORUM}/{vip.name}"
             for service in vip.services:
                 if not missing_only or not os.path.exists(f"{folder}/{service.name}"):
-                    state.write(f"{folder}/{service.name}", f"{description.poor_view_weight if service.alpha else 0}\n")
+                    state.write(f"{folder}/{service.name}", f"{description.poor_view(vip) if service.alpha else 0}\n")
             # A service that is not in force, or was tried in vain, does not count.
             for name in set(state.names(folder)) - {service.name for service in vip.services}:
                 os.unlink(f"{folder}/{name}")
@@ -211,7 +212,7 @@ def recount(description: Description) -> None:
             quorum.quorum(vip.name, service.name, "0")
             # Health checks may remove servers meanwhile, and what keepalived reported of that must not be lost.
             if not _has_quorum(service):
-                quorum.quorum(vip.name, service.name, str(description.poor_view_weight))
+                quorum.quorum(vip.name, service.name, str(description.poor_view(vip)))
 
 
 def _has_quorum(service: Service) -> bool:
@@ -246,20 +247,21 @@ def tidy(description: Description) -> None:
 # Adverts
 
 
-def heard(router_id: int, table: str = host.TABLE, recorded: str = "adverts") -> set[str] | None:
-    """The routers whose adverts with that virtual_router_id entered through the pool's interface in the last 10 s; None when none are recorded.
+def heard(vip: Vip, table: str = host.TABLE, recorded: str = "adverts") -> set[str] | None:
+    """The routers whose adverts with a VIP's virtual_router_id entered through the pool's interface in the last 10 s; None when none are recorded.
 
     `adverts` are the directors' that passed this host's filters, `strangers` those of other routers.
     """
-    status, shown, _ = programs.attempt("nft", "list", "set", "ip", table, f"{recorded}_{router_id}")
-    return set(re.findall(r"\b(?:\d+\.){3}\d+\b", shown)) if status == 0 else None
+    version = vip.address.version
+    status, shown, _ = programs.attempt("nft", "list", "set", host.FAMILIES[version], table, f"{recorded}_{vip.virtual_router_id}")
+    return set(_ADDRESSES[version].findall(shown)) if status == 0 else None
 
 
 def taken(description: Description) -> str:
     """Empty when another director sent adverts lately for every VIP that this one could hold; else what is missing."""
-    others = {str(address) for address in description.directors}
     for vip in description.vips:
-        routers = heard(vip.virtual_router_id) or set()
+        others = {str(address) for address in description.directors_of(vip.address.version)}
+        routers = heard(vip) or set()
         if not routers & others:
             return f"{vip.name}: adverts from '{' '.join(sorted(routers))}'"
     return ""
@@ -270,14 +272,14 @@ def strangers(description: Description, current: Description | None) -> str:
 
     Where the rules in force do not listen for an id yet, listens for LISTEN_S.
     """
-    known = {str(address) for each in (description, current) if each for address in (each.address, *each.directors)}
+    known = {str(address) for each in (description, current) if each for address in (*each.addresses, *each.directors, *each.directors_v6)}
 
     def found(table: str) -> str | None:
-        by_vip = [(vip, heard(vip.virtual_router_id, table)) for vip in description.vips]
+        by_vip = [(vip, heard(vip, table)) for vip in description.vips]
         if any(routers is None for _, routers in by_vip):
             return None
         # A director that leaves is among the first until the roll-out ends. Rules of an earlier release have no second set.
-        all_of = [(vip, (routers or set()) | (heard(vip.virtual_router_id, table, "strangers") or set())) for vip, routers in by_vip]
+        all_of = [(vip, (routers or set()) | (heard(vip, table, "strangers") or set())) for vip, routers in by_vip]
         return "\n".join(
             f"vips.{vip.name}.virtual_router_id: {vip.virtual_router_id} is used by {_some(routers - known)} on {description.interface} too; choose another, "
             "or stop that router (a director of this program that is being removed: put it back, drain it, and remove it then)"
@@ -288,10 +290,12 @@ def strangers(description: Description, current: Description | None) -> str:
     in_force = found(host.TABLE)
     if in_force is not None:
         return in_force
+    versions = sorted({vip.address.version for vip in description.vips})
     # An interrupted command left its own table.
-    programs.attempt("nft", "delete", "table", "ip", _LISTEN_TABLE)
+    _end_listening(versions)
     # Without keepalived no program has joined VRRP's group on the interface.
-    programs.attempt("ip", "maddress", "add", _VRRP_GROUP, "dev", description.interface)
+    for version in versions:
+        programs.attempt("ip", "maddress", "add", _VRRP_GROUPS[version], "dev", description.interface)
     try:
         programs.run("nft", "--file", "-", stdin=_listening_rules(description))
         deadline = clock.now() + LISTEN_S
@@ -299,8 +303,14 @@ def strangers(description: Description, current: Description | None) -> str:
             clock.pause()
         return routers or ""
     finally:
-        programs.attempt("nft", "delete", "table", "ip", _LISTEN_TABLE)
-        programs.attempt("ip", "maddress", "delete", _VRRP_GROUP, "dev", description.interface)
+        _end_listening(versions)
+        for version in versions:
+            programs.attempt("ip", "maddress", "delete", _VRRP_GROUPS[version], "dev", description.interface)
+
+
+def _end_listening(versions: Iterable[int]) -> None:
+    for version in versions:
+        programs.attempt("nft", "delete", "table", host.FAMILIES[version], _LISTEN_TABLE)
 
 
 def _some(routers: set[str]) -> str:
@@ -316,12 +326,18 @@ def refuse_strangers(description: Description, current: Description | None) -> N
 
 
 def _listening_rules(description: Description) -> str:
-    ids = [vip.virtual_router_id for vip in description.vips]
-    sets = [f"set adverts_{each} {{ type ipv4_addr; size 256; flags dynamic; }}" for each in ids]
-    # Byte 1 of an advert, also behind an authentication header of 24 bytes.
-    rules = [f"ip protocol 112 @th,8,8 {each} update @adverts_{each} {{ ip saddr }}" for each in ids]
-    rules += [f"ip protocol 51 @th,200,8 {each} update @adverts_{each} {{ ip saddr }}" for each in ids]
-    # The same id on another network does no harm.
-    chain = [f'iifname != "{description.interface}" return', *rules]
-    lines = [*sets, "chain prerouting { type filter hook prerouting priority mangle;", *chain, "}"]
-    return f"table ip {_LISTEN_TABLE} {{\n" + "\n".join(lines) + "\n}\n"
+    tables = []
+    for version, family in host.FAMILIES.items():
+        ids = [vip.virtual_router_id for vip in description.vips if vip.address.version == version]
+        if not ids:
+            continue
+        sets = [f"set adverts_{each} {{ type ipv{version}_addr; size 256; flags dynamic; }}" for each in ids]
+        protocol = "ip protocol" if version == 4 else "meta l4proto"
+        # Byte 1 of an advert, also behind an authentication header of 24 bytes.
+        rules = [f"{protocol} 112 @th,8,8 {each} update @adverts_{each} {{ {family} saddr }}" for each in ids]
+        rules += [f"{protocol} 51 @th,200,8 {each} update @adverts_{each} {{ {family} saddr }}" for each in ids]
+        # The same id on another network does no harm.
+        chain = [f'iifname != "{description.interface}" return', *rules]
+        lines = [*sets, "chain prerouting { type filter hook prerouting priority mangle;", *chain, "}"]
+        tables.append(f"table {family} {_LISTEN_TABLE} {{\n" + "\n".join(lines) + "\n}\n")
+    return "".join(tables)

@@ -63,6 +63,7 @@ NO_PORT = "direct routing changes no port: the servers listen on the port of the
 SENDS_MAIL = "the program runs no script when a VIP moves; `smtp_alert` sends mail"
 TAKEN = "choose another, because an address pair equal to a bound port's address takes that port down"
 SUBNET = "is not a host address of the subnet 192.168.0.0/24; choose one from 192.168.0.1 to 192.168.0.254"
+NOT_YET = "IPv4 only, so far; give an IPv4 address or network, or remove it"
 NEVER_BACK = "a quorum that was lost once would never come back; 0 at most"
 OUTSIDE = "a witness is outside the pool: a server of another one, a name server, a gateway that answers"
 HTTP = {"type": "http", "path": "/"}
@@ -92,9 +93,9 @@ TABLE: list[tuple[str, Any, str]] = [
     # network
     ("network.cidr", REMOVED, "network.cidr: missing; give a network as ADDRESS/LENGTH with zeros after the length, such as 192.168.0.0/24"),
     ("network.cidr", "192.168.0.7/24", f"network.cidr: '192.168.0.7/24': {RANGE}; write 192.168.0.0/24"),
-    ("network.cidr", "fd00::/64", f"network.cidr: 'fd00::/64': {RANGE}; IPv4 only, so far"),
+    ("network.cidr", "fd00::/64", "network.gateway: 192.168.0.1 is outside the subnet fd00::/64; choose an address in it, such as fd00::1"),
     ("network.cidr", 10, f"network.cidr: 10: {RANGE}"),
-    ("network.gateway", "fd00::1", f"network.gateway: 'fd00::1': {ADDRESS}; IPv4 only, so far"),
+    ("network.gateway", "fd00::1", "network.gateway: fd00::1 is outside the subnet 192.168.0.0/24; choose an address in it, such as 192.168.0.1"),
     ("network.gateway", "router", f"network.gateway: 'router': {ADDRESS}"),
     ("network.external", "", "network.external: '': must be a name"),
     ("network.existing", 12, 'network.existing: 12: must be a name; put it in quotes: "12"'),
@@ -180,7 +181,7 @@ TABLE: list[tuple[str, Any, str]] = [
     ("pools.infra.hosts", ["infra0", "infra1"], "pools.infra.hosts: ['infra0', 'infra1']: must be a mapping NAME: ADDRESS, such as infra0: 192.168.0.5"),
     ("pools.infra.hosts.infra0", None, "pools.infra.hosts.infra0: no address given; write infra0: ADDRESS, such as infra0: 192.168.0.5"),
     ("pools.infra.hosts.infra0", 5, "pools.infra.hosts.infra0: 5: must be an IPv4 address, such as 192.168.0.5, or a mapping with `address`"),
-    ("pools.infra.hosts.infra0", "fd00::5", f"pools.infra.hosts.infra0.address: 'fd00::5': {ADDRESS}; IPv4 only, so far"),
+    ("pools.infra.hosts.infra0", "fd00::5", f"pools.infra.hosts.infra0.address: fd00::5: {NOT_YET}"),
     ("pools.infra.hosts", {1: "192.168.0.5"}, f"pools.infra.hosts: 1 is no name; {HOST_NAMES}"),
     ("pools.infra.hosts.Infra_0", "192.168.0.7", f"pools.infra.hosts: 'Infra_0' is no name; {HOST_NAMES}"),
     *(
@@ -289,7 +290,7 @@ TABLE: list[tuple[str, Any, str]] = [
     # vips
     ("vips.infra.owner", REMOVED, "vips.infra.owner: missing; give the name of a host of the pool, such as master0"),
     ("vips.infra.owner", "Infra0", f"vips.infra.owner: 'Infra0' is no name; {HOST_NAMES}"),
-    ("vips.infra.address", "fd00::1", f"vips.infra.address: 'fd00::1': {ADDRESS}; IPv4 only, so far"),
+    ("vips.infra.address", "fd00::1", f"vips.infra.address: fd00::1: {NOT_YET}"),
     ("vips.infra.virtual_router_id", "many", "vips.infra.virtual_router_id: 'many': must be a whole number from 1 to 255"),
     ("vips.infra.virtual_router_id", 1.5, "vips.infra.virtual_router_id: 1.5: must be a whole number from 1 to 255"),
     ("vips.infra.virtual_router_id", None, "vips.infra.virtual_router_id: empty; give a whole number from 1 to 255"),

@@ -1,0 +1,322 @@
+"""IPv6 in the model and in what is rendered. The program refuses it until the nodes support it; these tests switch that rule off."""
+
+from __future__ import annotations
+
+import copy
+import re
+from ipaddress import IPv6Network
+from typing import Any
+
+import pulumi
+import pytest
+import yaml
+
+from components import keepalived
+from components.configuration import Cluster, ConfigurationError, rules
+from components.ingress import ingress_rules
+from components.keepalived import File
+from components.network import ClusterNetwork, NetworkArgs, allocation_pool
+from components.servers import Servers, ServersArgs
+from node.openshift_lvs.description import Description
+from tests.unit.node_root import node
+from tests.unit.recording import Deploy, Deployment
+from tests.unit.test_cluster import REMOVED, put
+from tests.unit.test_keepalived import GOLDEN, text, without_digest
+
+WRITTEN = yaml.safe_load((GOLDEN.parent / "dual_stack" / "Pulumi.dual-stack.yaml").read_text())["config"]["openshift-lvs:cluster"]
+RENDERED = GOLDEN.parent / "dual_stack"
+
+
+@pytest.fixture
+def finished(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rule that refuses IPv6 is gone."""
+    monkeypatch.setattr(rules, "ipv6", lambda cluster: None)
+
+
+def written(*changes: tuple[str, Any]) -> dict[str, Any]:
+    """The cluster of the dual-stack example with these changes."""
+    data: dict[str, Any] = copy.deepcopy(WRITTEN)
+    for path, value in changes:
+        put(data, path, value)
+    return data
+
+
+def rendered(*changes: tuple[str, Any]) -> dict[str, tuple[File, ...]]:
+    cluster = Cluster.parse(written(*changes))
+    return {node.name: keepalived.render(cluster, node.name) for node in cluster.nodes()}
+
+
+NOT_YET = "IPv4 only, so far; give an IPv4 address or network, or remove it"
+IPV6_ALONE: list[tuple[str, Any, str]] = [
+    ("network.client_cidrs", ["2001:db8::/32"], "network.client_cidrs.0: 2001:db8::/32"),
+    ("network.reserved", {"bastion": "fd00::9"}, "network.reserved.bastion: fd00::9"),
+    ("network.dns_nameservers", ["fd00::9"], "network.dns_nameservers.0: fd00::9"),
+    ("network.allow", [{"protocol": "tcp", "ports": 22, "cidr": "fd00::/64"}], "network.allow.0.cidr: fd00::/64"),
+    ("ssh.allowed_cidrs", ["fd00::/64"], "ssh.allowed_cidrs.0: fd00::/64"),
+    ("pools.infra.witnesses", ["[fd00::1]:53"], "pools.infra.witnesses.0: [fd00::1]:53"),
+    ("pools.infra.allowed_address_pairs", ["fd00::9"], "pools.infra.allowed_address_pairs.0: fd00::9/128"),
+    ("pools.infra.hosts.infra0", {"address": "192.168.0.5", "address_v6": "fd00::5"}, "pools.infra.hosts.infra0.address_v6: fd00::5"),
+    ("vips.infra.address_v6", "fd00::1", "vips.infra.address_v6: fd00::1"),
+    ("vips.infra.services.0.health_check", {"type": "tcp", "connect_ip": "fd00::1"}, "vips.infra.services.0.health_check.connect_ip: fd00::1"),
+]
+
+
+@pytest.mark.parametrize(("path", "value", "said"), IPV6_ALONE, ids=[path for path, _, _ in IPV6_ALONE])
+def test_ipv6_is_refused_at_every_key_that_takes_it(article: dict[str, Any], path: str, value: Any, said: str) -> None:
+    put(article, path, value)
+    with pytest.raises(ConfigurationError) as refused:
+        Cluster.parse(article)
+    assert str(refused.value) == f"{said}: {NOT_YET}"
+
+
+def test_a_vip_with_both_families_is_two_vips_that_move_together(finished: None) -> None:
+    cluster = Cluster.parse(written())
+    assert {name: str(vip.address) for name, vip in cluster.vips.items()} == {
+        "master": "192.168.0.250",
+        "master-v6": "fd00:0:0:1::250",
+        "old": "192.168.0.251",
+        "new": "fd00:0:0:1::251",
+    }
+    assert [cluster.together(name) for name in ("master", "master-v6", "new")] == [("master", "master-v6"), ("master", "master-v6"), ("new",)]
+    assert list(cluster.vips_of("master")) == ["master", "master-v6", "new", "old"]
+
+
+def test_no_two_virtual_servers_of_both_families_have_one_mark(finished: None) -> None:
+    cluster = Cluster.parse(written())
+    marks = [vip.mark(service) for vip in cluster.vips.values() for service in vip.services]
+    assert len(set(marks)) == len(marks) == 6
+    # kube-proxy's bits stay clear.
+    assert not any(mark & 0xC000 for mark in marks)
+
+
+REFUSED: list[tuple[str, list[tuple[str, Any]], str]] = [
+    (
+        "a host without its second address",
+        [("pools.master.hosts.master1", "192.168.0.3")],
+        "pools.master.hosts.master1.address_v6: missing, and network.cidr_v6 is fd00:0:0:1::/64; give an address in it, such as fd00:0:0:1::5",
+    ),
+    (
+        "a second address without a subnet",
+        [("network.cidr_v6", REMOVED), ("network.gateway_v6", REMOVED)],
+        "pools.master.hosts.master0.address_v6: fd00:0:0:1::2, and network.cidr_v6 is not set; set it to the subnet of this address, or remove this",
+    ),
+    (
+        "a host of the wrong family",
+        [("pools.master.hosts.master1", {"address": "fd00:0:0:1::3", "address_v6": "fd00:0:0:1::4"})],
+        "pools.master.hosts.master1: fd00:0:0:1::3 is not a host address of the subnet 192.168.0.0/24; choose one from 192.168.0.1 to 192.168.0.254",
+    ),
+    (
+        "a VIP outside its subnet",
+        [("vips.master.address_v6", "fd00:0:0:2::250")],
+        "vips.master.address_v6: fd00:0:0:2::250 is not a host address of the subnet fd00:0:0:1::/64; "
+        "choose one from fd00:0:0:1::1 to fd00::1:ffff:ffff:ffff:fffe",
+    ),
+    (
+        "two VIPs with one address",
+        [("vips.new.address", "fd00:0:0:1::250")],
+        "vips.new.address: fd00:0:0:1::250 is taken by vips.master.address_v6; choose another, because an address pair equal to a bound port's address "
+        "takes that port down",
+    ),
+    (
+        "families in the wrong places",
+        [("vips.master.address_v6", "192.168.0.249")],
+        "vips.master.address_v6: 192.168.0.249 beside address 192.168.0.250; give an IPv4 address there and an IPv6 address here",
+    ),
+    (
+        "a name that the second VIP would have",
+        [("vips.master-v6", {**WRITTEN["vips"]["old"], "address": "192.168.0.99", "virtual_router_id": 53})],
+        "vips.master.address_v6: fd00:0:0:1::250 would be VIP master-v6, which is another one; rename that",
+    ),
+    (
+        "one VRID in one family",
+        [("vips.new.virtual_router_id", 51)],
+        "vips.new.virtual_router_id: 51 is used by vips.master-v6 too; choose another (1 to 255)",
+    ),
+    (
+        "subnets of one family",
+        [("network.cidr_v6", "10.0.0.0/24")],
+        "network.cidr_v6: 10.0.0.0/24 beside cidr 192.168.0.0/24; give an IPv4 network there and an IPv6 network here",
+    ),
+    ("a link-local subnet", [("network.cidr_v6", "fe80::/64")], "network.cidr_v6: fe80::/64 is no range for hosts; "
+     "give one of global or unique local addresses, such as fd00::/64"),
+    ("no gateway for the router", [("network.gateway_v6", REMOVED)], "network.gateway_v6: missing; the router to 'public' needs an address in "
+     "fd00:0:0:1::/64, such as fd00:0:0:1::1"),
+    ("VRRP version 2", [("keepalived.vrrp_version", 2), *((f"vips.{name}.advert_interval", 1) for name in ("master", "old", "new"))],
+     "keepalived.vrrp_version: 2, and vips.master-v6 has the IPv6 address fd00:0:0:1::250; that needs version 3 (RFC 9568)"),
+    ("NAT", [("vips.master.services.0.forwarding_method", "NAT")],
+     "vips.master.services.0.forwarding_method: NAT, and the VIP has an IPv6 address; that needs DR"),
+    ("a netmask", [("vips.master.services.0.persistence_timeout", 60), ("vips.master.services.0.persistence_granularity", "255.255.255.0")],
+     "vips.master.services.0.persistence_granularity: 255.255.255.0, and the VIP has an IPv6 address; a netmask is of IPv4: remove it"),
+    ("a sorry server of one family", [("vips.master.services.0.sorry_server", "192.168.0.99")],
+     "vips.master.services.0.sorry_server_v6: missing beside 192.168.0.99; the VIP has both families: give one for each, or none"),
+    ("a sorry server of the other family", [("vips.old.services.0.sorry_server", "fd00:0:0:1::99")],
+     "vips.old.services.0.sorry_server: fd00:0:0:1::99 is of another family than the VIP's address; give an IPv4 address"),
+    ("a sorry server that is a host", [("vips.new.services.0.sorry_server", "fd00:0:0:1::4")],
+     "vips.new.services.0.sorry_server: fd00:0:0:1::4 is master2, a real server of the same service; name another machine"),
+    ("one source address for checks of both families", [("vips.master.services.0.health_check.bindto", "192.168.0.2")],
+     "vips.master.services.0.health_check.bindto: 192.168.0.2 is of another family than an address that the check connects to; remove it"),
+    ("a floating IP of an IPv6 VIP", [("vips.new.floating_ip", "203.0.113.9")],
+     "vips.new.floating_ip: 203.0.113.9, and address is fd00:0:0:1::251; IPv6 is routed without a floating IP, so remove it"),
+    ("clients that the network does not have", [("vips.new.services.0.client_cidrs", ["2001:db9::/32"])],
+     "vips.new.services.0.client_cidrs.0: 2001:db9::/32 is not within network.client_cidrs; directors forward with the client's address, which Neutron "
+     "permits for those ranges only; add it there too"),
+    ("a witness that is a host", [("pools.master.witnesses", ["[fd00:0:0:1::3]:22"])],
+     "pools.master.witnesses.0: [fd00:0:0:1::3]:22 is pools.master.hosts.master1; a witness is outside the pool: a server of another one, a name server, "
+     "a gateway that answers"),
+    ("a witness without brackets", [("pools.master.witnesses", ["fd00::1:53"])], "pools.master.witnesses.0: 'fd00::1:53': not ADDRESS:PORT of something "
+     "that takes or refuses a connection, such as 192.168.0.1:22"),
+    ("an address with a zone", [("vips.new.address", "fe80::1%eth0")], "vips.new.address: 'fe80::1%eth0': must be an IPv4 address, such as 192.168.0.5"),
+    ("clients in multicast", [("network.client_cidrs", ["fe00::/7"])],
+     "network.client_cidrs: fe00::/7 overlaps multicast, which Neutron refuses; use ::/0 or 2000::/3, fc00::/7"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("changes", "said"), [case[1:] for case in REFUSED], ids=[case[0] for case in REFUSED])
+def test_what_cannot_work_with_both_families_is_refused(finished: None, changes: list[tuple[str, Any]], said: str) -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        Cluster.parse(written(*changes))
+    assert str(refused.value) == said
+
+
+def test_a_stack_of_ipv6_alone_is_written_with_the_same_keys(finished: None) -> None:
+    pools = {"master": {**WRITTEN["pools"]["master"], "hosts": {f"master{n}": f"fd00::{n + 2}" for n in range(3)}, "witnesses": ["[fd00::1]:53"]}}
+    vip = {**WRITTEN["vips"]["old"], "address": "fd00::250"}
+    cluster = Cluster.parse({"network": {"cidr": "fd00::/64"}, "pools": pools, "vips": {"only": vip}})
+    assert cluster.allowed_address_pairs(cluster.node("master0")) == ["fd00::/64", "fd00::250"]
+
+
+def test_a_floating_ip_is_for_the_ipv4_address_only(finished: None) -> None:
+    assert Cluster.parse(written()).new_floating_ips() == ["master", "old"]
+
+
+def test_address_pairs_are_the_plain_vips_of_both_families_and_the_ranges_of_clients(finished: None) -> None:
+    cluster = Cluster.parse(written())
+    assert cluster.allowed_address_pairs(cluster.node("master2")) == ["192.168.0.250", "192.168.0.251", "fd00:0:0:1::250", "fd00:0:0:1::251"]
+    assert set(cluster.allowed_address_pairs(cluster.node("master0"))) - set(cluster.allowed_address_pairs(cluster.node("master2"))) == {
+        "192.168.0.0/24", "203.0.113.0/24", "2001:db8::/32", "fd00:0:0:1::/64",
+    }  # fmt: skip
+
+
+def test_rendered_files_are_the_ones_in_dual_stack(finished: None) -> None:
+    wanted = {str(path.relative_to(RENDERED)): without_digest(path.read_text()) for path in RENDERED.glob("*/*")}
+    assert {f"{host}/{file.path}": without_digest(file.text) for host, files in rendered().items() for file in files} == wanted
+
+
+def test_a_real_keepalived_and_nft_accept_both_families_without_a_word(finished: None) -> None:
+    cluster = Cluster.parse(written())
+    with node() as real:
+        for host in ("master0", "master1", "master2"):
+            real.accepts(cluster, host)
+
+
+def test_both_instances_of_a_vip_are_in_one_group_that_tracks_for_them(finished: None) -> None:
+    conf = text(rendered()["master0"])
+    group = conf[conf.index("vrrp_sync_group master {") : conf.index("vrrp_instance master {")]
+    assert [line for line in group.splitlines() if line.startswith("        ")] == [
+        "        master",
+        "        master-v6",
+        "        drain_master weight 1",
+        "        view_master weight 1",
+        "        view_master-v6 weight 1",
+        "        witness weight -200",
+    ]
+    for name in ("master", "master-v6"):
+        # keepalived ignores a weight of an instance in a group.
+        assert "track_" not in instance(conf, name)
+    assert "drain_old weight 1" in instance(conf, "old") and "vrrp_sync_group" not in conf.replace("vrrp_sync_group master", "")
+
+
+def test_poor_views_of_both_families_together_weigh_as_much_as_one_of_a_vip_alone(finished: None) -> None:
+    conf = text(rendered()["master0"])
+    weights = re.findall(r'quorum_down ".* quorum (\S+) \S+ (-\d+)"', conf)
+    assert dict(weights) == {"master": "-50", "master-v6": "-50", "new": "-100", "old": "-100"}
+    described = Description.from_json(text(rendered()["master0"], "host.json"))
+    assert {vip.name: described.poor_view(vip) for vip in described.vips} == {name: int(weight) for name, weight in weights}
+
+
+def test_adverts_of_ipv6_have_the_source_that_the_other_directors_know(finished: None) -> None:
+    conf = text(rendered()["master1"])
+    assert "    native_ipv6\n" in instance(conf, "master-v6") and "    mcast_src_ip fd00:0:0:1::3\n" in instance(conf, "master-v6")
+    assert "    unicast_src_ip fd00:0:0:1::3\n    unicast_peer {\n        fd00:0:0:1::2\n    }\n" in instance(conf, "new")
+    assert "src_ip" not in instance(conf, "master")
+
+
+def test_rules_of_one_family_name_no_address_of_the_other(finished: None) -> None:
+    parts = re.split(r"^table ip6? openshift_lvs\ndelete .*\n", text(rendered()["master0"], "lvs.nft"), flags=re.MULTILINE)
+    rules_of = dict(zip(("", "ip", "ip6"), parts, strict=True))
+    assert "192.168.0." in rules_of["ip"] and "fd00:" not in rules_of["ip"]
+    assert "fd00:" in rules_of["ip6"] and "192.168." not in rules_of["ip6"] and "224.0.0.81" not in rules_of["ip6"]
+
+
+def test_what_the_program_on_the_node_is_told_comes_back_from_its_file(finished: None) -> None:
+    cluster = Cluster.parse(written())
+    for host in ("master0", "master2"):
+        described = keepalived.describe(cluster, host)
+        assert Description.from_json(described.to_json()) == described
+    here = keepalived.describe(cluster, "master0")
+    assert [str(here.address_of(version)) for version in (4, 6)] == ["192.168.0.2", "fd00:0:0:1::2"]
+    assert [list(map(str, here.directors_of(version))) for version in (4, 6)] == [["192.168.0.3"], ["fd00:0:0:1::3"]]
+    assert here.owned_by_others.keys() == {"new", "old"}
+    assert here.moving_with(["master-v6"]) == ["master-v6", "master"] and here.moving_with(["new"]) == ["new"]
+
+
+def test_the_security_group_lets_in_each_family_from_its_own_sources(finished: None) -> None:
+    names = {rule.name for rule in ingress_rules(Cluster.parse(written()))}
+    assert {"icmp-from-0.0.0.0/0", "ipv6-icmp-from-::/0", "tcp-32768-60999-from-::/0", "vrrp-from-192.168.0.3/32", "vrrp-from-fd00:0:0:1::3/128"} <= names
+    assert {"tcp-6443-from-2001:db8::/32", "tcp-6443-from-203.0.113.0/24", "tcp-8053-from-fd00:0:0:1::/64", "tcp-22-from-fd00:0:0:1::/64"} <= names
+    # A director tells of its connections by IPv4 multicast, also of those of IPv6.
+    assert {name for name in names if name.startswith("udp-8848")} == {"udp-8848-from-192.168.0.2/32", "udp-8848-from-192.168.0.3/32"}
+
+
+def instance(conf: str, name: str) -> str:
+    """The vrrp_instance of that name."""
+    begin = conf.index(f"vrrp_instance {name} {{")
+    return conf[begin : conf.index("\n}\n", begin)]
+
+
+def network(deploy: Deploy, *changes: tuple[str, Any]) -> Deployment:
+    def program() -> dict[str, pulumi.Output[str]]:
+        return ClusterNetwork("network", NetworkArgs(Cluster.parse(written(*changes)))).floating_ips
+
+    return deploy(program)
+
+
+def test_neutron_is_asked_for_a_subnet_and_a_router_interface_of_each_family(finished: None, deploy: Deploy) -> None:
+    made = network(deploy)
+    first, second = made.of("Subnet")["subnet"].inputs, made.of("Subnet")["subnet-v6"].inputs
+    assert "ipv6AddressMode" not in first and (first["ipVersion"], second["ipVersion"]) == (4, 6)
+    assert (second["cidr"], second["gatewayIp"]) == ("fd00:0:0:1::/64", "fd00:0:0:1::1")
+    assert (second["ipv6AddressMode"], second["ipv6RaMode"]) == ("dhcpv6-stateful", "dhcpv6-stateful")
+    assert {name: each.inputs["subnetId"] for name, each in made.of("RouterInterface").items()} == {"router": "subnet-id", "router-v6": "subnet-v6-id"}
+
+
+def test_each_address_of_a_vip_is_kept_by_a_port_of_its_own(finished: None, deploy: Deploy) -> None:
+    ports = network(deploy).of("Port")
+    assert {name: port.inputs["fixedIps"] for name, port in ports.items() if name.startswith("vip-master")} == {
+        "vip-master": [{"subnetId": "subnet-id", "ipAddress": "192.168.0.250"}],
+        "vip-master-v6": [{"subnetId": "subnet-v6-id", "ipAddress": "fd00:0:0:1::250"}],
+    }
+
+
+def test_rules_of_ipv6_have_its_ethertype(finished: None, deploy: Deploy) -> None:
+    rules_of = network(deploy).of("SecGroupRule")
+    assert rules_of["vrrp-from-fd00:0:0:1::3/128"].inputs["ethertype"] == rules_of["ipv6-icmp-from-::/0"].inputs["ethertype"] == "IPv6"
+    assert rules_of["vrrp-from-192.168.0.3/32"].inputs["ethertype"] == "IPv4"
+
+
+def test_neutrons_own_addresses_of_the_second_subnet_are_far_from_the_named_ones(finished: None) -> None:
+    cluster = Cluster.parse(written())
+    first, last = allocation_pool(cluster, IPv6Network("fd00:0:0:1::/64"))
+    named = [int(address) for node in cluster.nodes() for address in node.host.addresses] + [int(vip.address) for vip in cluster.vips.values()]
+    assert not any(int(first) <= address <= int(last) for address in named)
+
+
+def test_a_server_has_one_port_with_an_address_of_each_family(finished: None, deploy: Deploy) -> None:
+    def program() -> dict[str, Any]:
+        cluster = Cluster.parse(written())
+        made = ClusterNetwork("network", NetworkArgs(cluster))
+        return Servers("servers", ServersArgs(cluster, {"debian-12": "image-id"}, made, "seed" * 8, "ssh-ed25519 AAAA")).hosts
+
+    port = deploy(program).of("Port")["master1"].inputs
+    assert port["fixedIps"] == [{"subnetId": "subnet-id", "ipAddress": "192.168.0.3"}, {"subnetId": "subnet-v6-id", "ipAddress": "fd00:0:0:1::3"}]
+    assert {"ipAddress": "fd00:0:0:1::250"} in port["allowedAddressPairs"] and {"ipAddress": "192.168.0.250"} in port["allowedAddressPairs"]

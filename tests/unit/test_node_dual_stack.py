@@ -1,0 +1,187 @@
+"""Both families on a node: real rules, addresses and neighbour discovery, with a machine on the other end of its wire."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from ipaddress import ip_address
+
+import pytest
+
+from components import keepalived
+from components.configuration import Cluster
+from node.openshift_lvs import belief, ipvs, own_calls, unbalanced
+from node.openshift_lvs.description import Description
+from tests.unit.node_functions import System
+from tests.unit.node_root import Node, node
+from tests.unit.test_cluster import REMOVED
+from tests.unit.test_dual_stack import finished as finished
+from tests.unit.test_dual_stack import written
+
+VIP, HERE, PEER, STRANGER, CLIENT = "fd00:0:0:1::250", "fd00:0:0:1::2", "fd00:0:0:1::3", "fd00:0:0:1::77", "fd00:0:0:1::9"
+PREPARE = f"""
+    ip -6 address add {HERE}/64 dev eth0 nodad
+    unshare --net /usr/bin/sleep 300 >/dev/null 2>&1 </dev/null & echo $! >/stub/client
+    until [ "$(readlink /proc/$(cat /stub/client)/ns/net)" != "$(readlink /proc/self/ns/net)" ]; do /usr/bin/sleep 0.01; done
+    ip link set wire netns "$(cat /stub/client)"
+    nsenter --net="/proc/$(cat /stub/client)/ns/net" sh -euc "
+        ip link set lo up; ip link set wire up
+        ip -6 address add {CLIENT}/64 dev wire nodad; ip -6 address add {PEER}/64 dev wire nodad; ip -6 address add {STRANGER}/64 dev wire nodad"
+"""
+ADVERT = """
+import socket, sys
+source, vrid, target = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+raw = socket.socket(socket.AF_INET6, socket.SOCK_RAW, 112)
+raw.bind((source, 0))
+raw.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, socket.if_nametoindex("wire"))
+raw.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, 255)
+raw.sendto(bytes([0x31, vrid, 100, 1, 0, 30, 0, 0]) + bytes(16), (target, 0))
+"""
+ASK = """
+import socket
+asked = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+asked.sendto(b"?", ("fd00:0:0:1::250", 9))
+"""
+
+
+@pytest.fixture
+def director(finished: None) -> Iterator[Node]:
+    """master0 with the dual-stack version in force, and another machine on the wire."""
+    with node() as made:
+        made.sh(PREPARE)
+        made.write("/stub/advert", ADVERT)
+        made.write("/stub/ask", ASK)
+        made.roll_out(Cluster.parse(written()), "master0")
+        yield made
+
+
+def outside(on: Node, command: str) -> str:
+    """Run a command on the other machine."""
+    return on.sh(f'nsenter --net="/proc/$(cat /stub/client)/ns/net" {command}')
+
+
+def neighbours(on: Node) -> dict[str, str]:
+    """The state of each neighbour of the other machine."""
+    return {each["dst"]: each["state"][0] for each in json.loads(outside(on, "ip -json -6 neighbour show dev wire"))}
+
+
+def test_a_version_of_both_families_is_in_force_as_it_was_delivered(director: Node) -> None:
+    assert director.facts.rules == ""
+    assert director.addresses_on("lo") == {"192.168.0.250/32", "192.168.0.251/32"}
+    on_lo = {each["local"]: each for each in json.loads(director.sh("ip -json -6 address show dev lo"))[0]["addr_info"]}
+    # Deprecated: the kernel chooses none of them for a connection of this host.
+    assert on_lo[VIP]["preferred_life_time"] == 0 and on_lo["fd00:0:0:1::251"]["preferred_life_time"] == 0
+
+
+def test_rules_of_ipv6_that_another_program_removes_are_missed(director: Node) -> None:
+    director.sh("nft delete table ip6 openshift_lvs")
+    assert director.facts.rules == "table ip6 openshift_lvs is missing"
+
+
+def test_rules_of_ipv6_go_with_the_version_that_has_them(director: Node) -> None:
+    data = written(
+        ("network.cidr_v6", REMOVED),
+        ("network.gateway_v6", REMOVED),
+        ("network.client_cidrs", []),
+        ("pools.master.witnesses", []),
+        ("vips.master.address_v6", REMOVED),
+        ("vips.new", REMOVED),
+        *((f"pools.master.hosts.master{n}", f"192.168.0.{n + 2}") for n in range(3)),
+    )
+    director.roll_out(Cluster.parse(data), "master0")
+    assert director.facts.rules == ""
+    assert "ip6 openshift_lvs" not in director.sh("nft list tables")
+    assert "fd00:" not in director.sh("ip -6 address show dev lo")
+
+
+def test_a_backup_neither_answers_for_a_vip_nor_asks_for_it(director: Node) -> None:
+    target = f"{int(ip_address(VIP)):#034x}"
+    director.sh(
+        "nft --file -",
+        stdin=f"""table ip6 seen {{
+        chain sent {{
+            type filter hook output priority 0
+            icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert }} @th,64,128 {target} counter
+        }}
+    }}""",
+    )
+    outside(director, "python3 /stub/ask")
+    director.sh("/usr/bin/sleep 1.2; python3 /stub/ask")
+    assert neighbours(director)[VIP] in ("INCOMPLETE", "FAILED")
+    assert "packets 0 " in director.sh("nft list chain ip6 seen sent")
+    # The holder has it on the interface too, and answers at once: without duplicate address detection.
+    director.sh(f"ip -6 address add {VIP}/128 dev eth0 nodad")
+    outside(director, "ip -6 neighbour flush dev wire")
+    outside(director, "python3 /stub/ask")
+    director.sh("/usr/bin/sleep 0.1")
+    assert neighbours(director)[VIP] in ("REACHABLE", "STALE", "DELAY", "PROBE")
+
+
+def test_a_node_takes_no_vip_as_the_source_of_its_own_connections(director: Node) -> None:
+    assert f" src {HERE} " in director.sh(f"ip -6 route get {CLIENT}")
+
+
+def test_adverts_of_ipv6_are_recorded_from_directors_and_refused_from_others(director: Node) -> None:
+    for source in (PEER, STRANGER):
+        # No keepalived runs here that joins the multicast group.
+        outside(director, f"python3 /stub/advert {source} 51 {HERE}")
+    assert director.python("vip = here.vips[1]; print(vip.name, sorted(vrrp.heard(vip)), sorted(vrrp.heard(vip, recorded='strangers')))") == (
+        f"master-v6 ['{PEER}'] ['{STRANGER}']"
+    )
+    assert director.facts.foreign == (f"{STRANGER} VRRP",)
+
+
+def test_a_router_with_an_id_of_ipv6_that_is_not_in_force_is_listened_for(director: Node) -> None:
+    director.sh("nft delete table ip6 openshift_lvs; nft delete table ip openshift_lvs")
+    advert = f'nsenter --net="/proc/$(cat /stub/client)/ns/net" python3 /stub/advert {STRANGER} 51 ff02::12'
+    director.sh(f"(for i in 1 2 3 4 5 6 7 8; do {advert}; /usr/bin/sleep 0.2; done) >/dev/null 2>&1 </dev/null &")
+    said = director.python("import time; clock.LOOK_S = 1\nprint(vrrp.strangers(here, here))")
+    assert said.startswith(f"vips.master-v6.virtual_router_id: 51 is used by {STRANGER} on eth0 too; choose another")
+
+
+def description() -> Description:
+    return keepalived.describe(Cluster.parse(written()), "master0")
+
+
+def test_a_connection_over_ipv6_is_read_from_the_kernels_list() -> None:
+    def shown(address: str) -> str:
+        import socket
+
+        packed = socket.inet_pton(socket.AF_INET6, address)
+        return "".join(f"{int.from_bytes(packed[at : at + 4], sys.byteorder):08X}" for at in range(0, 16, 4))
+
+    line = f"   0: {shown(VIP)}:192B {shown(CLIENT)}:9C40 01 0 0 0 0 0"
+    mapped = f"   1: {shown('::ffff:192.168.0.250')}:192B {shown('::ffff:192.168.0.9')}:9C41 01 0 0 0 0 0"
+    ports = [(VIP, 6443), ("192.168.0.250", 6443)]
+    assert unbalanced.connections("head\n" + line + "\n" + mapped, ports) == [
+        f"{CLIENT} . 40000 . {VIP} . 6443",
+        "192.168.0.9 . 40001 . 192.168.0.250 . 6443",
+    ]
+
+
+def test_own_calls_of_both_families_go_to_other_servers_by_rules_that_nft_takes(director: Node) -> None:
+    here = description()
+    live = {service.mark: ipvs.VirtualServer("mh", (), None, {str(each.address): ipvs.RealServer("DR", 1, 0) for each in service.real_servers[1:]})
+            for vip in here.vips if vip.together for service in vip.services}  # fmt: skip
+    made = own_calls.rules(here, own_calls._elsewhere(here, live))
+    director.sh("nft --file -", stdin=made)
+    listed = director.sh("nft list table ip6 openshift_lvs_own")
+    assert f"ip6 daddr {VIP} tcp dport 6443" in listed and f"snat to {HERE}" in listed and "192.168" not in listed
+    assert "fd00" not in director.sh("nft list table ip openshift_lvs_own")
+
+
+def test_ipvsadm_is_told_the_family_of_a_virtual_server_of_ipv6(system: System, finished: None) -> None:
+    service = next(vip for vip in description().vips if vip.name == "master-v6").services[0]
+    system.answers["ipvsadm"] = (0, "", "")
+    ipvs.set_weight(service.mark, PEER, "DR", 0)
+    ipvs.delete_server(service.mark, PEER)
+    assert system.asked == [
+        f"ipvsadm --edit-server --fwmark-service {service.mark} --ipv6 --real-server [{PEER}]:0 --gatewaying --weight 0",
+        f"ipvsadm --delete-server --fwmark-service {service.mark} --ipv6 --real-server [{PEER}]:0",
+    ]
+    wanted = ipvs.VirtualServer("mh", ("mh-fallback", "mh-port"), None, {PEER: ipvs.RealServer("DR", 1, 0)})
+    assert belief.difference(service, wanted, None) == [
+        f"--add-service --fwmark-service {service.mark} --ipv6 --scheduler mh --sched-flags mh-port,mh-fallback",
+        f"--add-server --fwmark-service {service.mark} --ipv6 --real-server [{PEER}]:0 --gatewaying --weight 1",
+    ]
