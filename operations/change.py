@@ -224,7 +224,8 @@ class Change:
             case effects.PROGRAM:
                 return [host for host in self.kept if program(base.hosts[host]) != program(head.hosts[host])]
             case effects.ADVERTS:
-                return [host for host, before, after in both if base.directs(host) and head.directs(host) and _ADVERTS.findall(before) != _ADVERTS.findall(after)]
+                stay = [host for host in self.kept if base.directs(host) and head.directs(host)]
+                return [host for host, before, after in both if host in stay and _ADVERTS.findall(before) != _ADVERTS.findall(after)]
             case effects.DIRECTOR_REMOVED:
                 return [host for host in self.kept if self.step(host) == LEAVES]
             case effects.VIP_REMOVED:

@@ -15,7 +15,7 @@ from typing import Any
 from lab.nodes import machine, probe, stack
 from lab.nodes.experiments import bounds
 from lab.nodes.experiments.calls import asks, in_every_state, master2, weightless
-from lab.nodes.experiments.scene import Bound, Change, Description, Experiment, Scene, Step, on_backup, on_owner, service, two_directors
+from lab.nodes.experiments.scene import Bound, Change, Description, Experiment, Scene, Step, on_backup, on_owner, two_directors
 from lab.nodes.probe import INFRA, MASTER, Target
 from lab.phases import wait_for
 
