@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from operations import change as changes
 from operations import diff, effects, render, report, resources
 
 PROJECT = Path(__file__).parents[2]
@@ -317,6 +318,25 @@ def test_a_new_and_a_removed_host_are_said(repository: Path, change: Change) -> 
 def test_a_host_that_directs_no_longer_is_told(repository: Path, change: Change) -> None:
     change("Pulumi.dev.yaml", "hosts: {infra0", "directors: [infra0]\n        hosts: {infra0")
     assert "- `infra1`: is no director any more; " in shown(repository)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "step"),
+    [
+        (None, "server", "keepalived starts"),
+        ("server", None, "keepalived stops"),
+        ("server", "server", "reload"),
+        ("server", "director", "becomes a director"),
+        ("director", "server", "is no director any more"),
+        (None, "director", "becomes a director"),
+    ],
+)
+def test_what_the_roll_out_does_on_a_host_follows_from_its_role(before: str | None, after: str | None, step: str) -> None:
+    def side(role: str | None, text: str) -> changes.Side:
+        described = json.dumps({"checks_only": True} if role == "server" else {})
+        return changes.Side({"infra1": {"host.json": described, "sysctl.conf": text, **({"keepalived.conf": ""} if role else {})}})
+
+    assert changes.Change("dev", side(before, "one\n"), side(after, "two\n")).step("infra1") == step
 
 
 def test_a_new_and_a_deleted_stack_are_said(repository: Path) -> None:
