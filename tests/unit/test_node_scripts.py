@@ -1048,7 +1048,9 @@ def test_a_server_that_is_no_director_has_the_address_and_health_checks_of_its_o
 
 def test_a_director_no_longer_neither_marks_nor_balances(serving: Node) -> None:
     serving.write("/stub/connections", CONNECTIONS)
+    began = serving.uptime
     serving.roll_out(server_only(), "master0")
+    assert serving.uptime - began < 60, "no other host tells it of connections"
     assert kernel_calls(serving) == [
         "systemctl stop keepalived.service",
         f"ipvsadm --delete-service --fwmark-service {MARK}",
