@@ -496,7 +496,7 @@ def test_the_model_accepts_every_configuration_that_is_arranged_or_deployed(monk
     monkeypatch.setattr(probe, "holder", lambda target: "master0")
     monkeypatch.setattr(changes, "files_in_force", lambda node: "")
     monkeypatch.setattr(Scene, "on", lambda scene, node, script: None)
-    for experiment in EXPERIMENTS:
+    for experiment in [*CHANGES, *(each for each in EXPERIMENTS if each not in CHANGES)]:
         scene = Scene(experiment.target, "master0", "master1", copy.deepcopy(CLUSTER))
         if experiment.arrange:
             experiment.arrange(scene.described)

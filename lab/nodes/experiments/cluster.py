@@ -14,9 +14,9 @@ from typing import Any
 
 from lab.nodes import machine, probe, stack
 from lab.nodes.experiments import bounds
-from lab.nodes.experiments.calls import asks, in_every_state
+from lab.nodes.experiments.calls import asks, in_every_state, master2, weightless
 from lab.nodes.experiments.repairs import FORGOTTEN
-from lab.nodes.experiments.scene import Bound, Change, Description, Experiment, Scene, Step, on_backup, on_owner, service, two_directors
+from lab.nodes.experiments.scene import Bound, Change, Description, Experiment, Scene, Step, on_backup, on_owner, two_directors
 from lab.nodes.experiments.updates import refused, two_seconds
 from lab.nodes.probe import INFRA, MASTER, Target
 from lab.phases import wait_for
@@ -197,22 +197,14 @@ def _pods(name: str, which: Which, target: Target = MASTER, arrange: Change | No
     )
 
 
-def _weightless(described: Description) -> None:
-    service(described)["weights"] = {"master2": 0}
-
-
-def _master2(_: Scene) -> str:
-    return "master2"
-
-
 def _rp_filter(value: int) -> list[Experiment]:
     key, kept = "net.ipv4.conf.eth0.rp_filter", "/run/cluster-NODE-rp_filter"
     before = _each(MASTERS, f"lab exec NODE sysctl -n {key} >{kept} && lab exec NODE sysctl -qw {key}={value}")
     after = _each(MASTERS, f"lab exec NODE sysctl -qw {key}=$(cat {kept})")
     steps = in_every_state(f"a backup with rp_filter {value}", _backup, KIND, pod=False)
-    weightless = asks(f"a server of weight 0 with rp_filter {value} calls the VIP", _master2, kind=KIND)
+    without_weight = asks(f"a server of weight 0 with rp_filter {value} calls the VIP", master2, kind=KIND)
     # No program of a cluster takes part.
-    return [Experiment(MASTER, steps, before=before, after=after), Experiment(MASTER, (weightless,), _weightless, before=before, after=after)]
+    return [Experiment(MASTER, steps, before=before, after=after), Experiment(MASTER, (without_weight,), weightless, before=before, after=after)]
 
 
 def _connects(scene: Scene) -> Iterable[str]:
@@ -419,7 +411,8 @@ CLUSTER = [
     _marks("kube-proxy, 0x4000 and 0x8000", "kube-proxy"),
     _pods("pods by CNI on a backup", _backup),
     _pods("pods by CNI on the owner", _owner),
-    _pods("pods by CNI on a server that is no director", _master2, arrange=two_directors),
+    _pods("pods by CNI on a server that is no director", master2, arrange=two_directors),
+    _pods("pods by CNI on a server that is no director, the infra VIP", master2, INFRA, two_directors),
     _pods("pods by CNI on a master, the infra VIP", lambda _: "master1", INFRA),
     _pods("pods by CNI on an infra node, the masters' VIP", lambda _: "infra0"),
     *(experiment for value in (0, 1, 2) for experiment in _rp_filter(value)),
