@@ -99,6 +99,18 @@ def test_a_connection_that_the_own_server_accepts_is_not_touched(director: Node)
     assert "elements" not in director.sh("nft list set ip openshift_lvs held_before")
 
 
+def test_no_packet_of_a_service_is_tracked(director: Node) -> None:
+    tracked = "type filter hook {} priority 0; tcp {} 8443 ct state untracked counter; tcp {} 8443 counter;"
+    chains = [f"chain {hook} {{ {tracked.format(hook, port, port)} }}" for hook, port in (("input", "dport"), ("output", "sport"))]
+    director.sh(f"nft 'table ip other {{ {'; '.join(chains)}; }}'")
+    assert director.sh(client("talk")).split() == ["one", "two"]
+    for hook in ("input", "output"):
+        untracked, packets = (
+            int(line.split("packets ")[1].split()[0]) for line in director.sh(f"nft list chain ip other {hook}").splitlines() if "counter" in line
+        )
+        assert untracked == packets > 3, hook
+
+
 def test_what_the_own_server_accepted_stays_with_it_and_is_no_longer_balanced(director: Node) -> None:
     director.sh('nft add chain ip openshift_lvs seen "{ type filter hook input priority 95; }"')
     director.sh("nft add rule ip openshift_lvs seen tcp dport 8443 meta mark != 0 counter")

@@ -63,10 +63,10 @@ def drained(verb: str, which: Callable[[Scene], str]) -> Callable[[Scene], None]
     return act
 
 
-def in_every_state(name: str, which: Callable[[Scene], str], kind: str = "", *, pod: bool = True) -> tuple[Step, ...]:
+def in_every_state(name: str, which: Callable[[Scene], str], kind: str = "", *, pod: bool = True, server_units: str = "lab-workload") -> tuple[Step, ...]:
     """Calls from one node, and with `pod` from the pod on it, in each state of the node's own server; `which` names the node.
 
-    `kind`: of every step, when they are not to have the kinds of the plain lab's.
+    `kind`: of every step, when they are not to have the kinds of the plain lab's. `server_units`: the node's servers of all services.
     """
     calls, server, back, planned = (kind or of_its_own for of_its_own in ("calls", "server", "server back", "planned"))
 
@@ -82,10 +82,10 @@ def in_every_state(name: str, which: Callable[[Scene], str], kind: str = "", *, 
     pods = (asks(f"{name}: its pod calls the VIP", of_pod, kind=calls), asks(f"{name}: its pod calls the VIP, its server stopped", of_pod, which, calls))
     return (
         *pods[: int(pod)],
-        Step(f"{name}: its server is stopped", server, on(which, "systemctl stop lab-workload"), lost, down),
+        Step(f"{name}: its server is stopped", server, on(which, f"systemctl stop {server_units}"), lost, down),
         asks(f"{name}: it calls the VIP, its server stopped", which, which, calls),
         *pods[1 : 1 + int(pod)],
-        Step(f"{name}: its server is started", back, on(which, "systemctl start lab-workload"), bounds.server_back),
+        Step(f"{name}: its server is started", back, on(which, f"systemctl start {server_units}"), bounds.server_back),
         Step(f"{name}: its server is drained", planned, drained("drain", which), bounds.nothing_lost, down),
         asks(f"{name}: it calls the VIP, its server drained", which, which, calls),
         Step(f"{name}: its server is returned", planned, drained("undrain", which), bounds.nothing_lost),

@@ -237,7 +237,7 @@ def _tracked(conntrack: int, *, firewalld: bool) -> Experiment:
         _asked(f"{name}: clients ask {LONG_PORTS[0]}", LONG_PORTS[0]),
         _step(f"{name}: keepalived restarted on the owner", on_owner("systemctl restart keepalived")),
         _step(f"{name}: a pod is made", _command("pod", _backup)),
-        *in_every_state(f"{name}, a backup", _backup, KIND),
+        *in_every_state(f"{name}, a backup", _backup, KIND, server_units="lab-workload lab-ports"),
         _step(f"{name}: the pod is removed", _command("no-pod", _backup)),
         *([_step(f"{name}: firewalld reloads on the owner", on_owner("firewall-cmd --reload"), _repaired)] if firewalld else []),
         arrange=_bootstrap_port,
