@@ -47,6 +47,7 @@ def render(cluster: Cluster, host: str, root: Path = ROOT) -> tuple[File, ...]:
         "pool": node.pool_name,
         "interface": node.interface,
         "is_director": is_director,
+        "address": str(node.pool.hosts[host].address),
         "keepalived": cluster.keepalived.model_dump(mode="json"),
         "poor_view_weight": POOR_VIEW_WEIGHT,
         "witnesses": cluster.witnesses(node.pool_name) if is_director else (),
