@@ -145,6 +145,13 @@ def _kube_proxy(mode: str) -> Experiment:
     return _experiment(MASTER, *steps("the owner", _owner), *steps("a backup", _backup), before=f"{FORGOTTEN}; {_api_server()}")
 
 
+def _cleaned_up() -> Experiment:
+    """Without an API server: kube-proxy only removes what it may have left."""
+    return _experiment(
+        MASTER, _step("kube-proxy cleans up on the owner", on_owner("kube-proxy --cleanup"), _repaired, evidence=_as_rendered(_owner)), before=FORGOTTEN
+    )
+
+
 def _api_server() -> str:
     return f"cluster api {SERVER_NODE}; cluster objects {SERVER}"
 
@@ -404,6 +411,7 @@ def _service_restarts(name: str, manager: str, script: str) -> Experiment:
 
 
 CLUSTER = [
+    _cleaned_up(),
     *(_kube_proxy(mode) for mode in ("iptables", "ipvs", "nftables")),
     _marks("Calico, 0xffff0000", "calico", "0xffff0000"),
     _marks("Calico in kubespray, 0xfff00000", "calico", "0xfff00000"),
