@@ -85,7 +85,7 @@ class Draining:
 
     def _look(self) -> tuple[dict[str, Facts], dict[str, str]]:
         """The facts of the pool's hosts, and why its directors and this host do not answer where they do not."""
-        known, silent = facts(self.nodes, self.cluster.pools[self._pool].hosts)
+        known, silent = facts(self.nodes, self.cluster.managed(self._pool))
         lost = {host: answer.fault or "" for host, answer in silent.items() if host in self._directors or host == self.host}
         if not any(host in self._directors for host in known):
             raise Refused(f"no director of pool {self._pool} can be reached: {'; '.join(lost.values())}")
