@@ -76,7 +76,9 @@ def _run(options: argparse.Namespace) -> int:
         case "render":
             return _render(options)
         case "machine-config":
-            print(machine_config.machine_config(render.cluster(options.root, options.stack), options.pool, options.role), end="")
+            cluster = render.cluster(options.root, options.stack)
+            into, pool, role = options.into, options.pool, options.role
+            print(machine_config.into_ignition(cluster, pool, into) if into else machine_config.machine_config(cluster, pool, role), end="")
             return 0
         case "check-preview":
             return _check_preview(options)
@@ -97,7 +99,9 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     verb.add_argument("--output", type=_folder, metavar="FOLDER", help="write them below this folder instead, as HOST/FILE")
     verb = verbs.add_parser("machine-config", help="print what the real servers of a pool that the program does not manage need, as a MachineConfig")
     verb.add_argument("pool", help="name of the pool in the configuration")
-    verb.add_argument("--role", type=_role, default="worker", help="role of the nodes that get it (worker)")
+    how = verb.add_mutually_exclusive_group()
+    how.add_argument("--role", type=_role, default="worker", help="role of the nodes that get it (worker)")
+    how.add_argument("--into", type=_file, metavar="FILE", help="print this Ignition configuration with the same content added, instead of a MachineConfig")
     verb.add_argument("--stack", required=True, help="name of the stack: reads Pulumi.STACK.yaml")
     verb = verbs.add_parser("diff", help="print what the project, as it lies here, changes on each host of every stack since a commit")
     verb.add_argument("--base", required=True, help="a commit or branch: compared with where the project left it")

@@ -39,6 +39,7 @@ EXAMPLES = {
         """
         {command} machine-config ingress --stack dev
         {command} machine-config api --stack dev --role master > 99-master-openshift-lvs-api.yaml
+        {command} machine-config api --stack dev --into bootstrap.ign > bootstrap-lvs.ign
         """,
     ),
     "diff": (

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import json
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -16,29 +18,47 @@ ROLE = r"[a-z0-9]([a-z0-9-]*[a-z0-9])?"
 
 
 def machine_config(cluster: Cluster, pool: str, role: str) -> str:
-    """The MachineConfig, as YAML, for the nodes with that role. Its `spec.config` is an Ignition config for hosts without OpenShift.
+    """The MachineConfig, as YAML, for the nodes with that role. Raises UsageError as `_ignition` does."""
+    labels = {"machineconfiguration.openshift.io/role": role}
+    described = {
+        "apiVersion": "machineconfiguration.openshift.io/v1",
+        "kind": "MachineConfig",
+        "metadata": {"name": f"99-{role}-openshift-lvs-{pool}", "labels": labels},
+        "spec": {"config": {"ignition": {"version": IGNITION}, **_ignition(cluster, pool)}},
+    }
+    return yaml.safe_dump(described, sort_keys=False)
 
-    Raises UsageError for a pool that is not there, or in which the program manages every host.
+
+def into_ignition(cluster: Cluster, pool: str, path: Path) -> str:
+    """An Ignition configuration with what the hosts need added, as JSON: for the bootstrap host, and for hosts without OpenShift.
+
+    Raises UsageError as `_ignition` does, and for a file that is no Ignition configuration.
     """
+    try:
+        given = json.loads(path.read_text())
+        version = given["ignition"]["version"]
+    except (ValueError, KeyError, TypeError):
+        raise UsageError(f"--into: {path} is no Ignition configuration; name one, such as bootstrap.ign of openshift-install") from None
+    if not str(version).startswith("3."):
+        raise UsageError(f"--into: {path} has version {version!r} of Ignition; a version 3 is needed (OpenShift 4.6, Fedora CoreOS)")
+    for section, added in _ignition(cluster, pool).items():
+        for key, entries in added.items():
+            given.setdefault(section, {}).setdefault(key, []).extend(entries)
+    return json.dumps(given) + "\n"
+
+
+def _ignition(cluster: Cluster, pool: str) -> dict[str, Any]:
+    """The sections `storage` and `systemd`. Raises UsageError for a pool that is not there, or in which the program manages every host."""
     lacking = [name for name in cluster.pools if not all(host.managed for host in cluster.pools[name].hosts.values())]
     if pool not in lacking:
         known = f"the pools with such hosts are {', '.join(lacking)}" if lacking else "no pool has a host with managed: false"
         raise UsageError(f"pool: {pool!r} has no host with managed: false; {known}")
     files = keepalived.server_files(cluster, pool)
     units = [file for file in files if file.path.endswith(".service")]
-    config: dict[str, Any] = {
-        "ignition": {"version": IGNITION},
+    return {
         "storage": {"files": [_stored(file) for file in files if file not in units]},
         "systemd": {"units": [{"name": unit.path, "enabled": True, "contents": unit.text} for unit in units]},
     }
-    labels = {"machineconfiguration.openshift.io/role": role}
-    described = {
-        "apiVersion": "machineconfiguration.openshift.io/v1",
-        "kind": "MachineConfig",
-        "metadata": {"name": f"99-{role}-openshift-lvs-{pool}", "labels": labels},
-        "spec": {"config": config},
-    }
-    return yaml.safe_dump(described, sort_keys=False)
 
 
 def _stored(file: keepalived.File) -> dict[str, Any]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +13,7 @@ import yaml
 
 from components import keepalived
 from components.configuration import Cluster, ConfigurationError, UsageError
-from operations.machine_config import machine_config
+from operations.machine_config import into_ignition, machine_config
 from tests.unit.node_root import Node, node
 from tests.unit.recording import Deploy
 from tests.unit.test_program import PUBLIC_KEY, commands, existing, run
@@ -105,6 +107,26 @@ def test_the_machine_config_has_the_files_of_the_pool(unmanaged: dict[str, Any])
     assert all(path in unit["contents"] for path in stored) and unit["enabled"]
 
 
+def test_an_ignition_configuration_keeps_what_it_has_and_gets_the_same_files(unmanaged: dict[str, Any], tmp_path: Path) -> None:
+    given = {"ignition": {"version": "3.2.0"}, "storage": {"files": [{"path": "/etc/hostname"}]}, "passwd": {"users": [{"name": "core"}]}}
+    (tmp_path / "bootstrap.ign").write_text(json.dumps(given))
+    cluster = Cluster.parse(unmanaged)
+    made = json.loads(into_ignition(cluster, "master", tmp_path / "bootstrap.ign"))
+    config = yaml.safe_load(machine_config(cluster, "master", "master"))["spec"]["config"]
+    assert made["ignition"] == given["ignition"] and made["passwd"] == given["passwd"]
+    assert made["storage"]["files"] == [{"path": "/etc/hostname"}, *config["storage"]["files"]]
+    assert made["systemd"]["units"] == config["systemd"]["units"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"), [("", "is no Ignition configuration"), ("[]", "is no Ignition configuration"), ('{"ignition": {"version": "2.2.0"}}', "'2.2.0'")]
+)
+def test_another_file_than_an_ignition_configuration_is_refused(unmanaged: dict[str, Any], tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "bootstrap.ign").write_text(text)
+    with pytest.raises(UsageError, match=rf"^--into: .*bootstrap.ign .*{said}"):
+        into_ignition(Cluster.parse(unmanaged), "master", tmp_path / "bootstrap.ign")
+
+
 def test_a_machine_config_of_a_pool_that_is_managed_is_refused(unmanaged: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="pool: 'infra' has no host with managed: false; the pools with such hosts are master"):
         machine_config(Cluster.parse(unmanaged), "infra", "worker")
@@ -136,7 +158,16 @@ while True:
     connection.sendall(f"{connection.getsockname()[0]} for {client[0]}".encode())
     connection.close()
 """
-CALL = "import socket, sys; c = socket.create_connection((sys.argv[1], int(sys.argv[2])), 1); print(c.recv(99).decode())"
+CALL = """
+import socket, sys
+with socket.socket() as calling:
+    calling.settimeout(1)
+    calling.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, int(sys.argv[3]) << 2)
+    calling.connect((sys.argv[1], int(sys.argv[2])))
+    print(calling.recv(99).decode())
+"""
+DIRECTOR = 43
+"""The code point of what a director has balanced."""
 
 
 @pytest.fixture
@@ -155,18 +186,27 @@ def server(unmanaged: dict[str, Any]) -> Iterator[Node]:
         yield made
 
 
-def call(made: Node, *prefix: str) -> str:
+def call(made: Node, *prefix: str, dscp: int = 0) -> str:
     """What a call to the VIP was answered; empty when it was not."""
-    return made.run(*prefix, "python3", "/call", VIP, str(PORT)).stdout.strip()
+    return made.run(*prefix, "python3", "/call", VIP, str(PORT), str(dscp)).stdout.strip()
 
 
 FROM_CLIENT = ("ip", "netns", "exec", "client")
 
 
-def test_a_real_server_answers_a_packet_for_the_vip_and_no_arp_request_for_it(server: Node) -> None:
+def test_a_real_server_answers_what_a_director_sends_for_the_vip_and_no_arp_request_for_it(server: Node) -> None:
     server.sh(f"python3 /serve {PORT} >/serving 2>&1 & until grep -q ready /serving; do sleep 0.1; done")
-    assert call(server, *FROM_CLIENT) == "", "the host answered ARP for the VIP"
+    assert call(server, *FROM_CLIENT, dscp=DIRECTOR) == "", "the host answered ARP for the VIP"
     server.sh(f"ip -n client neigh replace {VIP} dev wire lladdr $(cat /sys/class/net/eth0/address)")
+    assert call(server, *FROM_CLIENT, dscp=DIRECTOR) == f"192.168.0.2 for {CLIENT}"
+
+
+def test_a_call_of_a_pod_ends_here_only_while_the_own_server_answers(server: Node) -> None:
+    """The client's namespace is the pod: what it sends does not come from a director."""
+    server.sh(f"python3 /serve {PORT} >/serving 2>&1 & until grep -q ready /serving; do sleep 0.1; done")
+    server.sh(f"ip -n client neigh replace {VIP} dev wire lladdr $(cat /sys/class/net/eth0/address)")
+    assert call(server, *FROM_CLIENT) == ""
+    server.sh(f"nft add element ip openshift_lvs_server answering '{{ {VIP} . tcp . {PORT} }}'")
     assert call(server, *FROM_CLIENT) == f"192.168.0.2 for {CLIENT}"
 
 
