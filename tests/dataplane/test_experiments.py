@@ -25,13 +25,13 @@ REPRESENTATIVE = {
     "kill -9 of all of keepalived on the owner",
     "a server's process gone",
 }
-DEPLOYING = {"change", "wrong update", "stranger", "release"}
+DEPLOYING = {"change", "wrong update", "stranger", "release", "example"}
 BY_HAND = {"reuse", "spoofed", "own keepalived"}
 """Kinds of step."""
 
 
 def _marks(experiment: Experiment) -> list[pytest.MarkDecorator]:
-    if experiment in CLUSTER:
+    if experiment.cluster or experiment in CLUSTER:
         return [pytest.mark.cluster]
     if experiment.name in REPRESENTATIVE:
         return [pytest.mark.representative]

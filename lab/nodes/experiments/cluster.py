@@ -15,7 +15,7 @@ from typing import Any
 from lab.nodes import machine, probe, stack
 from lab.nodes.experiments import bounds
 from lab.nodes.experiments.calls import asks, in_every_state
-from lab.nodes.experiments.scene import Bound, Change, Description, Experiment, Scene, Step, on_backup, on_owner, service, two_directors
+from lab.nodes.experiments.scene import Bound, Change, Description, Experiment, Scene, Step, on_backup, on_owner, service, two_directors, verified
 from lab.nodes.probe import INFRA, MASTER, Target
 from lab.phases import wait_for
 
@@ -112,15 +112,9 @@ def _as_rendered(which: Which) -> Callable[[Scene], Iterable[str]]:
             return bool(mine) and mine == _rules(other), f"{node} has {mine or 'no rules'}"
 
         wait_for(f"the rules of {node} to be those of {other}", same, REPAIR_S)
-        yield from _verified(scene)
+        yield from verified(scene)
 
     return evidence
-
-
-def _verified(_: Scene) -> Iterable[str]:
-    done = stack.operate("verify")
-    if done.returncode:
-        yield f"operations verify: {[line for line in done.stdout.splitlines() if 'FAILED' in line] or done.stderr[-500:]}"
 
 
 def _kube_proxy(mode: str) -> Experiment:
