@@ -131,9 +131,7 @@ class Servers(pulumi.ComponentResource):
             opts=pulumi.ResourceOptions(parent=self, protect=cluster.protect or None),
         )
 
-    def _make(
-        self, node: Node, port: networking.Port, network: ClusterNetwork, key_pair: compute.Keypair, group: compute.ServerGroup | None
-    ) -> Endpoint:
+    def _make(self, node: Node, port: networking.Port, network: ClusterNetwork, key_pair: compute.Keypair, group: compute.ServerGroup | None) -> Endpoint:
         cluster = self._args.cluster
         image = self._args.images[str(node.pool.image)]
         volume = root_volume(node.pool.root_volume, image) if node.pool.root_volume else None

@@ -1466,14 +1466,14 @@ def test_an_ostree_system_is_refused_by_name() -> None:
 @pytest.mark.parametrize(
     ("release", "name"),
     [
-        ('ID="rhel"\nID_LIKE="fedora"\nVERSION_ID="7.9"\nPRETTY_NAME="Red Hat Enterprise Linux Server 7.9 (Maipo)"\n', "Red Hat Enterprise Linux Server 7.9 (Maipo)"),
-        ('ID="centos"\nID_LIKE="rhel fedora"\nVERSION_ID="7"\nPRETTY_NAME="CentOS Linux 7 (Core)"\n', "CentOS Linux 7 (Core)"),
+        ('ID="rhel"\nID_LIKE="fedora"\nVERSION_ID="7.9"\n', "Red Hat Enterprise Linux Server 7.9 (Maipo)"),
+        ('ID="centos"\nID_LIKE="rhel fedora"\nVERSION_ID="7"\n', "CentOS Linux 7 (Core)"),
     ],
 )
 def test_red_hat_7_is_refused_by_name(release: str, name: str) -> None:
     with node(installed=False) as bare:
         bare.sh("rm -f /etc/os-release")
-        bare.write("/etc/os-release", release)
+        bare.write("/etc/os-release", f'{release}PRETTY_NAME="{name}"\n')
         done = install(bare)
         assert done.returncode == 1
         assert done.stderr.startswith(f"{name} is too old: its kernel 3.10 has no scheduler mh, and its keepalived is 1.3; install Red Hat 9, ")

@@ -191,6 +191,8 @@ def call(made: Node, *prefix: str, dscp: int = 0) -> str:
     return made.run(*prefix, "python3", "/call", VIP, str(PORT), str(dscp)).stdout.strip()
 
 
+LISTED = f"nft list set ip openshift_lvs_server answering | grep -q {PORT}"
+"""Whether own calls stay."""
 FROM_CLIENT = ("ip", "netns", "exec", "client")
 
 
@@ -219,8 +221,8 @@ def test_own_calls_stay_exactly_while_the_own_server_answers(server: Node) -> No
     """)
     assert call(server) == f"{VIP} for 192.168.0.2"
     server.sh(f"python3 /serve {PORT} >/serving 2>&1 & echo $! >/serving.pid; until grep -q ready /serving; do sleep 0.1; done")
-    server.sh("n=0; until nft list set ip openshift_lvs_server answering | grep -q 8443; do n=$((n + 1)); [ $n -lt 60 ]; sleep 0.1; done")
+    server.sh(f"n=0; until {LISTED}; do n=$((n + 1)); [ $n -lt 60 ]; sleep 0.1; done")
     assert call(server).startswith("127.0.0.1 for")
-    server.sh("kill $(cat /serving.pid); n=0; while nft list set ip openshift_lvs_server answering | grep -q 8443; do n=$((n + 1)); [ $n -lt 60 ]; sleep 0.1; done")
+    server.sh(f"kill $(cat /serving.pid); n=0; while {LISTED}; do n=$((n + 1)); [ $n -lt 60 ]; sleep 0.1; done")
     assert call(server) == f"{VIP} for 192.168.0.2"
     assert server.read("/own-calls.log") == ""
