@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -149,6 +151,14 @@ def test_own_calls_are_decided_by_the_health_check_of_the_service(unmanaged: dic
     assert f"    keep '{VIP} . tcp . {PORT}' {command}\n" in script
 
 
+def test_shellcheck_accepts_the_script(unmanaged: dict[str, Any], tmp_path: Path) -> None:
+    script = next(file.text for file in keepalived.server_files(Cluster.parse(unmanaged), "master") if file.path == "own-calls")
+    assert script.startswith("#!/bin/bash\n")
+    (tmp_path / "own-calls").write_text(script)
+    done = subprocess.run([Path(sys.executable).parent / "shellcheck", tmp_path / "own-calls"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
 SERVE = """
 import socket, sys
 listening = socket.create_server(("0.0.0.0", int(sys.argv[1])))
@@ -221,8 +231,8 @@ def test_own_calls_stay_exactly_while_the_own_server_answers(server: Node) -> No
     """)
     assert call(server) == f"{VIP} for 192.168.0.2"
     server.sh(f"python3 /serve {PORT} >/serving 2>&1 & echo $! >/serving.pid; until grep -q ready /serving; do sleep 0.1; done")
-    server.sh(f"n=0; until {LISTED}; do n=$((n + 1)); [ $n -lt 60 ]; sleep 0.1; done")
+    server.sh(f"n=0; until {LISTED}; do n=$((n + 1)); [ $n -lt 300 ]; sleep 0.1; done")
     assert call(server).startswith("127.0.0.1 for")
-    server.sh(f"kill $(cat /serving.pid); n=0; while {LISTED}; do n=$((n + 1)); [ $n -lt 60 ]; sleep 0.1; done")
+    server.sh(f"kill $(cat /serving.pid); n=0; while {LISTED}; do n=$((n + 1)); [ $n -lt 300 ]; sleep 0.1; done")
     assert call(server) == f"{VIP} for 192.168.0.2"
     assert server.read("/own-calls.log") == ""
