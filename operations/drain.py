@@ -84,8 +84,8 @@ class Draining:
         return [name for name, vip in self.cluster.vips_of(self._pool).items() if str(vip.address) in held]
 
     def _look(self) -> tuple[dict[str, Facts], dict[str, str]]:
-        """The facts of the pool's hosts, and why hosts do not answer where they do not."""
-        known, silent = facts(self.nodes, self.cluster.pools[self._pool].hosts)
+        """The facts of the pool's managed hosts, and why hosts do not answer where they do not."""
+        known, silent = facts(self.nodes, self.cluster.managed(self._pool))
         lost = {host: answer.fault or "" for host, answer in silent.items()}
         if not any(host in self._directors for host in known):
             raise Refused(f"no director of pool {self._pool} can be reached: {'; '.join(lost.values())}")
