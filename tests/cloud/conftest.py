@@ -19,7 +19,6 @@ import yaml
 from lab import cloud, local
 from lab.stack import CLUSTER, PROJECT
 
-
 ORDER = (
     # An empty project.
     "test_preflight",

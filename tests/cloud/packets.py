@@ -19,6 +19,7 @@ import struct
 import sys
 import threading
 import time
+from collections.abc import Callable
 
 FORGED = 0x4C56
 """The identification of every packet that `forge` sends, by which `hear` knows it."""
@@ -34,7 +35,7 @@ PATIENCE_S = 2.0
 
 def checksum(data: bytes) -> int:
     """The Internet checksum (RFC 1071) of an even number of bytes."""
-    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
     total = (total >> 16) + (total & 0xFFFF)
     return ~(total + (total >> 16)) & 0xFFFF
 
@@ -111,8 +112,8 @@ def hear(interface: str, source: str = "") -> None:
     found: set[tuple[str, str, str, int]] = set()
     print("ready", flush=True)
     while True:
-        ready, _, _ = select.select([wire, 0], [], [])
-        if wire in ready:
+        ready, _, _ = select.select([wire.fileno(), 0], [], [])
+        if wire.fileno() in ready:
             if seen := heard(wire.recv(2048), source):
                 found.add(seen)
         # Only when no packet waits: what came before the end counts.
@@ -166,4 +167,5 @@ def call(kind: str, address: str, port: str, count: str) -> None:
 
 
 if __name__ == "__main__":
-    {"forge": forge, "hear": hear, "serve": serve, "call": call}[sys.argv[1]](*sys.argv[2:])
+    verbs: dict[str, Callable[..., None]] = {"forge": forge, "hear": hear, "serve": serve, "call": call}
+    verbs[sys.argv[1]](*sys.argv[2:])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import select
 import shlex
 import shutil
@@ -21,7 +23,7 @@ from lab.nodes.probe import Request
 SIDES = {"bastion": "address", "external": "floating_ip"}
 """From where requests come, and to which address of an endpoint: from the tenant network, and from the external one."""
 EVERY_MS = 100
-READY_S, TELL_S = 60, 60
+READY_S, TELL_S, END_S = 60, 60, 5
 GRACE_S = 0.3
 """What a takeover may take beyond its bound on a machine that has other work."""
 LINEAR_TIMEOUTS = Path("/proc/sys/net/ipv4/tcp_syn_linear_timeouts")
@@ -51,11 +53,15 @@ class Running:
             for name, command in self.commands.items()
         }
         for name, process in self._processes.items():
-            assert process.stdout
+            assert process.stdout and process.stderr
             said = process.stdout.readline().strip() if select.select([process.stdout], [], [], READY_S)[0] else "nothing"
             if said != "ready":
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    # One that has failed tells why before it ends.
+                    process.wait(END_S)
                 self._kill()
-                complaint = process.stderr.read().strip()[-1000:] if process.stderr else ""
+                # Not to its end, which what it started may hold open.
+                complaint = os.read(process.stderr.fileno(), 4096).decode(errors="replace").strip() if select.select([process.stderr], [], [], 0)[0] else ""
                 raise AssertionError(f"{name}: waited {READY_S} s for 'ready'; it said {said!r} and {complaint!r}")
         return self
 
@@ -88,7 +94,8 @@ def asked(endpoint: Mapping[str, Any], port: int) -> Iterator[list[Request]]:
     # Not over the file itself: a program that still runs cannot be written to.
     shutil.copy2(machine.traffic(), program.with_suffix(".part"))
     program.with_suffix(".part").rename(program)
-    commands = {side: [*cloud.within(side), f"/srv/{program.name}", "probe", json.dumps(config(side, f"{endpoint[key]}:{port}"))] for side, key in SIDES.items()}
+    command = [f"/srv/{program.name}", "probe"]
+    commands = {side: [*cloud.within(side), *command, json.dumps(config(side, f"{endpoint[key]}:{port}"))] for side, key in SIDES.items()}
     requests: list[Request] = []
     with Running(commands) as running:
         yield requests

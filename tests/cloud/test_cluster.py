@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 import sys
 import time
@@ -13,7 +11,7 @@ from typing import Any
 from components.ingress import IPVS_SYNC
 from lab import cloud, proof
 from lab.phases import wait_for
-from lab.stack import PROJECT, DeploymentError
+from lab.stack import CLUSTER, PROJECT, DeploymentError
 from node.openshift_lvs.description import Description
 from node.openshift_lvs.facts import Facts
 from tests.cloud.conftest import Cluster
@@ -198,4 +196,7 @@ def test_a_configuration_that_cannot_work_changes_nothing(cluster: Cluster) -> N
         assert "pools.infra.image" in str(error) and "debian-99" in str(error)
     else:
         raise AssertionError(changes.text)
+    finally:
+        # `verify` of later tests compares the nodes with it.
+        cluster.stack.write({CLUSTER: cluster.committed})
     assert "connect_timeout 0.7" in cluster.on("infra0", "cat", "/etc/keepalived/current/keepalived.conf")

@@ -52,6 +52,12 @@ def elsewhere(cluster: Cluster, host: str) -> tuple[bool, str]:
     return len(found) == 1 and found != [host], f"at {found}"
 
 
+def verified(cluster: Cluster) -> tuple[bool, str]:
+    """Whether `verify` finds nothing, and what it says."""
+    done = cluster.operate("verify")
+    return done.returncode == 0, f"{[line for line in done.stdout.splitlines() if 'FAILED' in line] or done.stdout[-500:]} {done.stderr[-500:]}"
+
+
 def bring_home(cluster: Cluster, owner: str) -> None:
     """Return the VIP to its owner."""
     back = cluster.operate("undrain", owner)
@@ -124,7 +130,9 @@ def test_an_owner_that_is_killed_makes_no_request_wait_longer_than_a_takeover_an
         time.sleep(DOWN_S)  # takeover and eviction
     with asked(endpoint, PORT) as returning:
         as_tenant(START_AGAIN, server)
-        wait_for("verify to find nothing", lambda: ((done := cluster.operate("verify")).returncode == 0, (done.stdout + done.stderr)[-500:]), BOOTED_S, poll_s=2)
+        wait_for(
+            "verify to find nothing", lambda: ((done := cluster.operate("verify")).returncode == 0, (done.stdout + done.stderr)[-500:]), BOOTED_S, poll_s=2
+        )
         bring_home(cluster, owner)
         time.sleep(QUIET_S)  # requests after it
     bound = longest_wait_s(endpoint["takeover_seconds"] + GRACE_S)

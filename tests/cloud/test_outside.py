@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -70,9 +71,14 @@ def holder(cluster: Cluster) -> Iterator[str]:
         script(host, REMOVE)
 
 
-def call(prefix: list[str], kind: str, address: str, port: int, count: int = CALLS) -> dict[str, Any]:
-    """What became of calls from that place: {answered, errors}."""
-    done = subprocess.run([*prefix, *packets("call", kind, address, str(port), str(count))], capture_output=True, text=True, timeout=300)
+def at(side: str, *command: str) -> list[str]:
+    """The argument vector of a command in a network namespace of the cloud."""
+    return [*cloud.within(side), *command]
+
+
+def call(run: Callable[..., list[str]], kind: str, address: str, port: int, count: int = CALLS) -> dict[str, Any]:
+    """What became of calls from the place where `run` runs a command: {answered, errors}."""
+    done = subprocess.run(run(*packets("call", kind, address, str(port), str(count))), capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, f"the calls were not made: {done.stderr}"
     answer: dict[str, Any] = json.loads(done.stdout)
     return answer
@@ -81,10 +87,10 @@ def call(prefix: list[str], kind: str, address: str, port: int, count: int = CAL
 @pytest.mark.parametrize(("kind", "port"), [("tcp", NODE_PORT), ("udp", UDP_PORT)], ids=["NodePort", "UDP listener"])
 def test_through_the_floating_ip_only_the_services_answer(cluster: Cluster, holder: str, kind: str, port: int) -> None:
     node = cluster.committed["pools"]["master"]["hosts"][holder]
-    within = call(cloud.within("bastion"), kind, node, port)
+    within = call(partial(at, "bastion"), kind, node, port)
     assert within["answered"] == CALLS, f"the subnet may call {port}: {within}"
     with Running({holder: on_node(holder, *packets("hear", "eth0", OUTSIDE))}) as nodes:
-        outside = call(cloud.within("external"), kind, cluster.endpoint("master")["floating_ip"], port)
+        outside = call(partial(at, "external"), kind, cluster.endpoint("master")["floating_ip"], port)
     assert outside == {"answered": 0, "errors": {"timed out": CALLS}}
     # So it was the node that refused them, and not Neutron.
     assert [kind, OUTSIDE, API, port] in nodes.told[holder], nodes.told
@@ -94,8 +100,5 @@ def test_through_the_floating_ip_only_the_services_answer(cluster: Cluster, hold
 
 def test_a_masqueraded_pod_gets_every_answer_from_outside(cluster: Cluster, holder: str) -> None:
     with Running({"external": [*cloud.within("external"), *packets("serve", str(OUTSIDE_PORT), "-")]}):
-        done = subprocess.run(
-            on_node(holder, "ip", "netns", "exec", "pod", *packets("call", "tcp", OUTSIDE, str(OUTSIDE_PORT), "100")), capture_output=True, text=True, timeout=300
-        )
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == {"answered": 100, "errors": {}}
+        answer = call(partial(on_node, holder, "ip", "netns", "exec", "pod"), "tcp", OUTSIDE, OUTSIDE_PORT, 100)
+    assert answer == {"answered": 100, "errors": {}}
