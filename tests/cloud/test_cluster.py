@@ -59,7 +59,7 @@ def test_the_nodes_group_keeps_no_state_and_names_ranges_only(cluster: Cluster) 
     directors = {f"{port['fixed_ips'][0]['ip_address']}/32" for port in cluster.tenant()["ports"] if port["name"] in cluster.hosts}
     assert len(directors) == len(cluster.hosts)
     assert {source for protocol, _, source in ingress if protocol in ("vrrp", "112")} == directors
-    assert {source for protocol, port, source in ingress if (protocol, port) == ("udp", IPVS_SYNC)} == directors
+    assert {source for protocol, port, source in ingress if (protocol, port) == ("udp", IPVS_SYNC[0])} == directors
     assert {("tcp", port, range_) for port in (80, 443, 8443) for range_ in ("192.168.0.0/24", "203.0.113.0/24")} <= ingress
 
 
