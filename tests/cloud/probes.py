@@ -106,7 +106,7 @@ def asked(endpoint: Mapping[str, Any], port: int) -> Iterator[list[Request]]:
 
 
 def config(side: str, address: str) -> dict[str, Any]:
-    """What the traffic program is told. The kernel chooses the ports: to others than these no security group lets an answer pass."""
+    """What the traffic program is told for one side."""
     return {"requests": [{"name": side, "address": address, "patient": True, "every": EVERY_MS}]}
 
 
