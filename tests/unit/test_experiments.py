@@ -393,7 +393,7 @@ def test_what_an_experiment_starts_is_there_before_its_configuration_is_deployed
     monkeypatch.setattr(machine, "run", lambda *command, **_: done.append(command[-1]))
     monkeypatch.setattr(runner, "_put_in_force", lambda *_: done.append("deployed"))
     monkeypatch.setattr(runner._Lab, "in_force", None)
-    with runner._arranged(Experiment(MASTER, (), before="begin", after="end")):
+    with runner.arranged(Experiment(MASTER, (), before="begin", after="end")):
         pass
     assert done == ["begin", "deployed", "end"]
 
