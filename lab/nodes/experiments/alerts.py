@@ -148,7 +148,7 @@ ALERTS = [
     Experiment(
         MASTER,
         (
-            _silent("the owner drained and returned", lambda scene: (scene.on(scene.owner, f"{LVS} drain"), scene.on(scene.owner, f"{LVS} start"))),
+            _silent("the owner drained and returned", _on_owner(f"{LVS} drain && {LVS} start")),
             _silent("keepalived restarted on the owner", _on_owner("systemctl restart keepalived")),
             _silent("pulumi up with a change", lambda scene: scene.deploy(two_seconds)),
             _silent("pulumi up with that change reverted", lambda scene: scene.deploy(_as_it_was)),
