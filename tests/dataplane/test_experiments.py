@@ -1,7 +1,7 @@
 """Every experiment's bounds, on real keepalived, IPVS and VRRP. $RUNS says how often each, $WITHIN after how many minutes no other long one begins.
 
 `representative` ones make a short run. The others take seconds each, but for those that are `deployed`: minutes, for `pulumi up` on emulated nodes.
-Those of `cluster` have a cluster's own programs on the nodes. Those of `by_hand` flood the machine, or replace the host's software: run them by name.
+Those of `cluster` have a cluster's own programs on the nodes. Those of `by_hand` flood the machine, replace the host's software, or need many minutes: run them by name.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ REPRESENTATIVE = {
     "kube-proxy cleans up on the owner",
     "a pod opens 400 connections to outside and to another node",
 }
-DEPLOYING = {"change", "wrong update", "stranger", "release", "example"}
-BY_HAND = {"reuse", "spoofed", "own keepalived"}
+DEPLOYING = {"change", "wrong update", "stranger", "release"}
+BY_HAND = {"alert", "example", "reuse", "spoofed", "own keepalived"}
 """Kinds of step."""
 
 

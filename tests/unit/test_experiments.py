@@ -18,9 +18,10 @@ from xml.etree import ElementTree
 
 import pytest
 
+from components import keepalived
 from components.configuration import Cluster
 from lab.nodes import kube, machine, picture, probe, runner, stack
-from lab.nodes.experiments import EXPERIMENTS, changes
+from lab.nodes.experiments import EXPERIMENTS, changes, neighbours
 from lab.nodes.experiments.changes import CHANGES
 from lab.nodes.experiments.cluster import TRANSLATED
 from lab.nodes.experiments.scene import Bound, Experiment, Scene, Step, two_directors
@@ -396,7 +397,7 @@ def test_what_an_experiment_starts_is_there_before_its_configuration_is_deployed
     monkeypatch.setattr(machine, "run", lambda *command, **_: done.append(command[-1]))
     monkeypatch.setattr(runner, "_put_in_force", lambda *_: done.append("deployed"))
     monkeypatch.setattr(runner._Lab, "in_force", None)
-    with runner._arranged(Experiment(MASTER, (), before="begin", after="end")):
+    with runner.arranged(Experiment(MASTER, (), before="begin", after="end")):
         pass
     assert done == ["begin", "deployed", "end"]
 
@@ -486,6 +487,33 @@ def test_the_programs_are_those_of_one_release_of_kubernetes() -> None:
     staged = {version for module, version in required if f"replace {module} => {module} v" in (kube.HERE / "go.mod").read_text()}
     assert staged <= {f"v0.{minor}.{patch}", "v0.0.0"}
     assert len(staged) == 2
+
+
+def test_the_entries_of_a_director_are_counted_without_listing_them() -> None:
+    table = (
+        "IP Virtual Server version 1.2.1 (size=4096)\nProt LocalAddress:Port Scheduler Flags\n  -> RemoteAddress:Port Forward Weight ActiveConn InActConn\n"
+        "FWM  03302090 mh \n  -> C0A80002:0000      Route   1      300000     12        \n  -> C0A80003:0000      Route   0      5          0         \n"
+    )
+    assert neighbours.entries(table) == 300017
+
+
+def test_a_host_outside_the_pool_that_holds_the_vip_is_awaited_as_its_holder() -> None:
+    step = next(step for experiment in EXPERIMENTS for step in experiment.steps if step.name == "a host's own keepalived holds the VIP")
+    scene = Scene(MASTER, "master0", "master1", copy.deepcopy(CLUSTER))
+    neighbours._without_owner(scene)(scene.described)
+    assert step.live(scene) == {"master0": 0, "master1": 2, "master2": 2}
+
+
+def test_the_resident_process_does_not_repair_what_an_experiment_sets() -> None:
+    """It wants what sysctl.conf of the version in force says."""
+    flood = next(experiment for experiment in EXPERIMENTS if experiment.name.startswith("told from the second packet on: before"))
+    ran: list[str] = []
+    scene = SimpleNamespace(live=lambda: {"master0": 3}, on=lambda node, script: ran.append(script))
+    flood.steps[0].act(scene)  # type: ignore[arg-type]
+    (edit,) = re.findall(r"sed -i '([^']*)' /etc/keepalived/current/sysctl.conf", ran[0])
+    rendered = next(file.text for file in keepalived.render(Cluster.parse(CLUSTER), "master0") if file.path == "sysctl.conf")
+    edited = subprocess.run(["sed", edit], input=rendered, capture_output=True, text=True, check=True).stdout
+    assert edited == rendered.replace("sync_threshold = 0 0", "sync_threshold = 0 2") != rendered
 
 
 def test_there_are_at_least_thirty_named_faults_and_states() -> None:

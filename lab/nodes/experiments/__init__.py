@@ -6,6 +6,7 @@ begins: with nopreempt that need not be the preferred one, and an experiment lea
 
 from __future__ import annotations
 
+from lab.nodes.experiments.alerts import ALERTS
 from lab.nodes.experiments.calls import CALLS
 from lab.nodes.experiments.changes import CHANGES
 from lab.nodes.experiments.cluster import CLUSTER
@@ -21,6 +22,6 @@ from lab.nodes.experiments.steady import CHOICES, STEADY
 from lab.nodes.experiments.updates import STRANGERS, UPDATES
 
 EXPERIMENTS = [
-    *STEADY, *PLANNED, *CRASHES, *PARTITIONS, *SERVERS, *REPAIRS, *CALLS, *CHANGES, *UPDATES, *STRANGERS, *NEIGHBOURS, *RELEASES, *REUSE, *CHOICES, *EXAMPLES,
-    *CLUSTER,
+    *STEADY, *PLANNED, *CRASHES, *PARTITIONS, *SERVERS, *REPAIRS, *CALLS, *CHANGES, *UPDATES, *STRANGERS, *NEIGHBOURS, *RELEASES, *REUSE, *ALERTS, *CHOICES,
+    *EXAMPLES, *CLUSTER,
 ]  # fmt: skip

@@ -132,7 +132,7 @@ func probe(given string) error {
 		recordTable    = func(t Table) { lock.Lock(); result.Tables = append(result.Tables, t); lock.Unlock() }
 		recordDelay    = func(d Delay) { lock.Lock(); result.Delays = append(result.Delays, d); lock.Unlock() }
 	)
-	next := source(config.Sources)
+	next := source(config.Sources, connectionsPerSecond)
 	all.Add(2)
 	go func() { defer all.Done(); delays(over, recordDelay) }()
 	go func() { defer all.Done(); watch(config.Holders, over, recordHoldings, recordTable) }()
@@ -160,10 +160,10 @@ func probe(given string) error {
 }
 
 // source gives the client's addresses in turn, and each with a port that it did not have for hours: a kernel that is asked for an address
-// alone draws one of its ports by lot, and now and then one whose last connection a server still remembers.
-func source(addresses []string) func() net.Addr {
+// alone draws one of its ports by lot, and now and then one whose last connection a server still remembers. perSecond: at most so many are taken.
+func source(addresses []string, perSecond int64) func() net.Addr {
 	var taken atomic.Int64
-	taken.Store(time.Now().Unix() * connectionsPerSecond)
+	taken.Store(time.Now().Unix() * perSecond)
 	return func() net.Addr {
 		if len(addresses) == 0 {
 			return nil
