@@ -1,7 +1,8 @@
 """Every experiment's bounds, on real keepalived, IPVS and VRRP. $RUNS says how often each, $WITHIN after how many minutes no other long one begins.
 
 `representative` ones make a short run. The others take seconds each, but for those that are `deployed`: minutes, for `pulumi up` on emulated nodes.
-Those of `cluster` have a cluster's own programs on the nodes. Those of `by_hand` flood the machine, replace the host's software, or need many minutes: run them by name.
+Those of `cluster` have a cluster's own programs on the nodes. Those of `by_hand` flood the machine, replace the host's software, or need many minutes:
+run them by name.
 """
 
 from __future__ import annotations
