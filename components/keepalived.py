@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import math
+import shlex
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +29,9 @@ _FAMILIES = {
     6: {"ip": "ip6", "address": "ipv6_addr", "protocol": "meta l4proto", "icmp": "icmpv6", "header": 40, "next_header": 6},
 }
 """The words of nft for each family, the bytes of its header, and where in it the protocol is."""
+SERVER_FOLDER = "/etc/openshift-lvs"
+"""Where a real server that the program does not manage has its files."""
+_SERVER_FILES = (("server.nft", 0o644), ("own-calls", 0o755), ("openshift-lvs-server.service", 0o644))
 _MODULES = {"DR": (), "NAT": (), "TUN": ("ipip",)}
 
 
@@ -40,11 +44,13 @@ class File(NamedTuple):
 
 
 def render(cluster: Cluster, host: str, root: Path = ROOT) -> tuple[File, ...]:
-    """Every file of that host's version folder, byte-stable and in a fixed order.
+    """Every file of that host's version folder, byte-stable and in a fixed order; of an unmanaged host, what its operator puts there (`server_files`).
 
     `root` is where the scripts of MISC_CHECK are looked up. Raises ConfigurationError when one is missing.
     """
     node = cluster.node(host)
+    if not node.host.managed:
+        return server_files(cluster, node.pool_name)
     vips = cluster.vips_of(node.pool_name)
     is_director = host in cluster.directors(node.pool_name)
     families = [_family(cluster, node, cidr) for cidr in cluster.network.cidrs]
@@ -55,21 +61,46 @@ def render(cluster: Cluster, host: str, root: Path = ROOT) -> tuple[File, ...]:
         "is_director": is_director,
         "keepalived": cluster.keepalived.model_dump(mode="json"),
         "poor_view_weight": POOR_VIEW_WEIGHT,
-        "witnesses": cluster.witnesses(node.pool_name),
+        "witnesses": cluster.witnesses(node.pool_name) if is_director else (),
         "vips": [_vip(cluster, node, name, vip) for name, vip in vips.items()],
         "modules": _modules(vips),
         "families": families,
         "sync_id": cluster.sync_id(node.pool_name),
         "methods": sorted({service.forwarding_method for vip in vips.values() for service in vip.services}),
     }
-    names = ["sysctl.conf", "modules.conf"]
-    if is_director and vips:
-        names = ["keepalived.conf", "lvs.nft", "release.batch", *names]
-    elif any(family["tunnelled"] or family["returned"] for family in families):
-        names = ["lvs.nft", *names]
+    has_rules = any(family["is_director"] or family["tunnelled"] or family["returned"] for family in families)
+    # A server that is no director runs keepalived too, for its own calls: with health checks and without VRRP.
+    names = [*(["keepalived.conf"] if vips else []), *(["lvs.nft"] if has_rules else []), *(["release.batch"] if vips else []), "sysctl.conf", "modules.conf"]
     files = [File(name, 0o644, _template(f"etc/keepalived/current/{name}.j2").render(context)) for name in names]
     described = File(description.NAME, 0o644, describe(cluster, host).to_json())
-    return (described, *files, *(_check_scripts(vips, root) if is_director else ()))
+    return (described, *files, *_check_scripts(vips, root))
+
+
+def server_files(cluster: Cluster, pool: str) -> tuple[File, ...]:
+    """The files of the real servers of a pool that the program does not manage: nftables rules, a script and its unit. The same for all of them."""
+    context = {
+        "pool": pool,
+        "folder": SERVER_FOLDER,
+        "interface": cluster.pools[pool].interface,
+        "f": {**_FAMILIES[4], "returned": _returned(cluster, pool, cluster.network.cidr)},
+        "vips": [
+            {"address": vip.address, "services": [{**s.model_dump(mode="json"), "own_check": shlex.join(_own_check(s))} for s in vip.services]}
+            for vip in cluster.vips_of(pool).values()
+        ],
+    }
+    return tuple(File(name, mode, _template(f"etc/openshift-lvs/{name}.j2").render(context)) for name, mode in _SERVER_FILES)
+
+
+def _own_check(service: VirtualService) -> list[str]:
+    """A command that succeeds while the own server of a host answers the service: the first URL of its health check, else a TCP connection."""
+    check = service.health_check
+    port = service.port if isinstance(check, MiscCheck) else check.connect_port or service.port
+    if not isinstance(check, HttpCheck):
+        return ["bash", "-c", f"</dev/tcp/127.0.0.1/{port}"]
+    url = check.urls[0]
+    name = url.virtualhost or check.virtualhost or service.virtualhost
+    scheme = "https" if check.type == "ssl" else "http"
+    return ["curl", "--fail", "--globoff", "--insecure", *(["--header", f"Host: {name}"] if name else []), f"{scheme}://127.0.0.1:{port}{url.path}"]
 
 
 def describe(cluster: Cluster, host: str) -> description.Description:
@@ -109,6 +140,7 @@ def describe(cluster: Cluster, host: str) -> description.Description:
             for name, vip in vips.items()
         ),
         metrics_directory=cluster.metrics.directory if cluster.metrics else None,
+        checks_only=bool(vips) and not is_director,
     )
 
 
@@ -253,9 +285,10 @@ def _family(cluster: Cluster, node: Node, cidr: AnyRange) -> dict[str, Any]:
         "version": cidr.version,
         "is_director": node.name in directors and bool(vips),
         "vips": [_vip(cluster, node, name, vip) for name, vip in vips.items()],
+        "own_address": str(node.host.address_of(cidr.version)),
         "directors": [str(node.pool.hosts[director].address_of(cidr.version)) for director in directors],
         "tunnelled": _tunnelled(node, vips),
-        "returned": _returned(cluster, node.pool_name, cidr) if cluster.network.port_security and not node.pool.existing else None,
+        "returned": _returned(cluster, node.pool_name, cidr),
     }
 
 
@@ -265,8 +298,10 @@ def _tunnelled(node: Node, vips: dict[str, Vip]) -> list[AnyAddress]:
     return [*balanced, node.host.address] if balanced else []
 
 
-def _returned(cluster: Cluster, pool: str, cidr: AnyRange) -> dict[str, Any]:
-    """What a server's rules must know to refuse new connections to the ports that its security group opens for answers."""
+def _returned(cluster: Cluster, pool: str, cidr: AnyRange) -> dict[str, Any] | None:
+    """What a server's rules must know to refuse new connections to the ports that its security group opens for answers; None without this group."""
+    if not cluster.network.port_security or cluster.pools[pool].existing:
+        return None
     first, last = cluster.network.return_port_range
     # The subnet needs no rule: all of it may connect.
     outside = [rule for rule in open_return_ports(cluster, pool) if rule.source.version == cidr.version and not within(rule.source, [cidr])]

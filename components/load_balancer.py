@@ -80,8 +80,8 @@ class LoadBalancer(pulumi.ComponentResource):
         super().__init__("openshift-lvs:index:LoadBalancer", name, None, opts)
         self._args = args
         cluster = args.cluster
-        installed = {node.name: self._install(node.name) for node in cluster.nodes()}
-        staged = {node.name: self._deliver(node.name, installed[node.name]) for node in cluster.nodes()}
+        installed = {host: self._install(host) for host in cluster.managed()}
+        staged = {host: self._deliver(host, installed[host]) for host in cluster.managed()}
         active = {pool: self._activate(pool, staged) for pool in cluster.pools}
         self.proofs = {name: self._proof(name, vip, staged, active[vip.pool], installed) for name, vip in cluster.vips.items()}
         self.register_outputs({"proofs": self.proofs})
@@ -111,7 +111,7 @@ class LoadBalancer(pulumi.ComponentResource):
     def _activate(self, pool: str, staged: Mapping[str, Staged]) -> list[pulumi.Resource]:
         """One host after the other. Every host of the pool is staged before the first is touched: servers have the addresses before directors send."""
         cluster = self._args.cluster
-        done: list[pulumi.Resource] = [command for host in cluster.pools[pool].hosts for command in staged[host].commands]
+        done: list[pulumi.Resource] = [command for host in cluster.managed(pool) for command in staged[host].commands]
         order = roll_out_order(cluster, pool)
         canary = next((host for host in order if host in cluster.directors(pool)), None)
         for host in order:
@@ -128,7 +128,7 @@ class LoadBalancer(pulumi.ComponentResource):
         installed: Mapping[str, remote.Command],
     ) -> pulumi.Output[str]:
         cluster = self._args.cluster
-        delivered = (command.stdout for host in cluster.pools[vip.pool].hosts for command in staged[host].commands)
+        delivered = (command.stdout for host in cluster.managed(vip.pool) for command in staged[host].commands)
         everything = pulumi.Output.all(*delivered).apply(lambda said: _digest(said))
         # The digest at the end does nothing on the node: it makes the command run again when any host of the pool was given a version, be it one
         # that it had before.
@@ -143,8 +143,9 @@ class LoadBalancer(pulumi.ComponentResource):
         targets = [word for service in vip.services if service.protocol == "TCP" for word in _target(vip, service)]
         if not vip.answers_within or not targets:
             return pulumi.Output.from_input("not asked")
-        outside = [node.name for node in cluster.nodes() if node.pool_name != vip.pool]
-        asker = (outside or [host for host in cluster.pools[vip.pool].hosts if host != vip.owner] or [vip.owner])[0]
+        inside = cluster.managed(vip.pool)
+        outside = [host for host in cluster.managed() if host not in inside]
+        asker = (outside or [host for host in inside if host != vip.owner] or [vip.owner])[0]
         verb = _verb("answers", str(vip.answers_within), str(PROOF_REQUESTS), *targets, note=everything)
         return self._command(f"proof-{name}", asker, verb, [*alone, installed[asker]]).stdout
 
@@ -212,10 +213,10 @@ class LoadBalancer(pulumi.ComponentResource):
 
 
 def roll_out_order(cluster: Cluster, pool: str) -> list[str]:
-    """The hosts of a pool in the order in which they change: servers only, then backups, then the owners of addresses."""
+    """The managed hosts of a pool in the order in which they change: servers only, then backups, then the owners of addresses."""
     directors = cluster.directors(pool)
     owners = [vip.owner for vip in cluster.vips_of(pool).values()]
-    return sorted(cluster.pools[pool].hosts, key=lambda host: (host in directors, host in owners))
+    return sorted(cluster.managed(pool), key=lambda host: (host in directors, host in owners))
 
 
 def _program() -> str:

@@ -135,9 +135,9 @@ class Status:
 
 def status(nodes: Nodes, cluster: Cluster, root: Path) -> Status:
     """Ask every host once, all at the same time."""
-    known, silent = facts(nodes, [node.name for node in cluster.nodes()])
+    known, silent = facts(nodes, cluster.managed())
     return Status(
-        hosts={node.name: _host(cluster, node.name, known[node.name], root) if node.name in known else None for node in cluster.nodes()},
+        hosts={host: _host(cluster, host, known[host], root) if host in known else None for host in cluster.managed()},
         vips={name: _vip(cluster, name, vip, known) for name, vip in cluster.vips.items()},
         findings=list(from_facts(cluster, known, silent, root)),
     )
@@ -237,7 +237,7 @@ def _host_row(name: str, host: Host | None, vips: Mapping[str, Address]) -> tupl
     ]
     return (
         name,
-        host.keepalived if host.director else "-",
+        host.keepalived if any(vip.pool == host.pool for vip in vips.values()) else "-",
         version.in_force if version.as_rendered else f"{version.in_force}, rendered {version.rendered}",
         " ".join(host.holds) or "-",
         ", ".join(live) or "-",

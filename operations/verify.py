@@ -83,18 +83,18 @@ def verify(nodes: Nodes, cluster: Cluster, root: Path) -> Iterator[Finding]:
 
     Every question to a node is one command: its facts, what it sees of other pools from outside, and the connections that arrived at it.
     """
-    known, silent = facts(nodes, [node.name for node in cluster.nodes()])
+    known, silent = facts(nodes, cluster.managed())
     yield from from_facts(cluster, known, silent, root)
     yield from _from_outside(nodes, cluster, known)
 
 
 def from_facts(cluster: Cluster, known: Mapping[str, Facts], silent: Mapping[str, Answer], root: Path) -> Iterator[Finding]:
     """The checks that need nothing but the facts of the hosts, and the answers of those that gave none."""
-    for node in cluster.nodes():
-        if node.name in silent:
-            yield Finding(node.name, "reachable", False, silent[node.name].fault or "", asked=silent[node.name].reached)
+    for host in cluster.managed():
+        if host in silent:
+            yield Finding(host, "reachable", False, silent[host].fault or "", asked=silent[host].reached)
         else:
-            yield from inside(cluster, node.name, known[node.name], root)
+            yield from inside(cluster, host, known[host], root)
     for name, vip in cluster.vips.items():
         yield _holder(cluster, name, vip, known)
         yield from _drained_alike(cluster, name, vip, known)
@@ -110,9 +110,10 @@ def inside(cluster: Cluster, host: str, seen: Facts, root: Path) -> Iterator[Fin
     has_password = is_director and any(vip.authentication for vip in vips.values())
     version = keepalived.version(rendered)
     yield _version(host, version, has_password, seen, files)
-    if is_director:
+    if vips:
         active = seen.keepalived == "active"
         yield Finding(host, "keepalived", active, seen.keepalived + ("" if active else "; systemctl status keepalived on the node says why"))
+    if is_director:
         if seen.aside and not seen.owns_nothing:
             stuck = f"may not take {', '.join(seen.aside)}, and is not drained: a hand-over was cut short; undrain {host}"
             yield Finding(host, "ownership", False, stuck)
@@ -126,13 +127,13 @@ def inside(cluster: Cluster, host: str, seen: Facts, root: Path) -> Iterator[Fin
     if seen.moved:
         yield Finding(host, "interface", False, seen.moved)
     yield _settings(host, files, seen, {str(vip.address) for vip in vips.values()}, is_director)
+    for name, vip in vips.items():
+        tables = [_service(cluster, host, f"{name}:{service.port}/{service.protocol}", vip, service, seen) for service in vip.services]
+        yield from tables
+        if seen.views.get(name) and all(table.holds for table in tables) and not any(service.dynamic_weights for service in vip.services):
+            stale = f"priority for {name} lowered by {-seen.views[name]} as if servers were lost, and none is; openshift-lvs recount on the node"
+            yield Finding(host, "view", False, stale)
     if is_director:
-        for name, vip in vips.items():
-            tables = [_service(cluster, host, f"{name}:{service.port}/{service.protocol}", vip, service, seen) for service in vip.services]
-            yield from tables
-            if seen.views.get(name) and all(table.holds for table in tables) and not any(service.dynamic_weights for service in vip.services):
-                stale = f"priority for {name} lowered by {-seen.views[name]} as if servers were lost, and none is; openshift-lvs recount on the node"
-                yield Finding(host, "view", False, stale)
         yield _sync(host, node.interface, cluster.sync_id(node.pool_name), seen)
         yield Finding(host, "virtual_router_id", not seen.strangers, seen.strangers or "no other router uses ours")
         yield from _translations(host, seen)
@@ -365,12 +366,13 @@ def _answers(name: str, asker: str, holder: str, known: Mapping[str, Facts], ans
 
 
 def _drained_alike(cluster: Cluster, name: str, vip: Vip, known: Mapping[str, Facts]) -> Iterator[Finding]:
-    """A director that is new, or was away, has not been told of a drain."""
-    directors = [host for host in cluster.directors(vip.pool) if host in known]
-    for server, machine in cluster.pools[vip.pool].hosts.items():
-        told = [host for host in directors if str(machine.address) in known[host].drained]
-        if told and len(told) < len(directors):
-            others = ", ".join(host for host in directors if host not in told)
+    """A host that is new, or was away, has not been told of a drain."""
+    hosts = cluster.pools[vip.pool].hosts
+    reached = [host for host in hosts if host in known]
+    for server, machine in hosts.items():
+        told = [host for host in reached if str(machine.address) in known[host].drained]
+        if told and len(told) < len(reached):
+            others = ", ".join(host for host in reached if host not in told)
             yield Finding(name, "drained", False, f"{server} is drained on {', '.join(told)} and not on {others}: drain or undrain {server} again")
         elif told:
             yield Finding(name, "drained", True, f"{server} is drained")

@@ -42,7 +42,9 @@ def check(cluster: Cluster) -> None:
         answers_within(cluster, key, vip)
         for index, service in enumerate(vip.services):
             weights_and_quorum(f"{key}.services.{index}", cluster.pools[vip.pool].hosts, service)
+            unmanaged_hosts(f"{key}.services.{index}", cluster.pools[vip.pool].hosts, service)
         virtual_router_id(cluster, name, vip)
+        unmanaged_with_ipv6(cluster, name, vip)
     sorry_servers(cluster)
     witnesses(cluster)
 
@@ -264,7 +266,7 @@ def pool_owner_and_directors(cluster: Cluster, key: str, vip: Vip) -> None:
         raise ValueError(f"{key}.pool: {vip.pool!r} is not a pool; the pools are {', '.join(cluster.pools)}")
     directors = cluster.directors(vip.pool)
     if not directors:
-        raise ValueError(f"pools.{vip.pool}.directors: empty; name at least one director for {key}, or leave it out: then every host is one")
+        raise ValueError(f"pools.{vip.pool}.directors: empty; name at least one director for {key}, or leave it out: then every managed host is one")
     if vip.owner not in directors:
         raise ValueError(f"{key}.owner: {vip.owner!r} is not a director of pool {vip.pool!r}; it has {', '.join(directors)}")
     for host in vip.priorities:
@@ -358,6 +360,20 @@ def weights_and_quorum(key: str, hosts: Mapping[str, Host], service: VirtualServ
     for name, server in hosts.items():
         if service.sorry_server in server.addresses:
             raise ValueError(f"{key}.sorry_server: {service.sorry_server} is {name}, a real server of the same service; name another machine")
+
+
+def unmanaged_hosts(key: str, hosts: Mapping[str, Host], service: VirtualService) -> None:
+    """The program can load no kernel module on a host that it does not manage."""
+    name = next((name for name, host in hosts.items() if not host.managed), None)
+    if name and service.forwarding_method == "TUN":
+        raise ValueError(f"{key}.forwarding_method: TUN, and {name} has managed: false, so the program cannot load ipip there; use DR")
+
+
+def unmanaged_with_ipv6(cluster: Cluster, name: str, vip: Vip) -> None:
+    """The rules of a host that the program does not manage are for IPv4."""
+    host = next((host for host, given in cluster.pools[vip.pool].hosts.items() if not given.managed), None)
+    if host and vip.address.version == 6:
+        raise ValueError(f"{vip_key(cluster, name)}: {vip.address}, and {host} has managed: false, where only IPv4 works so far; remove one of the two")
 
 
 def sorry_servers(cluster: Cluster) -> None:

@@ -7,6 +7,8 @@ exec NODE COMMAND...  on a node, whatever state its network is in
 faults [--runs N] [WORD...]
                       the experiments with one of these words in a step's name or kind (all), N times each, to build/faults/
 report                what they came to so far, as a Markdown table
+cost [--services N]   requests per second and processor time per request, with N services (1 and 50) and with a former release's rules in turn
+cost watch            processor time and memory of the resident process of each node
 """
 
 from __future__ import annotations
@@ -16,13 +18,13 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-from lab.nodes import machine, runner, stack
+from lab.nodes import cost, machine, runner, stack
 from lab.nodes.experiments import EXPERIMENTS
 from lab.phases import Phases
 
 
 def main(arguments: list[str]) -> int:
-    """Run one verb; the exit status is that of the command for `exec`, else 0."""
+    """Run one verb; the exit status is that of the command for `exec`, 1 where a bound did not hold, else 0."""
     phases = Phases()
     match arguments:
         case ["up", *rest] if rest in ([], ["--cluster"]):
@@ -42,6 +44,12 @@ def main(arguments: list[str]) -> int:
             return faults(words, None)
         case ["report"]:
             print(runner.table())
+        case ["cost"]:
+            return cost.compare(cost.SERVICES)
+        case ["cost", "--services", number] if number.isdecimal() and int(number):
+            return cost.compare([int(number)])
+        case ["cost", "watch"]:
+            return cost.watch()
         case ["exec", node, *command] if command:
             return subprocess.run([*machine.ssh(), "machine", shlex.join(["lab", "exec", node, *command])]).returncode
         case _:

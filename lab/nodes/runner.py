@@ -111,7 +111,7 @@ def run(experiment: Experiment, runs: int | None = None) -> list[Outcome]:
     """
     outcomes: list[Outcome] = []
     try:
-        with _arranged(experiment) as described:
+        with arranged(experiment) as described:
             for _ in range(runs or experiment.runs):
                 for outcome in _twice_if_noisy(experiment, described):
                     record(outcome)
@@ -124,7 +124,7 @@ def run(experiment: Experiment, runs: int | None = None) -> list[Outcome]:
 
 
 @contextmanager
-def _arranged(experiment: Experiment) -> Iterator[Description]:
+def arranged(experiment: Experiment) -> Iterator[Description]:
     """The configuration of an experiment in force, and what else it needs."""
     described = stack.cluster()
     if experiment.arrange:
@@ -155,7 +155,7 @@ def _put_in_force(described: Description, auth_pass: Mapping[str, str]) -> None:
 
 def restore() -> None:
     """The example cluster again, for whoever uses the lab next."""
-    with _arranged(Experiment(MASTER, ())):
+    with arranged(Experiment(MASTER, ())):
         pass
 
 
@@ -174,7 +174,7 @@ def _run_all(experiment: Experiment, described: Description) -> list[Outcome]:
     try:
         holder = probe.holder(experiment.target)
         scene = Scene(experiment.target, holder, "", copy.deepcopy(described), experiment.auth_pass)
-        scene.backup = next(node for node in scene.live() if node != holder)
+        scene.backup = next(node for node in scene.cluster.directors(scene.cluster.vips[scene.target.vip].pool) if node != holder)
         for step in experiment.steps:
             outcomes.append(_run(step, scene))
             if outcomes[-1].cut_short:

@@ -25,7 +25,7 @@ NAME = "host.json"
 VRRP, AH, UDP, IPIP = 112, 51, 17, 4
 """IP protocols (IANA)."""
 _WIDTH = 140
-_OPTIONAL = ("address_v6", "directors_v6", "metrics_directory", "together")
+_OPTIONAL = ("address_v6", "checks_only", "directors_v6", "metrics_directory", "together")
 """Fields that are not in the file while they are empty: a stack without them has the file that it had before they existed."""
 
 
@@ -119,7 +119,7 @@ class Vip(Record):
 
 
 class Description(Record):
-    """One host. `directors` are the other directors of its pool; only a director runs keepalived."""
+    """One host. `directors` are the other directors of its pool, for a director."""
 
     host: str
     pool: str
@@ -144,6 +144,13 @@ class Description(Record):
     """The IPv6 addresses of `directors`, in the same order."""
     metrics_directory: str | None = None
     """The folder of node_exporter's textfile collector, if metrics are wanted."""
+    checks_only: bool = False
+    """Whether a server that is no director runs keepalived: with virtual servers and their health checks, without a VRRP instance (decision 0014)."""
+
+    @property
+    def runs_keepalived(self) -> bool:
+        """Whether keepalived runs on this host, and keeps an IPVS table."""
+        return self.director or self.checks_only
 
     @property
     def instances(self) -> tuple[str, ...]:
@@ -152,8 +159,8 @@ class Description(Record):
 
     @property
     def services(self) -> tuple[Service, ...]:
-        """The virtual servers that this host runs: none unless it is a director."""
-        return tuple(service for vip in self.vips for service in vip.services) if self.director else ()
+        """The virtual servers of this host's IPVS table: none unless it runs keepalived."""
+        return tuple(service for vip in self.vips for service in vip.services) if self.runs_keepalived else ()
 
     @property
     def owned_by_others(self) -> dict[str, Address]:

@@ -118,9 +118,11 @@ def _rules(description: Description) -> Iterator[str]:
             yield f'source address="{director}" protocol value="{protocol}"'
         if description.director:
             yield f'source address="{director}" port port="8848" protocol="udp"'
-        for _, service in services:
-            if service.check_port:
-                yield f'source address="{director}" port port="{service.check_port}" protocol="tcp"'
+    for _, service in services:
+        # Every host of the pool checks its servers, and is one of them.
+        for server in service.real_servers if service.check_port else ():
+            if server.address != description.address:
+                yield f'source address="{server.address}" port port="{service.check_port}" protocol="tcp"'
     for vip, service in services:
         # A server behind NAT gets packets for its own address.
         for target in (vip.address, *([description.address] if service.forwarding_method == "NAT" else [])):

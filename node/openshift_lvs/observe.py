@@ -48,12 +48,13 @@ def facts() -> Facts:
     )
     if os.path.exists(f"{state.CURRENT}/{host.RULES}"):
         seen = replace(seen, rules=host.rules_that_differ(), foreign=host.foreign_senders())
+    if description.runs_keepalived:
+        seen = replace(seen, table=belief.table())
     if not description.director:
         return seen
     chains = firewall.other_chains()
     return replace(
         seen,
-        table=belief.table(),
         sync=ipvs.sync_daemons(),
         views={name: int(state.read(state.view_file(name)) or 0) for name in description.instances},
         drains={name: int(state.read(state.drain_file(name)) or 0) for name in description.instances},
@@ -103,7 +104,7 @@ def report(seen: Facts, description: Description | None) -> str:
         return "\n".join([f"keepalived  {seen.keepalived}", "version     none is in force; pulumi up"])
     lines.insert(0, f"host        {description.host}, pool {description.pool}, {'director and real server' if description.director else 'real server'}")
     names = {str(server.address): server.name for vip in description.vips for service in vip.services for server in service.real_servers}
-    if not description.director:
+    if not description.runs_keepalived:
         return "\n".join([*lines, *(_vip_on_lo(vip.name, str(vip.address), seen) for vip in description.vips), *_repairs(seen), *_faults(seen)])
     lines.insert(1, f"keepalived  {seen.keepalived}" + ("" if seen.keepalived == "active" else "; journalctl --unit keepalived says why"))
     if seen.owns_nothing:

@@ -42,7 +42,7 @@ def _elsewhere(description: Description, kernel: Table) -> dict[tuple[str, str, 
     """The live servers of each service, by VIP, protocol and port, where this node's own server is not one of them and another one is."""
     live = ipvs.live(kernel)
     found = {}
-    for vip in description.vips if description.director else ():
+    for vip in description.vips if description.runs_keepalived else ():
         for service in vip.services:
             servers = sorted(address for mark, address in live if mark == service.mark)
             if servers and str(description.address_of(vip.address.version)) not in servers:

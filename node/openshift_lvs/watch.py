@@ -102,7 +102,7 @@ class Watch:
     def read_belief(self) -> None:
         """Begin with what the process before recorded, or with what the kernel's table tells."""
         recorded = beliefs.read()
-        if recorded is None and self.description and self.description.director and host.keepalived_runs():
+        if recorded is None and self.description and self.description.runs_keepalived and host.keepalived_runs():
             recorded = beliefs.from_table(self.description, ipvs.parse_proc(state.text(PROC_TABLE)), state.drained())
             state.write(state.BELIEF, recorded.to_json())
         self.belief = recorded or Belief()
@@ -120,7 +120,7 @@ class Watch:
 
     def follow(self) -> None:
         """Begin and end failing open as the belief and the drains say, and bring own calls to the table. Also while a version changes."""
-        if self.description is None or not self.description.director:
+        if self.description is None or not self.description.runs_keepalived:
             return
         out = self._out()
         now_open = {service.mark for service in self.description.services if beliefs.fails_open(service, self.belief, out)}
@@ -159,7 +159,7 @@ class Watch:
         drained = state.drained()
         if drained != self._drained:
             self._drained, self._table_from, self._follow_due, self._shown = drained, clock.now() + SETTLE_S, True, ""
-        if self._follow_due and self.description.director:
+        if self._follow_due and self.description.runs_keepalived:
             self._follow_due = False
             before = self.belief
             self.follow()
@@ -215,10 +215,10 @@ class Watch:
         faults = self._sysctl_faults() if self._turn % 2 or self._seen else []
         if self.vips_due or any(what == VIPS for what, _ in self._seen):
             faults += self._vip_faults(self.description)
-        if self.description.director:
+        if self.description.runs_keepalived:
             faults += self._table_faults(self.description)
-            if not self._turn % 2 or self._seen:
-                faults += self._sync_faults(self.description)
+        if self.description.director and (not self._turn % 2 or self._seen):
+            faults += self._sync_faults(self.description)
         if self.rules_due or any(what in (RULES, OWN_RULES) for what, _ in self._seen):
             faults += self._rule_faults()
         return faults

@@ -1,7 +1,8 @@
 """Every experiment's bounds, on real keepalived, IPVS and VRRP. $RUNS says how often each, $WITHIN after how many minutes no other long one begins.
 
 `representative` ones make a short run. The others take seconds each, but for those that are `deployed`: minutes, for `pulumi up` on emulated nodes.
-Those of `cluster` have a cluster's own programs on the nodes. Those of `by_hand` flood the machine, or replace the host's software: run them by name.
+Those of `cluster` have a cluster's own programs on the nodes. Those of `by_hand` flood the machine, replace the host's software, or need many minutes:
+run them by name.
 """
 
 from __future__ import annotations
@@ -24,17 +25,20 @@ REPRESENTATIVE = {
     "keepalived restarted on the owner",
     "kill -9 of all of keepalived on the owner",
     "a server's process gone",
+    "kube-proxy cleans up on the owner",
+    "a pod opens 400 connections to outside and to another node",
 }
 DEPLOYING = {"change", "wrong update", "stranger", "release"}
-BY_HAND = {"reuse", "spoofed", "own keepalived"}
+BY_HAND = {"alert", "example", "reuse", "spoofed", "own keepalived"}
 """Kinds of step."""
 
 
 def _marks(experiment: Experiment) -> list[pytest.MarkDecorator]:
-    if experiment in CLUSTER:
-        return [pytest.mark.cluster]
-    if experiment.name in REPRESENTATIVE:
-        return [pytest.mark.representative]
+    representative = [pytest.mark.representative] if experiment.name in REPRESENTATIVE else []
+    if experiment.cluster or experiment in CLUSTER:
+        return [pytest.mark.cluster, *representative]
+    if representative:
+        return representative
     kinds = {step.kind for step in experiment.steps}
     if kinds & BY_HAND:
         return [pytest.mark.by_hand]

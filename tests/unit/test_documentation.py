@@ -94,7 +94,12 @@ def test_every_link_on_the_page_to_a_heading_leads_to_one() -> None:
     assert set(re.findall(r"\]\((#[^)]*)\)", text)) <= anchors
 
 
-PAGES = [*sorted(PROJECT.glob("*.md")), *sorted((PROJECT / "docs").rglob("*.md")), *sorted((PROJECT / "lab").glob("*/README.md"))]
+PAGES = [
+    *sorted(PROJECT.glob("*.md")),
+    *sorted((PROJECT / "docs").rglob("*.md")),
+    *sorted((PROJECT / "lab").glob("*/README.md")),
+    *sorted((PROJECT / "examples").rglob("*.md")),
+]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(PROJECT)))

@@ -165,6 +165,8 @@ REFUSED: list[tuple[str, list[tuple[str, Any]], str]] = [
      "a gateway that answers"),
     ("a witness without brackets", [("pools.master.witnesses", ["fd00::1:53"])], "pools.master.witnesses.0: 'fd00::1:53': not ADDRESS:PORT of something "
      "that takes or refuses a connection, such as 192.168.0.1:22"),
+    ("a host that is not managed", [("pools.master.hosts.master2.managed", False)],
+     "vips.master.address_v6: fd00:0:0:1::250, and master2 has managed: false, where only IPv4 works so far; remove one of the two"),
     ("an address with a zone", [("vips.new.address", "fe80::1%eth0")], "vips.new.address: 'fe80::1%eth0': must be an IPv4 address, such as 192.168.0.5"),
     ("clients in multicast", [("network.client_cidrs", ["fe00::/7"])],
      "network.client_cidrs: fe00::/7 overlaps multicast, which Neutron refuses; use ::/0 or 2000::/3, fc00::/7"),

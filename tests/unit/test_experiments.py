@@ -18,15 +18,16 @@ from xml.etree import ElementTree
 
 import pytest
 
+from components import keepalived
 from components.configuration import Cluster
 from lab.nodes import kube, machine, picture, probe, runner, stack
-from lab.nodes.experiments import EXPERIMENTS, changes
+from lab.nodes.experiments import EXPERIMENTS, changes, neighbours
 from lab.nodes.experiments.changes import CHANGES
 from lab.nodes.experiments.cluster import TRANSLATED
 from lab.nodes.experiments.scene import Bound, Experiment, Scene, Step, two_directors
 from lab.nodes.probe import INFRA, MASTER, Delay, Holding, Request, Seen, Stream, Table
 from lab.nodes.runner import Outcome
-from lab.stack import PROJECT, DeploymentError
+from lab.stack import PROJECT, DeploymentError, Stack
 
 CLUSTER = stack.describe(22, lambda name: "ssh-ed25519 AAAA")
 CLUSTERS = [experiment for experiment in EXPERIMENTS if experiment.cluster]
@@ -37,6 +38,9 @@ BEGAN, MOMENT, ENDED = 1000.0, 1002.0, 1006.0
 def no_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """A lab that happens to run is not touched."""
     monkeypatch.setattr(machine, "ssh", lambda: pytest.fail("a unit test asks the lab's machine"))
+    monkeypatch.setattr(machine, "port", lambda: pytest.fail("a unit test asks for the lab's machine"))
+    # pulumi reaches the nodes by itself.
+    monkeypatch.setattr(Stack, "start", lambda *_, **__: pytest.fail("a unit test runs pulumi on the lab's stack"))
 
 
 def seen(failed: tuple[float, ...] = (), **changed: Any) -> Seen:
@@ -364,7 +368,7 @@ def no_image(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Nothing is built: a machine that could be booted, and the folder of its state."""
     (tmp_path / "traffic").write_text("")
     monkeypatch.setattr(machine, "state", lambda: tmp_path)
-    monkeypatch.setattr(machine, "_traffic", lambda: tmp_path / "traffic")
+    monkeypatch.setattr(machine, "traffic", lambda: tmp_path / "traffic")
     return tmp_path
 
 
@@ -393,7 +397,7 @@ def test_what_an_experiment_starts_is_there_before_its_configuration_is_deployed
     monkeypatch.setattr(machine, "run", lambda *command, **_: done.append(command[-1]))
     monkeypatch.setattr(runner, "_put_in_force", lambda *_: done.append("deployed"))
     monkeypatch.setattr(runner._Lab, "in_force", None)
-    with runner._arranged(Experiment(MASTER, (), before="begin", after="end")):
+    with runner.arranged(Experiment(MASTER, (), before="begin", after="end")):
         pass
     assert done == ["begin", "deployed", "end"]
 
@@ -439,6 +443,8 @@ def commands(monkeypatch: pytest.MonkeyPatch, experiment: Experiment) -> list[st
     monkeypatch.setattr(probe, "now", lambda: MOMENT)
     monkeypatch.setattr(probe, "wait_until_whole", lambda *_: None)
     monkeypatch.setattr(stack, "operate", lambda *_: SimpleNamespace(stdout="", stderr="", returncode=0))
+    monkeypatch.setattr(stack, "cluster", lambda: copy.deepcopy(CLUSTER))
+    monkeypatch.setattr(stack, "up", lambda *_: 0.0)
     monkeypatch.setattr("time.sleep", lambda _: None)
     scene = Scene(experiment.target, "master0", "master1", copy.deepcopy(CLUSTER))
     if experiment.arrange:
@@ -483,6 +489,33 @@ def test_the_programs_are_those_of_one_release_of_kubernetes() -> None:
     assert len(staged) == 2
 
 
+def test_the_entries_of_a_director_are_counted_without_listing_them() -> None:
+    table = (
+        "IP Virtual Server version 1.2.1 (size=4096)\nProt LocalAddress:Port Scheduler Flags\n  -> RemoteAddress:Port Forward Weight ActiveConn InActConn\n"
+        "FWM  03302090 mh \n  -> C0A80002:0000      Route   1      300000     12        \n  -> C0A80003:0000      Route   0      5          0         \n"
+    )
+    assert neighbours.entries(table) == 300017
+
+
+def test_a_host_outside_the_pool_that_holds_the_vip_is_awaited_as_its_holder() -> None:
+    step = next(step for experiment in EXPERIMENTS for step in experiment.steps if step.name == "a host's own keepalived holds the VIP")
+    scene = Scene(MASTER, "master0", "master1", copy.deepcopy(CLUSTER))
+    neighbours._without_owner(scene)(scene.described)
+    assert step.live(scene) == {"master0": 0, "master1": 2, "master2": 2}
+
+
+def test_the_resident_process_does_not_repair_what_an_experiment_sets() -> None:
+    """It wants what sysctl.conf of the version in force says."""
+    flood = next(experiment for experiment in EXPERIMENTS if experiment.name.startswith("told from the second packet on: before"))
+    ran: list[str] = []
+    scene = SimpleNamespace(live=lambda: {"master0": 3}, on=lambda node, script: ran.append(script))
+    flood.steps[0].act(scene)  # type: ignore[arg-type]
+    (edit,) = re.findall(r"sed -i '([^']*)' /etc/keepalived/current/sysctl.conf", ran[0])
+    rendered = next(file.text for file in keepalived.render(Cluster.parse(CLUSTER), "master0") if file.path == "sysctl.conf")
+    edited = subprocess.run(["sed", edit], input=rendered, capture_output=True, text=True, check=True).stdout
+    assert edited == rendered.replace("sync_threshold = 0 0", "sync_threshold = 0 2") != rendered
+
+
 def test_there_are_at_least_thirty_named_faults_and_states() -> None:
     names = [step.name for experiment in EXPERIMENTS for step in experiment.steps]
     assert len(names) == len(set(names)) >= 30
@@ -496,13 +529,13 @@ def test_the_model_accepts_every_configuration_that_is_arranged_or_deployed(monk
     monkeypatch.setattr(probe, "holder", lambda target: "master0")
     monkeypatch.setattr(changes, "files_in_force", lambda node: "")
     monkeypatch.setattr(Scene, "on", lambda scene, node, script: None)
-    for experiment in EXPERIMENTS:
+    for experiment in [*CHANGES, *(each for each in EXPERIMENTS if each not in CHANGES)]:
         scene = Scene(experiment.target, "master0", "master1", copy.deepcopy(CLUSTER))
         if experiment.arrange:
             experiment.arrange(scene.described)
             assert set(scene.live()) <= {"master0", "master1", "master2", "infra0", "infra1"}
         for step in experiment.steps:
-            if step.kind == "change":
+            if step.kind == "change" or (step.kind == "example" and step.name.startswith("pulumi up: ")):
                 step.act(scene)
     assert len(deployed) >= len(CHANGES[0].steps)
     assert deployed[len(CHANGES[0].steps) - 1] == Cluster.parse(CLUSTER)

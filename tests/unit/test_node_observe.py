@@ -19,7 +19,7 @@ from node.openshift_lvs.record import replace
 from node.openshift_lvs.repairs import Repair
 from node.openshift_lvs.translation import Translation
 from node.openshift_lvs.vrrp import Transition
-from tests.unit.node_functions import ADDRESSES, HERE, MARK, System, description, drain, in_force, vip
+from tests.unit.node_functions import ADDRESSES, HERE, MARK, SERVER, System, description, drain, in_force, vip
 
 EVERYTHING = Facts(
     host="master0",
@@ -105,6 +105,16 @@ def test_the_facts_of_a_server_have_no_table(system: System) -> None:
     )
     assert (facts.table, facts.views, facts.rules, facts.strangers) == ({}, {}, "", "")
     assert set(facts.files) == {"host.json"}
+
+
+def test_the_facts_of_a_server_that_runs_keepalived_have_its_table_and_nothing_of_vrrp(system: System) -> None:
+    system.answers |= {"systemctl is-active": (0, "active\n", "")}
+    in_force("v1", SERVER)
+    system.fill(SERVER)
+    facts = observe.facts()
+    assert (facts.keepalived, set(facts.table[MARK].servers)) == ("active", set(ADDRESSES))
+    assert (facts.sync, facts.views, facts.drains, facts.vrrp, facts.strangers) == ((), {}, {}, {}, "")
+    assert f"    host-{HERE} {HERE}: weight 1, 0 connections" in observe.report(facts, SERVER).splitlines()
 
 
 def test_the_facts_of_a_director_have_everything(system: System) -> None:

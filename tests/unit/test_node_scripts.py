@@ -1034,17 +1034,28 @@ def test_connection_sync_begins_with_keepalived_since_a_booting_kernel_has_none(
     assert synced(serving) == {"master on eth0 with 51", "backup on eth0 with 51"}
 
 
-def test_a_server_that_is_no_director_has_the_address_and_no_keepalived(fresh: Node) -> None:
+def test_a_server_that_is_no_director_has_the_address_and_health_checks_of_its_own(fresh: Node) -> None:
     fresh.roll_out(server_only(), "master0")
     assert fresh.addresses_on("lo") == {"192.168.0.250/32"}
-    assert "systemctl start openshift-lvs.service keepalived.service" not in fresh.calls()
+    assert "systemctl start openshift-lvs.service keepalived.service" in fresh.calls()
+    assert table(fresh) == {"192.168.0.2": 1, "192.168.0.3": 1, "192.168.0.4": 1}
+    assert synced(fresh) == frozenset()
+    fresh.succeeds("rotation", "out", "192.168.0.2")
+    assert table(fresh)["192.168.0.2"] == 0
+    assert "dnat to" in fresh.read("/run/openshift-lvs/own-calls")
     assert "mark" not in fresh.sh("nft list table ip openshift_lvs"), "only what refuses new connections to the ports for answers"
 
 
 def test_a_director_no_longer_neither_marks_nor_balances(serving: Node) -> None:
     serving.write("/stub/connections", CONNECTIONS)
+    began = serving.uptime
     serving.roll_out(server_only(), "master0")
-    assert kernel_calls(serving) == ["systemctl stop keepalived.service", f"ipvsadm --delete-service --fwmark-service {MARK}"]
+    assert serving.uptime - began < 60, "no other host tells it of connections"
+    assert kernel_calls(serving) == [
+        "systemctl stop keepalived.service",
+        f"ipvsadm --delete-service --fwmark-service {MARK}",
+        "systemctl start openshift-lvs.service keepalived.service",
+    ]
     assert serving.read("/stub/connections") == ELSEWHERE
     assert "mark" not in serving.sh("nft list table ip openshift_lvs")
     assert serving.read("/stub/daemons") == ""
@@ -1461,6 +1472,32 @@ def test_an_ostree_system_is_refused_by_name() -> None:
         assert done.returncode == 1
         assert done.stderr.startswith("Red Hat Enterprise Linux CoreOS 417 is an ostree system: it has no package manager at run time")
         assert not bare.path(LIB).exists()
+
+
+@pytest.mark.parametrize(
+    ("release", "name"),
+    [
+        ('ID="rhel"\nID_LIKE="fedora"\nVERSION_ID="7.9"\n', "Red Hat Enterprise Linux Server 7.9 (Maipo)"),
+        ('ID="centos"\nID_LIKE="rhel fedora"\nVERSION_ID="7"\n', "CentOS Linux 7 (Core)"),
+    ],
+)
+def test_red_hat_7_is_refused_by_name(release: str, name: str) -> None:
+    with node(installed=False) as bare:
+        bare.sh("rm -f /etc/os-release")
+        bare.write("/etc/os-release", f'{release}PRETTY_NAME="{name}"\n')
+        done = install(bare)
+        assert done.returncode == 1
+        assert done.stderr.startswith(f"{name} is too old: its kernel 3.10 has no scheduler mh, and its keepalived is 1.3; install Red Hat 9, ")
+        assert not bare.path(LIB).exists()
+
+
+@pytest.mark.parametrize("release", ['ID="rhel"\nID_LIKE="fedora"\nVERSION_ID="9.4"\n', 'ID=debian\nVERSION_ID="7"\n', ""])
+def test_another_release_is_not_taken_for_red_hat_7(release: str) -> None:
+    with node(installed=False) as bare:
+        bare.sh("rm -f /etc/os-release")
+        bare.write("/etc/os-release", release)
+        done = install(bare)
+        assert done.returncode == 0, done.stderr
 
 
 THEIRS = "vrrp_instance web {\n    virtual_ipaddress {\n        10.0.0.80/24 dev eth0\n        10.0.0.81\n    }\n}\n"

@@ -44,6 +44,14 @@ except socket.timeout:
     print("silence")
 """
 """A packet in the middle of a connection from this port of the client, and what comes back."""
+FORGE = f"""
+import socket, struct, sys
+datagram = struct.pack("!HHHH", 4200, 4200, 8, 0)
+header = struct.pack("!BBHHHBBH", 0x45, 0, 28, 0, 0, 64, 17, 0) + socket.inet_aton(sys.argv[1]) + socket.inet_aton("{VIP}")
+raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
+raw.sendto(header + datagram, ("{VIP}", 0))
+"""
+"""A datagram with this source."""
 TALK = f"""
 import socket, struct
 call = socket.socket()
@@ -72,7 +80,7 @@ def director() -> Iterator[Node]:
     """A director with its rules and a server, and a client at the other end of its wire."""
     with node() as made:
         made.roll_out(Cluster.parse(copy.deepcopy(STACK)), "master0")
-        for name, text in (("serve", SERVE), ("stray", STRAY), ("talk", TALK)):
+        for name, text in (("serve", SERVE), ("stray", STRAY), ("forge", FORGE), ("talk", TALK)):
             made.write(f"/stub/{name}", text)
         made.sh(PREPARE)
         made.sh(f"for n in 1 2 3 4 5 6 7 8 9; do {client('talk')} 2>/dev/null && exit; /usr/bin/sleep 0.1; done; exit 1")
@@ -97,6 +105,30 @@ def test_a_packet_of_another_servers_connection_is_dropped_and_after_some_second
 def test_a_connection_that_the_own_server_accepts_is_not_touched(director: Node) -> None:
     assert director.sh(client("talk")).split() == ["one", "two"]
     assert "elements" not in director.sh("nft list set ip openshift_lvs held_before")
+
+
+def test_no_packet_of_a_service_is_tracked(director: Node) -> None:
+    tracked = "type filter hook {} priority 0; tcp {} 8443 ct state untracked counter; tcp {} 8443 counter;"
+    chains = [f"chain {hook} {{ {tracked.format(hook, port, port)} }}" for hook, port in (("input", "dport"), ("output", "sport"))]
+    director.sh(f"nft 'table ip other {{ {'; '.join(chains)}; }}'")
+    assert director.sh(client("talk")).split() == ["one", "two"]
+    for hook in ("input", "output"):
+        untracked, packets = (
+            int(line.split("packets ")[1].split()[0]) for line in director.sh(f"nft list chain ip other {hook}").splitlines() if "counter" in line
+        )
+        assert untracked == packets > 3, hook
+
+
+@pytest.mark.parametrize("source", ["192.168.0.2", VIP])
+def test_a_packet_that_enters_with_an_own_address_as_its_source_is_dropped(director: Node, source: str) -> None:
+    for key in ("eth0.accept_local=1", "eth0.rp_filter=0", "all.rp_filter=0"):
+        director.sh(f"/usr/sbin/sysctl -qw net.ipv4.conf.{key}")
+    director.sh("nft 'table ip other { chain input { type filter hook input priority 0; udp dport 4200 counter; }; }'")
+    send = f"{client('forge')} {source}"
+    director.sh(send)
+    assert "packets 0 " in director.sh("nft list chain ip other input")
+    director.sh(f"nft flush chain ip openshift_lvs untracked_in; {send}")
+    assert "packets 1 " in director.sh("nft list chain ip other input"), "no other rule drops it"
 
 
 def test_what_the_own_server_accepted_stays_with_it_and_is_no_longer_balanced(director: Node) -> None:

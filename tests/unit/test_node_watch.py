@@ -16,6 +16,7 @@ from node.openshift_lvs.belief import Belief
 from node.openshift_lvs.description import Description, Service
 from node.openshift_lvs.errors import Refused
 from node.openshift_lvs.lock import Lock
+from node.openshift_lvs.record import replace
 from node.openshift_lvs.watch import Watch
 from tests.unit.node_functions import ADDRESSES, HERE, MARK, System, description, drain, in_force, service, vip
 from tests.unit.node_root import OPENSHIFT_LVS, PROGRAM, Node, replace_clock
@@ -349,6 +350,16 @@ def test_a_server_that_is_no_director_has_its_sysctls_and_vips_repaired(make: ty
     running.sysctl("net/ipv4/conf/all/arp_ignore", "0\n")
     running.system.answers["ip -oneline address show dev lo"] = (0, "", "")
     assert running.look() == ["sysctl -q -p -", "ip -batch -"]
+
+
+def test_a_server_that_is_no_director_follows_its_own_health_checks_and_has_its_table_repaired(make: type[Running], system: System, tmp_path: Path) -> None:
+    running = make(system, tmp_path, replace(served(), director=False, directors=(), checks_only=True))
+    assert running.look() == []
+    system.table[MARK][HERE] = ("DR", 0, 0)
+    running.hear(f"RS [{HERE}]:none:0 FWM {MARK} DOWN\n")
+    assert f"dnat to jhash ip saddr . tcp sport mod 2 map {{ 0 : {ADDRESSES[1]}, 1 : {ADDRESSES[2]} }}" in Path(state.OWN_CALLS).read_text()
+    system.table.clear()
+    assert f"--add-service --fwmark-service {MARK} --scheduler mh --sched-flags mh-fallback,mh-port" in running.look()
 
 
 @pytest.mark.parametrize("rules", [True, False])

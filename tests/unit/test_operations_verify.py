@@ -330,6 +330,20 @@ def test_a_director_that_was_not_told_of_a_drain_is_a_fault(said: Said, cluster:
     assert failed(said, cluster) == ["FAILED  master    drained: master2 is drained on master0, master1 and not on master2: drain or undrain master2 again"]
 
 
+def test_a_server_that_is_no_director_runs_keepalived_and_has_a_table_but_no_connection_sync(article: dict[str, Any]) -> None:
+    article["pools"]["master"]["directors"] = ["master0", "master1"]
+    cluster = Cluster.parse(article)
+    said = Said(cluster)
+    said.facts["master2"] = replace(said.facts["master2"], sync=(), views={}, drains={}, witnesses={})
+    assert failed(said, cluster) == []
+    assert {finding.check for finding in findings(said, cluster) if finding.subject == "master2"} >= {"keepalived", "table master:8443/TCP"}
+    drained(said, MASTERS["master1"], "master0", "master1")
+    assert [fault for fault in failed(said, cluster) if "is drained on master0, master1 and not on master2" in fault]
+    said.facts["master2"] = replace(said.facts["master2"], keepalived="inactive", table={})
+    faults = "\n".join(failed(said, cluster))
+    assert "keepalived: inactive; " in faults and "no virtual server with mark" in faults
+
+
 def test_a_drained_server_with_a_weight_is_a_fault(said: Said, cluster: Cluster) -> None:
     said.facts["infra0"] = replace(said.facts["infra0"], drained=frozenset({"192.168.0.6"}))
     said.facts["infra1"] = replace(said.facts["infra1"], drained=frozenset({"192.168.0.6"}))

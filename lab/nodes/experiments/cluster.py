@@ -14,9 +14,9 @@ from typing import Any
 
 from lab.nodes import machine, probe, stack
 from lab.nodes.experiments import bounds
-from lab.nodes.experiments.calls import asks, in_every_state
+from lab.nodes.experiments.calls import asks, in_every_state, master2, weightless
 from lab.nodes.experiments.repairs import FORGOTTEN
-from lab.nodes.experiments.scene import Bound, Change, Description, Experiment, Scene, Step, on_backup, on_owner, service, two_directors
+from lab.nodes.experiments.scene import Bound, Change, Description, Experiment, Scene, Step, on_backup, on_owner, two_directors, verified
 from lab.nodes.experiments.updates import refused, two_seconds
 from lab.nodes.probe import INFRA, MASTER, Target
 from lab.phases import wait_for
@@ -117,15 +117,9 @@ def _as_rendered(which: Which) -> Callable[[Scene], Iterable[str]]:
             return bool(mine) and mine == _rules(other), f"{node} has {mine or 'no rules'}"
 
         wait_for(f"the rules of {node} to be those of {other}", same, REPAIR_S)
-        yield from _verified(scene)
+        yield from verified(scene)
 
     return evidence
-
-
-def _verified(_: Scene) -> Iterable[str]:
-    done = stack.operate("verify")
-    if done.returncode:
-        yield f"operations verify: {[line for line in done.stdout.splitlines() if 'FAILED' in line] or done.stderr[-500:]}"
 
 
 def _kube_proxy(mode: str) -> Experiment:
@@ -143,6 +137,13 @@ def _kube_proxy(mode: str) -> Experiment:
         )
 
     return _experiment(MASTER, *steps("the owner", _owner), *steps("a backup", _backup), before=f"{FORGOTTEN}; {_api_server()}")
+
+
+def _cleaned_up() -> Experiment:
+    """Without an API server: kube-proxy only removes what it may have left."""
+    return _experiment(
+        MASTER, _step("kube-proxy cleans up on the owner", on_owner("kube-proxy --cleanup"), _repaired, evidence=_as_rendered(_owner)), before=FORGOTTEN
+    )
 
 
 def _api_server() -> str:
@@ -197,22 +198,14 @@ def _pods(name: str, which: Which, target: Target = MASTER, arrange: Change | No
     )
 
 
-def _weightless(described: Description) -> None:
-    service(described)["weights"] = {"master2": 0}
-
-
-def _master2(_: Scene) -> str:
-    return "master2"
-
-
 def _rp_filter(value: int) -> list[Experiment]:
     key, kept = "net.ipv4.conf.eth0.rp_filter", "/run/cluster-NODE-rp_filter"
     before = _each(MASTERS, f"lab exec NODE sysctl -n {key} >{kept} && lab exec NODE sysctl -qw {key}={value}")
     after = _each(MASTERS, f"lab exec NODE sysctl -qw {key}=$(cat {kept})")
     steps = in_every_state(f"a backup with rp_filter {value}", _backup, KIND, pod=False)
-    weightless = asks(f"a server of weight 0 with rp_filter {value} calls the VIP", _master2, kind=KIND)
+    without_weight = asks(f"a server of weight 0 with rp_filter {value} calls the VIP", master2, kind=KIND)
     # No program of a cluster takes part.
-    return [Experiment(MASTER, steps, before=before, after=after), Experiment(MASTER, (weightless,), _weightless, before=before, after=after)]
+    return [Experiment(MASTER, steps, before=before, after=after), Experiment(MASTER, (without_weight,), weightless, before=before, after=after)]
 
 
 def _connects(scene: Scene) -> Iterable[str]:
@@ -245,7 +238,7 @@ def _tracked(conntrack: int, *, firewalld: bool) -> Experiment:
         _asked(f"{name}: clients ask {LONG_PORTS[0]}", LONG_PORTS[0]),
         _step(f"{name}: keepalived restarted on the owner", on_owner("systemctl restart keepalived")),
         _step(f"{name}: a pod is made", _command("pod", _backup)),
-        *in_every_state(f"{name}, a backup", _backup, KIND),
+        *in_every_state(f"{name}, a backup", _backup, KIND, server_units="lab-workload lab-ports"),
         _step(f"{name}: the pod is removed", _command("no-pod", _backup)),
         *([_step(f"{name}: firewalld reloads on the owner", on_owner("firewall-cmd --reload"), _repaired)] if firewalld else []),
         arrange=_bootstrap_port,
@@ -367,7 +360,7 @@ def _translated(
         _step(f"translated: {name}", act, bounds.reported, port=port, evidence=_named(at, program, nodes)),
         _asked(f"translated: {name}, afterwards", port, bound=bounds.reported),
         *([refusal] if deploys else []),
-        _step(f"no longer translated: {name}", undone, bounds.reported, port=port, evidence=_verified),
+        _step(f"no longer translated: {name}", undone, bounds.reported, port=port, evidence=verified),
         arrange=_port(port),
         before=before,
     )
@@ -390,10 +383,10 @@ def _bridge_is_named(scene: Scene) -> Iterable[str]:
 
 
 def _verified_again(scene: Scene) -> Iterable[str]:
-    """As _verified, once keepalived has found its interface again."""
+    """As verified, once keepalived has found its interface again."""
 
     def content() -> tuple[bool, str]:
-        faults = "; ".join(_verified(scene))
+        faults = "; ".join(verified(scene))
         return not faults, faults
 
     wait_for("operations verify to succeed", content, AGAIN_S)
@@ -412,6 +405,7 @@ def _service_restarts(name: str, manager: str, script: str) -> Experiment:
 
 
 CLUSTER = [
+    _cleaned_up(),
     *(_kube_proxy(mode) for mode in ("iptables", "ipvs", "nftables")),
     _marks("Calico, 0xffff0000", "calico", "0xffff0000"),
     _marks("Calico in kubespray, 0xfff00000", "calico", "0xfff00000"),
@@ -419,7 +413,8 @@ CLUSTER = [
     _marks("kube-proxy, 0x4000 and 0x8000", "kube-proxy"),
     _pods("pods by CNI on a backup", _backup),
     _pods("pods by CNI on the owner", _owner),
-    _pods("pods by CNI on a server that is no director", _master2, arrange=two_directors),
+    _pods("pods by CNI on a server that is no director", master2, arrange=two_directors),
+    _pods("pods by CNI on a server that is no director, the infra VIP", master2, INFRA, two_directors),
     _pods("pods by CNI on a master, the infra VIP", lambda _: "master1", INFRA),
     _pods("pods by CNI on an infra node, the masters' VIP", lambda _: "infra0"),
     *(experiment for value in (0, 1, 2) for experiment in _rp_filter(value)),

@@ -37,7 +37,7 @@ def refused(wrong: Change, words: str) -> Callable[[Scene], None]:
     return act
 
 
-def _midway(event: Callable[[Scene, subprocess.Popen[str]], None]) -> Callable[[Scene], None]:
+def midway(event: Callable[[Scene, subprocess.Popen[str]], None]) -> Callable[[Scene], None]:
     """The event, at the moment when the canary has the new version in force and no other host has."""
 
     def act(scene: Scene) -> None:
@@ -65,8 +65,8 @@ def _vanishes(scene: Scene, up: subprocess.Popen[str]) -> None:
         raise DeploymentError("the deployment succeeded, though its first host was gone")
 
 
-def _engine_killed(scene: Scene, up: subprocess.Popen[str]) -> None:
-    # Leaving `begun` kills it.
+def engine_killed(scene: Scene, up: subprocess.Popen[str]) -> None:
+    """Nothing: leaving `begun` kills the engine."""
     scene.moment = probe.now()
 
 
@@ -149,7 +149,7 @@ UPDATES = [
     Experiment(
         MASTER,
         (
-            Step("the first host vanishes mid-way", "wrong update", _midway(_vanishes), _canary_gone, lambda scene: scene.live(off=CANARY),
+            Step("the first host vanishes mid-way", "wrong update", midway(_vanishes), _canary_gone, lambda scene: scene.live(off=CANARY),
                  evidence=_only_the_canary),
             Step("the vanished host back", "way back", lambda scene: scene.do("lab", "power", CANARY, "on"), bounds.nothing_lost),
             _next_up("a vanished host: the same change", two_seconds),
@@ -159,7 +159,7 @@ UPDATES = [
     Experiment(
         MASTER,
         (
-            Step("the first host vanishes mid-way again", "wrong update", _midway(_vanishes), _canary_gone, lambda scene: scene.live(off=CANARY),
+            Step("the first host vanishes mid-way again", "wrong update", midway(_vanishes), _canary_gone, lambda scene: scene.live(off=CANARY),
                  evidence=_only_the_canary),
             Step("that host back", "way back", lambda scene: scene.do("lab", "power", CANARY, "on"), bounds.nothing_lost),
             _next_up("a vanished host: back to the configuration before"),
@@ -168,7 +168,7 @@ UPDATES = [
     Experiment(
         MASTER,
         (
-            Step("the engine killed mid-way", "wrong update", _midway(_engine_killed), bounds.nothing_lost, evidence=_only_the_canary),
+            Step("the engine killed mid-way", "wrong update", midway(engine_killed), bounds.nothing_lost, evidence=_only_the_canary),
             _next_up("a killed engine: the same change", two_seconds),
             _next_up("that one: as it was", as_it_was),
         ),
@@ -176,7 +176,7 @@ UPDATES = [
     Experiment(
         MASTER,
         (
-            Step("the engine killed mid-way again", "wrong update", _midway(_engine_killed), bounds.nothing_lost, evidence=_only_the_canary),
+            Step("the engine killed mid-way again", "wrong update", midway(engine_killed), bounds.nothing_lost, evidence=_only_the_canary),
             _next_up("a killed engine: back to the configuration before"),
         ),
     ),

@@ -28,13 +28,14 @@ type Config struct {
 }
 
 // Requests are new connections at a fixed pace, whatever becomes of those before; each is held open before it asks. Host is whom it asks for by
-// HTTP and TLS. With UDP it is one datagram, and one in answer.
+// HTTP and TLS. With UDP it is one datagram, and one in answer. Patient ones may be sent again as often as it takes: how long they waited is told.
 type Requests struct {
 	Name    string `json:"name"`
 	Address string `json:"address"`
 	Host    string `json:"host"`
 	TLS     bool   `json:"tls"`
 	UDP     bool   `json:"udp"`
+	Patient bool   `json:"patient"`
 	Every   int    `json:"every"`
 	Hold    int    `json:"hold"`
 }
@@ -131,7 +132,7 @@ func probe(given string) error {
 		recordTable    = func(t Table) { lock.Lock(); result.Tables = append(result.Tables, t); lock.Unlock() }
 		recordDelay    = func(d Delay) { lock.Lock(); result.Delays = append(result.Delays, d); lock.Unlock() }
 	)
-	next := source(config.Sources)
+	next := source(config.Sources, connectionsPerSecond)
 	all.Add(2)
 	go func() { defer all.Done(); delays(over, recordDelay) }()
 	go func() { defer all.Done(); watch(config.Holders, over, recordHoldings, recordTable) }()
@@ -159,10 +160,10 @@ func probe(given string) error {
 }
 
 // source gives the client's addresses in turn, and each with a port that it did not have for hours: a kernel that is asked for an address
-// alone draws one of its ports by lot, and now and then one whose last connection a server still remembers.
-func source(addresses []string) func() net.Addr {
+// alone draws one of its ports by lot, and now and then one whose last connection a server still remembers. perSecond: at most so many are taken.
+func source(addresses []string, perSecond int64) func() net.Addr {
 	var taken atomic.Int64
-	taken.Store(time.Now().Unix() * connectionsPerSecond)
+	taken.Store(time.Now().Unix() * perSecond)
 	return func() net.Addr {
 		if len(addresses) == 0 {
 			return nil
@@ -226,7 +227,7 @@ func ask(kind Requests, from net.Addr, began time.Time, connected func()) (strin
 	if err != nil {
 		return "", err
 	}
-	if again > 0 {
+	if again > 0 && !kind.Patient {
 		return "", errSynSentAgain
 	}
 	if err := connection.SetDeadline(began.Add(patience)); err != nil {
@@ -251,7 +252,7 @@ func ask(kind Requests, from net.Addr, began time.Time, connected func()) (strin
 	}
 	if again, err := sentAgain(plain); err != nil {
 		return "", err
-	} else if again > mostSentAgain {
+	} else if again > mostSentAgain && !kind.Patient {
 		return "", errSentAgain
 	}
 	head, body, _ := strings.Cut(string(answer), "\r\n\r\n")
