@@ -30,6 +30,7 @@ from pulumi_command import remote
 from components import keepalived
 from components.bastion import BastionEndpoint
 from components.configuration import Cluster, HttpCheck, Vip, VirtualService
+from components.configuration.model import endpoint
 from components.servers import Endpoint
 
 LIB = "/usr/local/lib/openshift-lvs"
@@ -236,7 +237,7 @@ def _target(vip: Vip, service: VirtualService) -> list[str]:
     or the service, else the address and port it connects to. Of the answer only the status code counts. Every other check (another port, another
     address, TLS, SMTP, a script) tells nothing about what an HTTP request to the service's port gets, so a TCP connection is the proof.
     """
-    target, check = f"{vip.address}:{service.port}", service.health_check
+    target, check = endpoint(vip.address, service.port), service.health_check
     if not isinstance(check, HttpCheck) or check.type != "http" or check.connect_ip or check.connect_port not in (None, service.port):
         return [target]
     url = check.urls[0]

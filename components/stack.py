@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from components.bastion import BastionEndpoint
 from components.configuration import Cluster, ConfigurationError, UsageError, check_auth_pass, check_keys
 from components.configuration.keys import NAMESPACE
+from components.configuration.model import endpoint
 from components.host_key import check_seed
 from components.network import ClusterNetwork
 from components.servers import Servers
@@ -110,7 +111,7 @@ class Stack:
             name: {
                 "address": str(vip.address),
                 "floating_ip": network.floating_ips.get(name) if network else None,
-                "services": [f"{vip.address}:{service.port}/{service.protocol}" for service in vip.services],
+                "services": [f"{endpoint(vip.address, service.port)}/{service.protocol}" for service in vip.services],
                 "owner": vip.owner,
                 "takeover_seconds": self.cluster.takeover_seconds(vip),
                 "eviction_seconds": vip.eviction_seconds,

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from components import keepalived
 from components.configuration import Cluster, Vip, VirtualService
+from components.configuration.model import endpoint
 from node.openshift_lvs.facts import Facts
 from node.openshift_lvs.ipvs import VirtualServer
 from operations.nodes import Answer, Nodes
@@ -304,7 +305,7 @@ def _from_outside(nodes: Nodes, cluster: Cluster, known: Mapping[str, Facts]) ->
         if len(having) == 1 and asker:
             askers[name] = asker
             jobs.setdefault(asker, []).append(str(vip.address))
-            jobs[asker] += [f"{vip.address}:{service.port}={_count(service, live)}" for service, live in _asked(vip, known[having[0]]) if live]
+            jobs[asker] += [f"{endpoint(vip.address, service.port)}={_count(service, live)}" for service, live in _asked(vip, known[having[0]]) if live]
         elif len(having) == 1:
             yield Finding(name, "outside", None, f"no host outside pool {vip.pool} can be asked, so nothing was seen from outside")
     asked = nodes.ask_each({asker: ("outside", *words) for asker, words in jobs.items()})
@@ -314,10 +315,11 @@ def _from_outside(nodes: Nodes, cluster: Cluster, known: Mapping[str, Facts]) ->
         vip = cluster.vips[name]
         holder = holders(vip, known)[0]
         lines = [line.split() for line in asked[asker].said.splitlines()]
-        macs = {words[2] for words in lines if words[:2] == ["arp", str(vip.address)]}
-        yield _answers(name, asker, holder, known, asked[asker], macs)
+        protocol = "arp" if vip.address.version == 4 else "ndp"
+        macs = {words[2] for words in lines if words[:2] == [protocol, str(vip.address)]}
+        yield _answers(name, protocol, asker, holder, known, asked[asker], macs)
         for service, live in _asked(vip, known[holder]):
-            check, at = f"path {service.port}/TCP", f"{vip.address}:{service.port}"
+            check, at = f"path {service.port}/TCP", endpoint(vip.address, service.port)
             if not live:
                 yield Finding(name, check, False, f"{holder} has no live server: mend one, or undrain one (operations status)")
                 continue
@@ -350,19 +352,19 @@ def _count(service: VirtualService, live: Mapping[str, int]) -> int:
     return min(CONNECTIONS_MAX, math.ceil(-math.log(MISSED_CHANCE / len(live)) * sum(live.values()) / min(live.values())))
 
 
-def _answers(name: str, asker: str, holder: str, known: Mapping[str, Facts], answer: Answer, macs: set[str]) -> Finding:
+def _answers(name: str, protocol: str, asker: str, holder: str, known: Mapping[str, Facts], answer: Answer, macs: set[str]) -> Finding:
     if answer.fault:
-        return Finding(name, "arp", False, f"{asker} could not ask: {answer.fault}", asked=answer.reached)
+        return Finding(name, protocol, False, f"{asker} could not ask: {answer.fault}", asked=answer.reached)
     owners = {seen.mac: host for host, seen in known.items()}
     shown = ", ".join(sorted(f"{mac} ({owners.get(mac, 'no host of this stack')})" for mac in macs))
     if macs == {known[holder].mac}:
-        return Finding(name, "arp", True, f"only {shown} answers, asked from {asker}")
+        return Finding(name, protocol, True, f"only {shown} answers, asked from {asker}")
     remedy = (
         "; take the address from whoever else has it, and see that its sysctls are as rendered"
         if macs
         else f"; on {holder}: journalctl -u keepalived, ip address; on its port: the address pair and the security group"
     )
-    return Finding(name, "arp", False, f"asked from {asker}, {shown or 'no MAC'} answers, {known[holder].mac} ({holder}) should alone{remedy}")
+    return Finding(name, protocol, False, f"asked from {asker}, {shown or 'no MAC'} answers, {known[holder].mac} ({holder}) should alone{remedy}")
 
 
 def _drained_alike(cluster: Cluster, name: str, vip: Vip, known: Mapping[str, Facts]) -> Iterator[Finding]:

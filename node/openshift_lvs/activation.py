@@ -152,6 +152,8 @@ class _Activation:
         - Whatever the canary holds: no request shall meet a wrong version.
         - Everything, when the forwarding method changes, or when health checks change while a server fails: keepalived gives a failed server new
           connections until its changed check has run.
+        - Everything, when VIPs begin or cease to move together: keepalived gives up what it holds as it reads the new group, and its silence tells the
+          others (decision 0021).
         """
         if not self.current or not self.current.instances:
             return
@@ -164,7 +166,7 @@ class _Activation:
                 # Only the holder of a VIP waits for the connections of removed servers.
                 self._lower_removed()
                 leave = list(self.current.instances)
-            elif servers.failing(self.current, belief.table()) and self._only_checks_change():
+            elif self._groups_change() or (servers.failing(self.current, belief.table()) and self._only_checks_change()):
                 leave = list(self.current.instances)
             if leave:
                 try:
@@ -173,6 +175,12 @@ class _Activation:
                     journal.note(f"going on with the VIPs: {late}")
         if anew and self.current.directors and self.progress.answered_before:
             self._refuse_unless_taken()
+
+    def _groups_change(self) -> bool:
+        """Whether a VIP that stays begins or ceases to move with another one."""
+        assert self.current
+        before = {vip.name: vip.together for vip in self.current.vips}
+        return any(before.get(vip.name, vip.together) != vip.together for vip in self.new.vips)
 
     def _only_checks_change(self) -> bool:
         """Whether the servers stay the same and keepalived.conf has other virtual servers, so other checks."""

@@ -189,6 +189,12 @@ class Description(Record):
         """What a poor view of a VIP's services adds to its priority: of two VIPs that move together, each adds a half."""
         return self.poor_view_weight // 2 if vip.together else self.poor_view_weight
 
+    def addresses_of(self, server: str) -> tuple[str, ...]:
+        """The addresses of the real server that has this one: one for each family. This one alone where no service names it."""
+        servers = [each for vip in self.vips for service in vip.services for each in service.real_servers]
+        names = {each.name for each in servers if str(each.address) == server}
+        return tuple(dict.fromkeys([server, *(str(each.address) for each in servers if each.name in names)]))
+
     def service(self, mark: int) -> Service | None:
         """The virtual server with that mark."""
         return next((service for service in self.services if service.mark == mark), None)

@@ -102,28 +102,30 @@ def _wanted(description: Description) -> list[Rule]:
     if any(service.forwarding_method == "TUN" for vip in description.vips for service in vip.services):
         interfaces.append("tunl0")
     zones = {_zone(interface) for interface in interfaces}
-    return [(zone, f'rule family="ipv4" {rule} accept') for zone in sorted(zones) for rule in dict.fromkeys(_rules(description))]
+    return [(zone, f'rule family="ipv{version}" {rule} accept') for zone in sorted(zones) for version, rule in dict.fromkeys(_rules(description))]
 
 
 def _zone(interface: str) -> str:
     return programs.attempt("firewall-cmd", f"--get-zone-of-interface={interface}")[1].strip() or programs.run("firewall-cmd", "--get-default-zone").strip()
 
 
-def _rules(description: Description) -> Iterator[str]:
+def _rules(description: Description) -> Iterator[tuple[int, str]]:
+    """The family of each rule, and the rule."""
     services = [(vip, service) for vip in description.vips for service in vip.services]
     tunnelled = any(service.forwarding_method == "TUN" for _, service in services)
-    for director in description.directors:
-        protocols: Iterable[int] = [vip.advert_protocol for vip in description.vips] if description.director else []
-        for protocol in [*protocols, *([IPIP] if tunnelled else [])]:
-            yield f'source address="{director}" protocol value="{protocol}"'
-        if description.director:
-            yield f'source address="{director}" port port="8848" protocol="udp"'
+    for director in (*description.directors, *description.directors_v6):
+        version = director.version
+        protocols: Iterable[int] = [vip.advert_protocol for vip in description.vips if vip.address.version == version] if description.director else []
+        for protocol in [*protocols, *([IPIP] if tunnelled and version == 4 else [])]:
+            yield version, f'source address="{director}" protocol value="{protocol}"'
+        if description.director and director in description.directors:
+            yield version, f'source address="{director}" port port="8848" protocol="udp"'
     for _, service in services:
         # Every host of the pool checks its servers, and is one of them.
         for server in service.real_servers if service.check_port else ():
-            if server.address != description.address:
-                yield f'source address="{server.address}" port port="{service.check_port}" protocol="tcp"'
+            if server.address not in description.addresses:
+                yield server.address.version, f'source address="{server.address}" port port="{service.check_port}" protocol="tcp"'
     for vip, service in services:
         # A server behind NAT gets packets for its own address.
         for target in (vip.address, *([description.address] if service.forwarding_method == "NAT" else [])):
-            yield f'destination address="{target}" port port="{service.port}" protocol="{service.protocol.lower()}"'
+            yield target.version, f'destination address="{target}" port port="{service.port}" protocol="{service.protocol.lower()}"'

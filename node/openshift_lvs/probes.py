@@ -1,4 +1,4 @@
-"""Requests that this node sends: the proof that a VIP answers, and what `verify` asks from outside a pool: connections and ARP."""
+"""Requests that this node sends: the proof that a VIP answers, and what `verify` asks from outside a pool: connections, ARP and neighbour discovery."""
 
 from __future__ import annotations
 
@@ -152,16 +152,17 @@ def reached(witnesses: tuple[str, ...]) -> dict[str, bool]:
 def outside(description: Description, jobs: list[str]) -> list[str]:
     """Ask for VIPs from this host, all in one command: each job is a `VIP`, or `VIP:PORT=COUNT`.
 
-    For a VIP: `arp VIP MAC` for every MAC that answers ARP for it within ARP_S seconds. It lies on this host's segment.
+    For a VIP: `arp VIP MAC` for every MAC that answers ARP for it within ARP_S seconds, `ndp VIP MAC` for every one that answers a neighbour solicitation
+    for an IPv6 VIP. It lies on this host's segment.
     For a service: `tcp VIP:PORT PORT...`, the ports of this host from which that many connections were opened.
     """
     services = [(at, int(count)) for at, separator, count in (job.partition("=") for job in jobs) if separator]
     vips = [job for job in jobs if "=" not in job]
-    with _recorded_answers():
+    with _recorded_answers([vip for vip in vips if ":" in vip]):
         ends = clock.now() + ARP_S
         for vip in vips:
             programs.attempt("ip", "neighbour", "delete", vip, "dev", description.interface)
-            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_packet, contextlib.suppress(OSError):
+            with socket.socket(socket.AF_INET6 if ":" in vip else socket.AF_INET, socket.SOCK_DGRAM) as any_packet, contextlib.suppress(OSError):
                 # The kernel asks for the MAC; no program needs to listen.
                 any_packet.sendto(b"\n", (vip, _DISCARD_PORT))
         connected = [" ".join(["tcp", at, *map(str, _connect(count, at))]) for at, count in services]
@@ -169,13 +170,20 @@ def outside(description: Description, jobs: list[str]) -> list[str]:
         with contextlib.suppress(TimedOut):
             clock.wait_for(ends - clock.now() if vips else 0, "answers", lambda: "more may come")
         shown = programs.run("nft", "list", "set", "arp", _ARP_TABLE, "answers")
+        advertised = programs.run("nft", "list", "table", "ip6", _ARP_TABLE) if any(":" in vip for vip in vips) else ""
     pairs = re.findall(r"([0-9.]+) \. ([0-9a-f:]{17})", shown)
-    return [f"arp {vip} {mac}" for vip in vips for answered, mac in pairs if answered == vip] + connected
+    found = [f"arp {vip} {mac}" for vip in vips for answered, mac in pairs if answered == vip]
+    for number, vip in enumerate(vip for vip in vips if ":" in vip):
+        of_vip = re.search(rf"set vip_{number} \{{(.*?)\n\t\}}", advertised, re.DOTALL)
+        found += [f"ndp {vip} {mac}" for mac in re.findall(r"\b(?:[0-9a-f]{2}:){5}[0-9a-f]{2}\b", of_vip[1] if of_vip else "")]
+    return found + connected
 
 
 @contextlib.contextmanager
-def _recorded_answers() -> Iterator[None]:
-    programs.attempt("nft", "delete", "table", "arp", _ARP_TABLE)
+def _recorded_answers(ipv6: list[str]) -> Iterator[None]:
+    families = ("arp", "ip6") if ipv6 else ("arp",)
+    for family in families:
+        programs.attempt("nft", "delete", "table", family, _ARP_TABLE)
     rules = f"""table arp {_ARP_TABLE} {{
         set answers {{ type ipv4_addr . ether_addr; size 1024; flags dynamic; }}
         chain input {{
@@ -183,8 +191,17 @@ def _recorded_answers() -> Iterator[None]:
             arp operation reply update @answers {{ arp saddr ip . arp saddr ether }}
         }}
     }}"""
+    if ipv6:
+        from ipaddress import ip_address
+
+        sets = "".join(f"set vip_{number} {{ type ether_addr; size 1024; flags dynamic; }}\n" for number in range(len(ipv6)))
+        # The target of an advertisement is behind 8 bytes of ICMPv6.
+        advertised = "icmpv6 type nd-neighbor-advert @th,64,128"
+        recorded = "".join(f"{advertised} {int(ip_address(vip)):#034x} update @vip_{number} {{ ether saddr }}\n" for number, vip in enumerate(ipv6))
+        rules += f"\ntable ip6 {_ARP_TABLE} {{\n{sets}chain input {{\ntype filter hook input priority 0\n{recorded}}}\n}}"
     programs.run("nft", "--file", "-", stdin=rules)
     try:
         yield
     finally:
-        programs.attempt("nft", "delete", "table", "arp", _ARP_TABLE)
+        for family in families:
+            programs.attempt("nft", "delete", "table", family, _ARP_TABLE)

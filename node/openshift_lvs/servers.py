@@ -103,16 +103,17 @@ def _there(kernel: Table, mark: int, address: str) -> bool:
 
 def rotation(out: bool, address: str, description: Description) -> None:
     """Take a real server out of rotation on this host, or put it back. Its connections go on. Survives reloads, reboots and new versions."""
+    addresses = description.addresses_of(address)
     path = f"{state.DRAINED}/{address}"
     before = f"was {'out' if os.path.exists(path) else 'in'} since {journal.since(path) if os.path.exists(path) else 'its last return'}"
-    if out:
-        os.makedirs(state.DRAINED, exist_ok=True)
-        if not os.path.exists(path):
+    os.makedirs(state.DRAINED, exist_ok=True)
+    for path in (f"{state.DRAINED}/{each}" for each in addresses):
+        if out and not os.path.exists(path):
             state.write(path, "")
-    elif os.path.exists(path):
-        os.unlink(path)
+        elif not out and os.path.exists(path):
+            os.unlink(path)
     programs.sync(state.BASE)
-    journal.note(f"{address} is {'out of' if out else 'in'} rotation by an operator's command; {before}")
+    journal.note(f"{' '.join(addresses)} is {'out of' if out else 'in'} rotation by an operator's command; {before}")
     write_drained_files(os.path.realpath(state.CURRENT), description)
     if programs.succeeds("systemctl", "-q", "is-active", "keepalived.service"):
         programs.run("systemctl", "reload", "keepalived.service")
@@ -120,7 +121,7 @@ def rotation(out: bool, address: str, description: Description) -> None:
         correct_weights(description)
 
     def live() -> str:
-        return ", ".join(f"mark {mark}" for mark, server in sorted(ipvs.live(ipvs.table())) if server == address)
+        return ", ".join(f"mark {mark}" for mark, server in sorted(ipvs.live(ipvs.table())) if server in addresses)
 
     if out:
         clock.wait_for(TABLE_S, f"weight 0 for {address} (the script of a misc_dynamic check sets its weight itself)", live)

@@ -3,7 +3,8 @@
 The holder of the VIP then balances nothing: all clients reach its own pod, and every health check passes. So a director sends itself a test packet for
 each service. It enters through lo, comes from an address that no host has, passes the prerouting rules of other programs as a client's packet does, is
 recorded with the destination that it has then, and is dropped. No server receives it, and connection tracking keeps nothing of it. How a rule is written
-does not matter, nor whether nft or one of both kinds of iptables wrote it. A rule that is limited to another interface than lo is not met.
+does not matter, nor whether nft or one of both kinds of iptables wrote it. A rule that is limited to another interface than lo is not met. Only services of
+IPv4 are tested.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ table ip {TABLE} {{
 
 def translations(description: Description, chains: list[dict[str, Any]]) -> tuple[Translation, ...]:
     """What becomes of the packets of every service that do not keep their destination. `chains` are other programs' (firewall.other_chains)."""
-    asked = [(str(vip.address), service.port, service.protocol) for vip in description.vips for service in vip.services]
+    asked = [(str(vip.address), service.port, service.protocol) for vip in description.vips if vip.address.version == 4 for service in vip.services]
     try:
         with Lock(state.TEST_PACKETS_LOCK, LOCK_S, "test packets"):
             seen = _sent(asked)

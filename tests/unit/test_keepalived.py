@@ -425,7 +425,22 @@ UNTRIED = {
     "preset",
     "client_cidrs",
 }
-UNTRIED |= {"address", "pool", "owner", "services", "authentication", "floating_ip", "answers_within", "type", "script", "urls", "regex", "virtual_router_id"}
+UNTRIED |= {
+    "address",
+    "address_v6",
+    "sorry_server_v6",
+    "pool",
+    "owner",
+    "services",
+    "authentication",
+    "floating_ip",
+    "answers_within",
+    "type",
+    "script",
+    "urls",
+    "regex",
+    "virtual_router_id",
+}
 """Keys whose value depends on others, or of which keepalived is not told. Tests above and golden files have them."""
 
 

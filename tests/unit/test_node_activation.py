@@ -59,6 +59,15 @@ def test_a_director_that_becomes_the_owner_keeps_the_vip(system: System) -> None
     assert not gives_away(system, prepared(system, description(), before=OWNED_ELSEWHERE))
 
 
+SECOND = vip("master-v6", "fd00::250", services=(service("master-v6-8443", MARK | 1 << 19, {"fd00::2": 1, "fd00::3": 1}),))
+TOGETHER = description(*(replace(each, together="master") for each in (vip(), SECOND)))
+
+
+@pytest.mark.parametrize(("before", "after"), [(description(), TOGETHER), (TOGETHER, description())], ids=["with a second address", "without it again"])
+def test_a_director_gives_its_vip_away_when_it_begins_or_ceases_to_move_with_another(system: System, before: Description, after: Description) -> None:
+    assert gives_away(system, prepared(system, after, before))
+
+
 @pytest.mark.parametrize("canary", [False, True])
 def test_a_director_keeps_the_vip_when_no_other_one_is_able(system: System, canary: bool) -> None:
     made = prepared(system, OWNED_ELSEWHERE)

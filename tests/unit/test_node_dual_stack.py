@@ -14,7 +14,7 @@ from components.configuration import Cluster
 from node.openshift_lvs import belief, ipvs, own_calls, unbalanced
 from node.openshift_lvs.description import Description
 from tests.unit.node_functions import System
-from tests.unit.node_root import Node, node
+from tests.unit.node_root import PROGRAM, Node, node
 from tests.unit.test_cluster import REMOVED
 from tests.unit.test_dual_stack import finished as finished
 from tests.unit.test_dual_stack import written
@@ -138,6 +138,35 @@ def test_a_router_with_an_id_of_ipv6_that_is_not_in_force_is_listened_for(direct
     director.sh(f"(for i in 1 2 3 4 5 6 7 8; do {advert}; /usr/bin/sleep 0.2; done) >/dev/null 2>&1 </dev/null &")
     said = director.python("import time; clock.LOOK_S = 1\nprint(vrrp.strangers(here, here))")
     assert said.startswith(f"vips.master-v6.virtual_router_id: 51 is used by {STRANGER} on eth0 too; choose another")
+
+
+def test_the_machine_that_answers_a_neighbour_solicitation_is_told(director: Node) -> None:
+    other = "fd00:0:0:1::240"
+    outside(director, f"ip -6 address add {other}/64 dev wire nodad")
+    mac = json.loads(outside(director, "ip -json link show dev wire"))[0]["address"]
+    assert director.succeeds("outside", other).splitlines() == [f"ndp {other} {mac}"]
+    assert "openshift_lvs_answers" not in director.sh("nft list tables")
+
+
+def test_a_server_that_leaves_rotation_leaves_it_with_both_addresses(director: Node) -> None:
+    director.succeeds("rotation", "out", "192.168.0.3")
+    assert director.sh("ls /etc/keepalived/drained").split() == ["192.168.0.3", PEER]
+    for address in ("192.168.0.3", PEER):
+        assert director.read(f"/etc/keepalived/versions/{director.in_force}/drained/{address}.conf") == "weight 0\n"
+    director.succeeds("rotation", "in", "192.168.0.3")
+    assert director.sh("ls /etc/keepalived/drained") == ""
+
+
+def test_a_witness_of_ipv6_that_refuses_is_there(director: Node) -> None:
+    assert director.run(f"{PROGRAM}/witness", f"[{CLIENT}]:5").returncode == 0
+    assert director.facts.witnesses.keys() == {"192.168.0.1:53", "[fd00:0:0:1::1]:53"}
+
+
+def test_a_drain_of_one_family_moves_the_other_with_it(director: Node) -> None:
+    director.sh(f"ip address add 192.168.0.250/32 dev eth0; ip -6 address add {VIP}/128 dev eth0 nodad")
+    # keepalived is a stub here, so the VIPs stay.
+    assert "still here: 192.168.0.250 " + VIP in director.verb("hand-over", "master-v6").stderr
+    assert [director.read(f"/run/openshift-lvs/drain-{name}").strip() for name in ("master", "master-v6", "old")] == ["0", "0", "-50"]
 
 
 def description() -> Description:
