@@ -40,7 +40,7 @@ class VirtualService(Model):
     scheduler: Scheduler = "mh"
     """How the director chooses a real server. With `mh` and `sh`, every director chooses the same server for a connection. With another scheduler, or with
     `persistence_timeout`, a new holder knows a connection only from connection sync. That reports a connection up to two seconds late, so younger
-    connections are lost when the holder changes ([measured](measurements.md#what-another-scheduler-costs)). keepalived: `lvs_sched`, formerly `lb_algo`.
+    connections are lost when the holder changes ([measured](appendix/measurements.md#what-another-scheduler-costs)). keepalived: `lvs_sched`, formerly `lb_algo`.
     """
     affinity: Literal["connection", "client"] = "connection"
     """`client`: all connections of a client go to one server, by hashing and without state. `mh` and `sh` only. keepalived: `mh-port`, `sh-port`."""
