@@ -24,7 +24,7 @@ lock: .venv ## write requirements*.txt anew from requirements*.in
 	for f in requirements requirements-dev; do .venv/bin/pip-compile --quiet --generate-hashes --strip-extras --allow-unsafe --no-emit-index-url --no-emit-find-links --no-header $$f.in -o $$f.txt; done
 
 .PHONY: schema
-schema: .venv ## write Pulumi.schema.json and the tables of docs/configuration.md anew from the model
+schema: .venv ## write Pulumi.schema.json and the tables of docs/reference/configuration.md anew from the model
 	$(PYTHON) -m components.configuration
 
 .PHONY: engine

@@ -1,4 +1,4 @@
-"""docs/configuration.md says of every key what the model says, and every page names commands and files that exist."""
+"""docs/reference/configuration.md says of every key what the model says, and every page names commands and files that exist."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def test_updates_are_proposed_for_every_folder_with_dependencies() -> None:
 
 
 def test_every_decision_is_in_the_list() -> None:
-    folder = PROJECT / "docs" / "decisions"
+    folder = PROJECT / "docs" / "explanation" / "decisions"
     listed = re.findall(r"\((\d{4}-[a-z-]+\.md)\)", (folder / "README.md").read_text())
     assert listed == sorted(path.name for path in folder.glob("[0-9]*.md"))
 
@@ -167,4 +167,4 @@ def test_the_page_shows_what_status_prints_on_a_node(article: dict[str, Any], mo
         table={mark: replace(virtual, servers=table[mark]) for mark, virtual in seen.table.items()},
     )
     printed = observe.report(seen, keepalived.describe(example, "infra1"))
-    assert "".join(f"    {line}\n" for line in printed.splitlines()) in (PROJECT / "docs" / "operations.md").read_text()
+    assert "".join(f"    {line}\n" for line in printed.splitlines()) in (PROJECT / "docs" / "reference" / "operations.md").read_text()
