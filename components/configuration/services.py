@@ -89,9 +89,9 @@ class VirtualService(Model):
     settings of [a real server](#a-sorry-server-outside-the-stack); a host or VIP of the stack is refused. keepalived: `sorry_server`.
     """
     fail_open: bool | None = None
-    """While no server passes its health check, every server that is not drained and has a weight gets connections: the checks may be wrong ([what it
-    does](#fail-open)). If not set: on. Off, and refused if set to `true`, with a `sorry_server`, with a `misc_dynamic` check, and with fewer
-    `expected_servers` than hosts with a weight.
+    """While no server passes its health check, every server that is not drained and has a weight gets connections: the checks may be wrong
+    ([what it does](../explanation/health-checks.md#fail-open)). If not set: on. Off, and refused if set to `true`, with a `sorry_server`, with a
+    `misc_dynamic` check, and with fewer `expected_servers` than hosts with a weight.
     """
     virtualhost: Word | None = None
     """The Host that `http` and `ssl` checks send, unless they set `virtualhost`: `Host` of HTTP_GET and SSL_GET. keepalived: `virtualhost`."""
