@@ -13,7 +13,7 @@ import socket
 import sys
 
 from . import belief as beliefs
-from . import clock, host, ipvs, journal, own_calls, repairs, state
+from . import clock, host, ipvs, journal, own_calls, repairs, state, unbalanced
 from .belief import Belief
 from .description import Description, current, in_force
 from .errors import Refused, TimedOut
@@ -217,7 +217,8 @@ class Watch:
         if not lines:
             self._shown = shown
             return []
-        return [Fault(IPVS, told(lines), lambda: ipvs.restore(lines))]
+        missing = {service.mark for service in description.services} - set(kernel)
+        return [Fault(IPVS, told(lines), lambda: _put_back(description, missing, lines))]
 
     def _sysctl_faults(self) -> list[Fault]:
         differ = host.sysctls_that_differ(self._sysctls)
@@ -276,6 +277,11 @@ class Watch:
         text = state.read(state.ACTIVATION)
         lowered = {(mark, address) for mark, address, _, _ in json.loads(text)["lowered"]} if text else set()
         return beliefs.out_of_rotation(self.description, state.drained()) | lowered
+
+
+def _put_back(description: Description, missing: set[int], lines: list[str]) -> None:
+    with unbalanced.kept_connections(description, missing):
+        ipvs.restore(lines)
 
 
 def told(lines: list[str]) -> str:

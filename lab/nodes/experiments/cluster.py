@@ -15,6 +15,7 @@ from typing import Any
 from lab.nodes import machine, probe, stack
 from lab.nodes.experiments import bounds
 from lab.nodes.experiments.calls import asks, in_every_state
+from lab.nodes.experiments.repairs import FORGOTTEN
 from lab.nodes.experiments.scene import Bound, Change, Description, Experiment, Scene, Step, on_backup, on_owner, service, two_directors
 from lab.nodes.probe import INFRA, MASTER, Target
 from lab.phases import wait_for
@@ -137,7 +138,7 @@ def _kube_proxy(mode: str) -> Experiment:
             step("is stopped and cleans up", _command("no-proxy", which)),
         )
 
-    return _experiment(MASTER, *steps("the owner", _owner), *steps("a backup", _backup), before=_api_server())
+    return _experiment(MASTER, *steps("the owner", _owner), *steps("a backup", _backup), before=f"{FORGOTTEN}; {_api_server()}")
 
 
 def _api_server() -> str:

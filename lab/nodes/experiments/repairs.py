@@ -26,6 +26,10 @@ Which = Callable[[Scene], str]
 WHICH: dict[str, Which] = {"the holder": lambda scene: scene.owner, "a backup": lambda scene: scene.backup}
 
 
+FORGOTTEN = "for node in master0 master1 master2; do lab exec $node systemctl restart openshift-lvs-watch; done"
+"""After several repairs of one thing, the next one waits for minutes. Each experiment begins without earlier repairs."""
+
+
 def _on(which: Which, script: str) -> Callable[[Scene], None]:
     def act(scene: Scene) -> None:
         scene.on(which(scene), script)
@@ -51,7 +55,7 @@ def _repaired(which: Which, what: str) -> Callable[[Scene], Iterable[str]]:
 
 def _row(name: str, script: str, what: str, bound: Callable[[Scene], Bound]) -> list[Experiment]:
     return [
-        Experiment(MASTER, (Step(f"{name} on {where}", "repair", _on(which, script), bound, evidence=_repaired(which, what)),))
+        Experiment(MASTER, (Step(f"{name} on {where}", "repair", _on(which, script), bound, evidence=_repaired(which, what)),), before=FORGOTTEN)
         for where, which in WHICH.items()
     ]
 
@@ -70,6 +74,7 @@ def _died_meanwhile(where: str, which: Which) -> Experiment:
             ),
             Step(f"that server of {where} started again", "server back", _on(which, "systemctl start lab-workload"), bounds.server_back),
         ),
+        before=FORGOTTEN,
     )
 
 

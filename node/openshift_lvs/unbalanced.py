@@ -1,0 +1,69 @@
+"""Connections while another program has emptied the IPVS table: what the node does until `watch` has put the table back.
+
+Without virtual servers, every packet for a VIP ends at the holder's own server. That server answers new connections, but it resets the connections that
+other servers have. So the rules (lvs.nft) hold back what belongs to other servers, and here the new connections stay where they were accepted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import sys
+
+from . import host, journal, programs, state
+from .errors import Refused
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from .description import Description
+
+ACCEPTING, KEPT = "accepting", "kept"
+"""Sets of lvs.nft: ports whose new connections are added to `kept`, and connections that IPVS does not balance."""
+_TABLES = "/proc/net/tcp", "/proc/net/tcp6"
+_LISTEN, _TIME_WAIT = "0A", "06"
+
+
+@contextlib.contextmanager
+def kept_connections(description: Description, marks: Iterable[int]) -> Iterator[None]:
+    """Put virtual servers back in here: the connections that this node's own server has accepted so far stay with it."""
+    ports = {(str(vip.address), service.port) for vip in description.vips for service in vip.services if service.mark in marks and service.protocol == "TCP"}
+    if not ports:
+        yield
+        return
+    # From now on the rules add each new connection. Those before are listed by the kernel.
+    _nft(f"add element ip {host.TABLE} {ACCEPTING} {{ {', '.join(str(port) for port in sorted({port for _, port in ports}))} }}")
+    if found := [connection for name in _TABLES for connection in connections(state.text(name), ports)]:
+        _nft(f"add element ip {host.TABLE} {KEPT} {{ {', '.join(found)} }}")
+    try:
+        yield
+    finally:
+        _nft(f"flush set ip {host.TABLE} {ACCEPTING}")
+
+
+def connections(shown: str, ports: Iterable[tuple[str, int]]) -> list[str]:
+    """The connections of these VIPs and ports in /proc/net/tcp or tcp6, as elements of `kept`: client, its port, VIP, port."""
+    wanted = set(ports)
+    found = []
+    for line in shown.splitlines()[1:]:
+        local, peer, status = line.split()[1:4]
+        vip, port = _end(local)
+        if status not in (_LISTEN, _TIME_WAIT) and (vip, port) in wanted:
+            client, client_port = _end(peer)
+            found.append(f"{client} . {client_port} . {vip} . {port}")
+    return found
+
+
+def _end(shown: str) -> tuple[str, int]:
+    """An address and a port. The kernel prints each 32 bits as a number of this machine's byte order; a socket for both families has ::ffff:ADDRESS."""
+    address, _, port = shown.partition(":")
+    return socket.inet_ntoa(int(address[-8:], 16).to_bytes(4, sys.byteorder)), int(port, 16)
+
+
+def _nft(command: str) -> None:
+    try:
+        programs.run("nft", "--file", "-", stdin=f"{command}\n")
+    except Refused as fault:
+        # The rules may be missing too. The table is put back all the same.
+        journal.note(f"connections were not kept: {fault}")
