@@ -47,9 +47,10 @@ def render(cluster: Cluster, host: str, root: Path = ROOT) -> tuple[File, ...]:
         "pool": node.pool_name,
         "interface": node.interface,
         "is_director": is_director,
+        "address": str(node.pool.hosts[host].address),
         "keepalived": cluster.keepalived.model_dump(mode="json"),
         "poor_view_weight": POOR_VIEW_WEIGHT,
-        "witnesses": cluster.witnesses(node.pool_name),
+        "witnesses": cluster.witnesses(node.pool_name) if is_director else (),
         "vips": [_vip(cluster, node, name, vip) for name, vip in vips.items()],
         "modules": _modules(vips),
         "directors": [str(node.pool.hosts[director].address) for director in cluster.directors(node.pool_name)],
@@ -58,14 +59,12 @@ def render(cluster: Cluster, host: str, root: Path = ROOT) -> tuple[File, ...]:
         "returned": _returned(cluster, node.pool_name) if cluster.network.port_security and not node.pool.existing else None,
         "methods": sorted({service.forwarding_method for vip in vips.values() for service in vip.services}),
     }
-    names = ["sysctl.conf", "modules.conf"]
-    if is_director and vips:
-        names = ["keepalived.conf", "lvs.nft", "release.batch", *names]
-    elif context["tunnelled"] or context["returned"]:
-        names = ["lvs.nft", *names]
+    has_rules = (is_director and vips) or context["tunnelled"] or context["returned"]
+    # A server that is no director runs keepalived too, for its own calls: with health checks and without VRRP.
+    names = [*(["keepalived.conf"] if vips else []), *(["lvs.nft"] if has_rules else []), *(["release.batch"] if vips else []), "sysctl.conf", "modules.conf"]
     files = [File(name, 0o644, _template(f"etc/keepalived/current/{name}.j2").render(context)) for name in names]
     described = File(description.NAME, 0o644, describe(cluster, host).to_json())
-    return (described, *files, *(_check_scripts(vips, root) if is_director else ()))
+    return (described, *files, *_check_scripts(vips, root))
 
 
 def describe(cluster: Cluster, host: str) -> description.Description:
@@ -102,6 +101,7 @@ def describe(cluster: Cluster, host: str) -> description.Description:
             for name, vip in vips.items()
         ),
         metrics_directory=cluster.metrics.directory if cluster.metrics else None,
+        checks_only=bool(vips) and not is_director,
     )
 
 

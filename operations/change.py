@@ -32,6 +32,8 @@ _VIRTUAL_ROUTER_ID = re.compile(r"^ +virtual_router_id .*$", re.MULTILINE)
 _ADVERTS = re.compile(r"^ +(?:vrrp_version .*|unicast_peer .*|include auth-.*)$", re.MULTILINE)
 _SCHEDULER = re.compile(r"^ +lvs_sched .*$", re.MULTILINE)
 _METHOD = re.compile(r"^ +lvs_method .*$", re.MULTILINE)
+BECOMES, LEAVES = "becomes a director", "is no director any more"
+"""Steps of a host. keepalived starts with the other role."""
 _PROGRAM = re.compile(r'^  "program": "(.*)",$', re.MULTILINE)
 """The line of a host's host.json that names the program by a digest of its content."""
 
@@ -96,6 +98,10 @@ class Side:
     def addresses(self) -> dict[str, str]:
         """Each host's address. A release before host.json has none here."""
         return {host: str(given["address"]) for host, given in self.described.items() if "address" in given}
+
+    def directs(self, host: str) -> bool:
+        """Whether a host is a director: a server that is none has a keepalived.conf without VRRP instances."""
+        return "keepalived.conf" in self.hosts.get(host, {}) and not self.described[host].get("checks_only")
 
     @cached_property
     def vips(self) -> dict[str, Vip]:
@@ -178,6 +184,9 @@ class Change:
             return "no change"
         if host in self._on(effects.FORWARDING):
             return "restart of keepalived"
+        directed, directs = self.base.directs(host), self.head.directs(host)
+        if directed != directs:
+            return BECOMES if directs else LEAVES
         ran, runs = "keepalived.conf" in before, "keepalived.conf" in after
         return {(True, True): "reload", (False, True): "keepalived starts", (True, False): "keepalived stops", (False, False): "settings applied"}[ran, runs]
 
@@ -215,9 +224,10 @@ class Change:
             case effects.PROGRAM:
                 return [host for host in self.kept if program(base.hosts[host]) != program(head.hosts[host])]
             case effects.ADVERTS:
-                return [host for host, before, after in both if before and after and _ADVERTS.findall(before) != _ADVERTS.findall(after)]
+                stay = [host for host in self.kept if base.directs(host) and head.directs(host)]
+                return [host for host, before, after in both if host in stay and _ADVERTS.findall(before) != _ADVERTS.findall(after)]
             case effects.DIRECTOR_REMOVED:
-                return [host for host in self.kept if self.step(host) == "keepalived stops"]
+                return [host for host in self.kept if self.step(host) == LEAVES]
             case effects.VIP_REMOVED:
                 return sorted({*(base.vips.keys() - head.vips.keys()), *(base.services - head.services)}) if head.hosts else []
             case effects.VIP_ADDRESS:

@@ -46,7 +46,7 @@ class Draining:
             self._do({self.host: ("ownership", "off")}, "owns no address")
             if self._names(held):
                 unmet = self._wait_for_memory(time.monotonic() + max(deadline / 2, MEMORY_SECONDS_LEAST), self.host, [self._address])
-        self._do(dict.fromkeys((host for host in seen if host in self._directors), ("rotation", "out", self._address)), f"gives {self.host} no new connection")
+        self._do(dict.fromkeys(seen, ("rotation", "out", self._address)), f"gives {self.host} no new connection")
         self._wait_for_connections(ends, deadline)
         if unmet and (left := unmet & set(self._connections(self.host, [self._address]))):
             raise Refused(f"{self.host}: {len(left)} silent connections that its addresses' new holder does not know; they end with the node")
@@ -62,7 +62,7 @@ class Draining:
         if self.host in seen and (self.host in self._directors or seen[self.host].owns_nothing):
             self._do({self.host: ("ownership", "on")}, "may own addresses again")
         stays = self._bring_home() if self.host in seen and self.host in self._directors else ""
-        self._do(dict.fromkeys((host for host in seen if host in self._directors), ("rotation", "in", self._address)), f"balances to {self.host} again")
+        self._do(dict.fromkeys(seen, ("rotation", "in", self._address)), f"balances to {self.host} again")
         if stays:
             raise Refused(stays)
         if silent:
@@ -84,9 +84,9 @@ class Draining:
         return [name for name, vip in self.cluster.vips_of(self._pool).items() if str(vip.address) in held]
 
     def _look(self) -> tuple[dict[str, Facts], dict[str, str]]:
-        """The facts of the pool's hosts, and why its directors and this host do not answer where they do not."""
+        """The facts of the pool's hosts, and why hosts do not answer where they do not."""
         known, silent = facts(self.nodes, self.cluster.pools[self._pool].hosts)
-        lost = {host: answer.fault or "" for host, answer in silent.items() if host in self._directors or host == self.host}
+        lost = {host: answer.fault or "" for host, answer in silent.items()}
         if not any(host in self._directors for host in known):
             raise Refused(f"no director of pool {self._pool} can be reached: {'; '.join(lost.values())}")
         return known, lost

@@ -114,8 +114,10 @@ def _host_clauses(each: Change) -> Iterator[str]:
         *_count(steps.count("reload"), f"of {total} hosts reloads", f"of {total} hosts reload"),
         *_count(steps.count("restart of keepalived"), f"of {total} hosts restarts keepalived", f"of {total} hosts restart keepalived"),
         *_count(steps.count("settings applied"), f"of {total} hosts gets new settings", f"of {total} hosts get new settings"),
-        *_count(steps.count("keepalived starts"), "host becomes a director", "hosts become directors"),
-        *_count(steps.count("keepalived stops"), "host is no director any more", "hosts are no directors any more"),
+        *_count(steps.count("keepalived starts"), f"of {total} hosts starts keepalived", f"of {total} hosts start keepalived"),
+        *_count(steps.count("keepalived stops"), f"of {total} hosts stops keepalived", f"of {total} hosts stop keepalived"),
+        *_count(steps.count(change.BECOMES), "host becomes a director", "hosts become directors"),
+        *_count(steps.count(change.LEAVES), "host is no director any more", "hosts are no directors any more"),
         *_count(steps.count("new"), "host is new", "hosts are new"),
         *_count(steps.count("removed from the stack"), "host is removed", "hosts are removed"),
     ]

@@ -237,7 +237,7 @@ def _host_row(name: str, host: Host | None, vips: Mapping[str, Address]) -> tupl
     ]
     return (
         name,
-        host.keepalived if host.director else "-",
+        host.keepalived if any(vip.pool == host.pool for vip in vips.values()) else "-",
         version.in_force if version.as_rendered else f"{version.in_force}, rendered {version.rendered}",
         " ".join(host.holds) or "-",
         ", ".join(live) or "-",

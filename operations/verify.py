@@ -110,9 +110,10 @@ def inside(cluster: Cluster, host: str, seen: Facts, root: Path) -> Iterator[Fin
     has_password = is_director and any(vip.authentication for vip in vips.values())
     version = keepalived.version(rendered)
     yield _version(host, version, has_password, seen, files)
-    if is_director:
+    if vips:
         active = seen.keepalived == "active"
         yield Finding(host, "keepalived", active, seen.keepalived + ("" if active else "; systemctl status keepalived on the node says why"))
+    if is_director:
         if seen.aside and not seen.owns_nothing:
             stuck = f"may not take {', '.join(seen.aside)}, and is not drained: a hand-over was cut short; undrain {host}"
             yield Finding(host, "ownership", False, stuck)
@@ -123,16 +124,19 @@ def inside(cluster: Cluster, host: str, seen: Facts, root: Path) -> Iterator[Fin
     if seen.version == "none":
         return
     yield from _repairs(host, seen)
+    if seen.moved:
+        yield Finding(host, "interface", False, seen.moved)
     yield _settings(host, files, seen, {str(vip.address) for vip in vips.values()}, is_director)
+    for name, vip in vips.items():
+        tables = [_service(cluster, host, f"{name}:{service.port}/{service.protocol}", vip, service, seen) for service in vip.services]
+        yield from tables
+        if seen.views.get(name) and all(table.holds for table in tables) and not any(service.dynamic_weights for service in vip.services):
+            stale = f"priority for {name} lowered by {-seen.views[name]} as if servers were lost, and none is; openshift-lvs recount on the node"
+            yield Finding(host, "view", False, stale)
     if is_director:
-        for name, vip in vips.items():
-            tables = [_service(cluster, host, f"{name}:{service.port}/{service.protocol}", vip, service, seen) for service in vip.services]
-            yield from tables
-            if seen.views.get(name) and all(table.holds for table in tables) and not any(service.dynamic_weights for service in vip.services):
-                stale = f"priority for {name} lowered by {-seen.views[name]} as if servers were lost, and none is; openshift-lvs recount on the node"
-                yield Finding(host, "view", False, stale)
         yield _sync(host, node.interface, cluster.sync_id(node.pool_name), seen)
         yield Finding(host, "virtual_router_id", not seen.strangers, seen.strangers or "no other router uses ours")
+        yield from _translations(host, seen)
     if "lvs.nft" in files:
         yield _neighbours(host, seen)
 
@@ -200,6 +204,14 @@ def _neighbours(host: str, seen: Facts) -> Finding:
     shown = ", ".join(seen.foreign[:FOREIGN_NAMED]) + (f" and {len(seen.foreign) - FOREIGN_NAMED} more" if len(seen.foreign) > FOREIGN_NAMED else "")
     remedy = "refused here, since no director has that address; find out whose it is (a director's must be in pools.NAME.hosts)"
     return Finding(host, "neighbours", False, f"in the last hour: {shown}; {remedy}")
+
+
+def _translations(host: str, seen: Facts) -> Iterator[Finding]:
+    """What other programs on a director do with the packets of services. One that drops the test packet hides it."""
+    for each in seen.translated:
+        yield Finding(host, "translation", False if each.to else None, str(each))
+    if not seen.translated:
+        yield Finding(host, "translation", True, "no other program translates a service's destination")
 
 
 def _service(cluster: Cluster, host: str, name: str, vip: Vip, service: VirtualService, seen: Facts) -> Finding:
@@ -315,7 +327,7 @@ def _from_outside(nodes: Nodes, cluster: Cluster, known: Mapping[str, Facts]) ->
             ours = {f"{clients[holder]}:{port}" for words in lines if words[:2] == ["tcp", at] for port in words[2:]}
             new = [words for words in map(str.split, arrived[holder].said.splitlines()) if words[1] in ours and words[2] == at]
             found = _handshakes(cluster, name, check, set(live), _one_server(service), asker, new)
-            yield found if found.holds else replace(found, seen=found.seen + _filtered(holder, known[holder]))
+            yield found if found.holds else replace(found, seen=found.seen + _filtered(holder, known[holder]) + _translated(holder, known[holder], at))
 
 
 def _asked(vip: Vip, holder: Facts) -> Iterator[tuple[VirtualService, dict[str, int]]]:
@@ -354,12 +366,13 @@ def _answers(name: str, asker: str, holder: str, known: Mapping[str, Facts], ans
 
 
 def _drained_alike(cluster: Cluster, name: str, vip: Vip, known: Mapping[str, Facts]) -> Iterator[Finding]:
-    """A director that is new, or was away, has not been told of a drain."""
-    directors = [host for host in cluster.directors(vip.pool) if host in known]
-    for server, machine in cluster.pools[vip.pool].hosts.items():
-        told = [host for host in directors if str(machine.address) in known[host].drained]
-        if told and len(told) < len(directors):
-            others = ", ".join(host for host in directors if host not in told)
+    """A host that is new, or was away, has not been told of a drain."""
+    hosts = cluster.pools[vip.pool].hosts
+    reached = [host for host in hosts if host in known]
+    for server, machine in hosts.items():
+        told = [host for host in reached if str(machine.address) in known[host].drained]
+        if told and len(told) < len(reached):
+            others = ", ".join(host for host in reached if host not in told)
             yield Finding(name, "drained", False, f"{server} is drained on {', '.join(told)} and not on {others}: drain or undrain {server} again")
         elif told:
             yield Finding(name, "drained", True, f"{server} is drained")
@@ -368,6 +381,11 @@ def _drained_alike(cluster: Cluster, name: str, vip: Vip, known: Mapping[str, Fa
 def _filtered(host: str, seen: Facts) -> str:
     """The chains of other programs that may be the reason why something does not arrive at a host."""
     return f"; {host} drops what no rule accepts in {', '.join(seen.filters)}" if seen.filters else ""
+
+
+def _translated(host: str, seen: Facts, at: str) -> str:
+    """The translation that is the reason why nothing for a service arrives at a holder's IPVS."""
+    return "".join(f"; {host} translates it to {each.to}: see translation of {host}" for each in seen.translated if each.to and each.at == f"{at}/TCP")
 
 
 def _handshakes(cluster: Cluster, name: str, check: str, live: set[str], one_server: bool, asker: str, new: Sequence[Sequence[str]]) -> Finding:
@@ -383,6 +401,9 @@ def _handshakes(cluster: Cluster, name: str, check: str, live: set[str], one_ser
     if not one_server:
         faults += [f"{names.get(address, address)} was sent nothing" for address in sorted(live - set(done) - set(stuck))]
     if not done and not stuck:
-        faults = [f"nothing that {asker} sent arrived at the holder: has its port the address pair, and its security group the service's port?"]
+        faults = [
+            f"nothing that {asker} sent arrived at the holder: has its port the address pair, and its security group the service's port? Does no rule for "
+            "its interface translate the destination?"
+        ]
     alone = " (one client has one server)" if one_server else ""
     return Finding(name, check, not faults, "; ".join([f"handshakes from {asker}: {shown or 'none'}{alone}", *faults]))

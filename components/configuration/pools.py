@@ -114,7 +114,7 @@ class Pool(Model):
     existing: bool = False
     """The hosts already exist: the program creates nothing for them in OpenStack. If a host is removed, the program undoes what it did on that host."""
     directors: tuple[HostName, ...] | None = None
-    """Hosts that may hold the VIPs; all hosts if not set."""
+    """Hosts that may hold the VIPs; all hosts if not set. The other hosts run keepalived without VRRP: its health checks tell where their own calls go."""
     witnesses: tuple[Witness, ...] | None = Field(None, max_length=WITNESSES)
     """Addresses outside the pool. A director connects to them to find out whether it is cut off from the network. It asks one each second; any answer
     counts, also a refusal. If not set: in a pool of two hosts, the servers of the other pools, because neither of two directors can tell by itself; in

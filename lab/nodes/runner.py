@@ -174,7 +174,7 @@ def _run_all(experiment: Experiment, described: Description) -> list[Outcome]:
     try:
         holder = probe.holder(experiment.target)
         scene = Scene(experiment.target, holder, "", copy.deepcopy(described), experiment.auth_pass)
-        scene.backup = next(node for node in scene.live() if node != holder)
+        scene.backup = next(node for node in scene.cluster.directors(scene.cluster.vips[scene.target.vip].pool) if node != holder)
         for step in experiment.steps:
             outcomes.append(_run(step, scene))
             if outcomes[-1].cut_short:

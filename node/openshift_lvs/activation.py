@@ -74,6 +74,7 @@ class _Activation:
         self.reloaded_at = clock.now()
 
     def run(self, canary: bool) -> str:
+        host.require_interface(self.new)
         self._take_up_what_was_interrupted()
         changes = self.old != self.version or not self._in_force(self.version) or not running()
         if self.old == self.version and self._in_force(self.version) and not self._unhealthy(self.new, self.progress.answered_before):
@@ -214,7 +215,9 @@ class _Activation:
         """Bring what the link points to, what the kernel has and what keepalived runs to a version. Raises Refused when that fails."""
         folder = versions.folder(version)
         before = Description.read(versions.folder(self.old)) if self.old else current()
-        if running() and (not description.director or self._begins_anew(description)):
+        # What runs may be any of these, after an activation that was interrupted. A reload would have to begin or end keepalived's VRRP process.
+        role_changes = any(each.director != description.director for each in (before, self.current, self.new) if each)
+        if running() and (not description.runs_keepalived or role_changes or self._begins_anew(description)):
             programs.run("systemctl", "stop", "keepalived.service")
         if not running():
             if state.target(state.CURRENT) != version:
@@ -222,7 +225,7 @@ class _Activation:
                     ipvs.forget([each for each in (before, self.new) if each])
                 except TimedOut as late:
                     journal.note(str(late))
-            if self.progress.answered_before and not ipvs.table():
+            if description.director and self.progress.answered_before and not ipvs.table():
                 self.told_anew_s = TOLD_ANEW_S
         self.progress.unread = True
         self.progress.write()
@@ -242,7 +245,7 @@ class _Activation:
                 raise
             # The version before must come back all the same.
             journal.note(f"connection sync did not start: {fault}")
-        if description.director:
+        if description.runs_keepalived:
             if running():
                 programs.run("systemctl", "reload", "keepalived.service")
             else:
@@ -256,7 +259,7 @@ class _Activation:
         """Raise TimedOut unless keepalived is healthy, and still is when every health check has run."""
         before = self.progress.answered_before or []
         clock.wait_for(HEALTHY_S, "a healthy keepalived", lambda: self._unhealthy(self.new, before))
-        if before and changes and self.new.director:
+        if before and changes and self.new.runs_keepalived:
             self._wait_until_checked(self.new, self.told_anew_s)
             clock.wait_for(5, "a healthy keepalived", lambda: self._unhealthy(self.new, before) or self._unanswered())
 
@@ -272,7 +275,7 @@ class _Activation:
 
     def _unhealthy(self, description: Description, before: list[Key] | None) -> str:
         """Empty when keepalived runs, the kernel has every service, and no server that answered before is lost; else what is wrong."""
-        if not description.director:
+        if not description.runs_keepalived:
             return ""
         if not running():
             return f"keepalived.service is {programs.attempt('systemctl', 'is-active', 'keepalived.service')[1].strip()}"
@@ -343,7 +346,7 @@ def apply(description: Description) -> None:
     folder = state.CURRENT
     host.prepare(folder, description)
     host.load_rules(folder)
-    if description.director:
+    if description.runs_keepalived:
         vrrp.start(description, missing_only=True)
         servers.write_drained_files(os.path.realpath(folder), description)
     ours = {str(vip.address) for vip in description.vips}

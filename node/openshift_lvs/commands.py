@@ -56,12 +56,14 @@ def go_home(vip: str) -> str:
 
 
 def alone(seconds: str) -> None:
-    from . import clock, host, vrrp
+    from . import clock, host, test_packets, vrrp
     from .description import in_force
 
     description = in_force()
     clock.wait_for(float(seconds), "former directors to fall silent", lambda: vrrp.strangers(description, description))
     host.end_roll_out()
+    # The VIP is on lo and with its owner, and is not proven yet: its holder alone could answer all requests.
+    test_packets.require_none(description)
 
 
 def hear(version: str) -> None:
@@ -229,7 +231,7 @@ COMMANDS: dict[str, tuple[Callable[..., str | None], str, str, str]] = {
     "deliver-secret": (deliver_secret, "VERSION <BUNDLE", "engine", "add the VRRP passwords to a staged version"),
     "activate": (activate, "VERSION [canary]", "engine", "bring a version into force; go back to the one before when it is not healthy"),
     "go-home": (go_home, "VIP", "engine", "end a roll-out: hand the VIP to its owner"),
-    "alone": (alone, "SECONDS", "engine", "wait until no other router uses our virtual_router_ids; then refuse what former directors send"),
+    "alone": (alone, "SECONDS", "engine", "wait until no other router uses our virtual_router_ids; refuse former directors; fail where VIPs are translated"),
     "answers": (answers, "SECONDS REQUESTS TARGET...", "engine", "ask until each target gives so many answers in a row"),
     "remove": (remove, "", "engine", "undo everything that this program did on this host"),
     "hear": (hear, "VERSION", "systemd", "send and receive test packets until every director of the version is activated"),

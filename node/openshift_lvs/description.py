@@ -109,7 +109,7 @@ class Vip(Record):
 
 
 class Description(Record):
-    """One host. `directors` are the other directors of its pool; only a director runs keepalived."""
+    """One host. `directors` are the other directors of its pool, for a director."""
 
     host: str
     pool: str
@@ -129,6 +129,13 @@ class Description(Record):
     vips: tuple[Vip, ...]
     metrics_directory: str | None = None
     """The folder of node_exporter's textfile collector, if metrics are wanted."""
+    checks_only: bool = False
+    """Whether a server that is no director runs keepalived: with virtual servers and their health checks, without a VRRP instance (decision 0014)."""
+
+    @property
+    def runs_keepalived(self) -> bool:
+        """Whether keepalived runs on this host, and keeps an IPVS table."""
+        return self.director or self.checks_only
 
     @property
     def instances(self) -> tuple[str, ...]:
@@ -137,8 +144,8 @@ class Description(Record):
 
     @property
     def services(self) -> tuple[Service, ...]:
-        """The virtual servers that this host runs: none unless it is a director."""
-        return tuple(service for vip in self.vips for service in vip.services) if self.director else ()
+        """The virtual servers of this host's IPVS table: none unless it runs keepalived."""
+        return tuple(service for vip in self.vips for service in vip.services) if self.runs_keepalived else ()
 
     @property
     def owned_by_others(self) -> dict[str, Address]:
@@ -151,7 +158,7 @@ class Description(Record):
 
     def to_json(self) -> str:
         """Text with a line for each real server, so that a change is one line of a diff."""
-        given = {name: value for name, value in vars(self).items() if name != "metrics_directory" or value}
+        given = {name: value for name, value in vars(self).items() if name not in ("metrics_directory", "checks_only") or value}
         return _text(json.loads(json.dumps({"format": 1, **given}, default=plain))) + "\n"
 
     @classmethod

@@ -7,6 +7,7 @@ import json
 from .ipvs import RealServer, SyncDaemon, VirtualServer
 from .record import Record, plain
 from .repairs import Repair
+from .translation import Translation
 from .vrrp import Transition
 
 TYPE_CHECKING = False
@@ -68,6 +69,10 @@ class Facts(Record):
     """Other machines that sent adverts, connection sync or tunnel packets within the last hour; the rules refused them."""
     filters: tuple[str, ...] = ()
     """Other programs' nftables chains that drop incoming packets unless a rule accepts them."""
+    translated: tuple[Translation, ...] = ()
+    """Services whose packets another program's rules send elsewhere before IPVS, or of which that is not known."""
+    moved: str = ""
+    """Another interface than the pool's that has this host's own address, and the remedy."""
 
     @property
     def aside(self) -> list[str]:
@@ -107,6 +112,7 @@ class Facts(Record):
         data["sync"] = tuple(SyncDaemon(**each) for each in data["sync"])
         data["repairs"] = tuple(Repair(**each) for each in data.get("repairs", ()))
         data["table"] = {int(mark): _virtual_server(each) for mark, each in data["table"].items()}
+        data["translated"] = tuple(Translation(**each) for each in data.get("translated", ()))
         data["vrrp"] = {name: Transition(**each) for name, each in data.get("vrrp", {}).items()}
         return cls(**data)
 

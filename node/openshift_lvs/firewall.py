@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     Rule = tuple[str, str]
     """Zone and rich rule."""
 
-_OURS = ("openshift_lvs", "openshift_lvs_own", "openshift_lvs_listen")
+_OURS = ("openshift_lvs", "openshift_lvs_own", "openshift_lvs_listen", "lvs_test_packets")
 _HERE = ("input", "prerouting")
+LEGACY_TABLES = "/proc/net/ip_tables_names"
 
 
 def open_for(description: Description) -> None:
@@ -42,16 +43,22 @@ def close() -> None:
         _bring([])
 
 
-def dropping_chains() -> tuple[str, ...]:
-    """Other programs' chains that drop incoming packets unless a rule accepts them, as `table FAMILY NAME, chain NAME, priority N`."""
+def other_chains() -> list[dict[str, Any]]:
+    """Other programs' chains for IPv4, as nft lists them in JSON."""
     status, shown, _ = programs.attempt("nft", "--json", "list", "chains")
-    found = []
-    for each in json.loads(shown)["nftables"] if status == 0 and shown else ():
-        chain: dict[str, Any] = each.get("chain", {})
-        drops = chain.get("policy") == "drop" and chain.get("hook") in _HERE and chain["family"] in ("ip", "inet")
-        if drops and chain["table"] not in _OURS:
-            found.append(f"table {chain['family']} {chain['table']}, chain {chain['name']}, priority {chain['prio']}")
-    return tuple(found)
+    chains: list[dict[str, Any]] = [each["chain"] for each in json.loads(shown)["nftables"] if "chain" in each] if status == 0 and shown else []
+    return [chain for chain in chains if chain["family"] in ("ip", "inet") and chain["table"] not in _OURS]
+
+
+def dropping_chains(chains: list[dict[str, Any]] | None = None) -> tuple[str, ...]:
+    """Which of other programs' chains drop incoming packets unless a rule accepts them, as `table FAMILY NAME, chain NAME, priority N`."""
+    drops = [chain for chain in (other_chains() if chains is None else chains) if chain.get("policy") == "drop" and chain.get("hook") in _HERE]
+    return tuple(f"table {chain['family']} {chain['table']}, chain {chain['name']}, priority {chain['prio']}" for chain in drops)
+
+
+def in_prerouting(chains: list[dict[str, Any]]) -> bool:
+    """Whether another program has rules in prerouting, where destinations are translated: some of these chains, or legacy iptables, which nft does not list."""
+    return any(chain.get("hook") == "prerouting" for chain in chains) or bool(state.text(LEGACY_TABLES))
 
 
 def _running() -> bool:
@@ -111,9 +118,11 @@ def _rules(description: Description) -> Iterator[str]:
             yield f'source address="{director}" protocol value="{protocol}"'
         if description.director:
             yield f'source address="{director}" port port="8848" protocol="udp"'
-        for _, service in services:
-            if service.check_port:
-                yield f'source address="{director}" port port="{service.check_port}" protocol="tcp"'
+    for _, service in services:
+        # Every host of the pool checks its servers, and is one of them.
+        for server in service.real_servers if service.check_port else ():
+            if server.address != description.address:
+                yield f'source address="{server.address}" port port="{service.check_port}" protocol="tcp"'
     for vip, service in services:
         # A server behind NAT gets packets for its own address.
         for target in (vip.address, *([description.address] if service.forwarding_method == "NAT" else [])):

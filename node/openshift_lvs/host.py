@@ -45,6 +45,23 @@ def all_addresses() -> dict[str, set[str]]:
     return _parse_addresses(programs.run("ip", "-oneline", "address", "show"))
 
 
+def moved(description: Description, found: dict[str, set[str]]) -> str:
+    """What is said when another interface than the pool's has this host's own address, and the remedy. Empty where it has not, or no interface has."""
+    having = [interface for interface, there in found.items() if str(description.address) in there]
+    if not having or description.interface in having:
+        return ""
+    return (
+        f"{description.address} is on {having[0]}, not on {description.interface}, where keepalived and the rules expect it; set "
+        f"pools.{description.pool}.interface, or the one of host {description.host}, to {having[0]} and pulumi up"
+    )
+
+
+def require_interface(description: Description) -> None:
+    """Raise Refused when another interface than a version names has this host's own address."""
+    if text := moved(description, all_addresses()):
+        raise Refused(f"{text}. Nothing was changed")
+
+
 def _parse_addresses(shown: str) -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     for line in shown.splitlines():

@@ -24,6 +24,15 @@ _NFT_MSG_NEWGEN = 10 << 8 | 15
 """Subsystem nf_tables; the end of a transaction, with the process that made it."""
 _NFTA_GEN_PROC_PID = 2
 _NFTA_GEN_PROC_NAME = 3
+_NFNLGRP_NFTRACE = 9
+_NFT_MSG_TRACE = 10 << 8 | 17
+"""Subsystem nf_tables; what a rule made of a packet that is traced."""
+_NFTA_TRACE_TABLE, _NFTA_TRACE_CHAIN, _NFTA_TRACE_TYPE, _NFTA_TRACE_VERDICT = 1, 2, 4, 5
+_NFTA_TRACE_NETWORK_HEADER, _NFTA_TRACE_TRANSPORT_HEADER = 8, 9
+_NFTA_VERDICT_CODE, _NFTA_VERDICT_CHAIN = 1, 2
+_NFT_TRACETYPE_RULE = 3
+_NF_ACCEPT, _NFT_JUMP, _NFT_GOTO = 1, -3, -4
+_NLA_TYPE_MASK = 0x3FFF
 _HEADER = 16
 _BYTES = 1 << 16
 
@@ -51,16 +60,23 @@ class Events:
 
 
 class AddressEvents(Events):
-    """Addresses of every interface."""
+    """Addresses of every interface. `elsewhere` is set when IPv4 addresses of other interfaces than lo may have changed; the reader clears it."""
 
     def __init__(self) -> None:
         super().__init__(_NETLINK_ROUTE, _RTMGRP_IPV4_IFADDR | _RTMGRP_IPV6_IFADDR)
+        self.elsewhere = False
 
     def left_lo(self) -> bool:
         """Whether an address may have left lo since the last look."""
         left = False
         for data in self._received():
-            left |= data is None or any(kind == _RTM_DELADDR and struct.unpack_from("=I", body, 4)[0] == _LO for kind, body in messages(data))
+            if data is None:
+                left = self.elsewhere = True
+            for kind, body in messages(data or b""):
+                if struct.unpack_from("=I", body, 4)[0] == _LO:
+                    left |= kind == _RTM_DELADDR
+                else:
+                    self.elsewhere |= body[0] == socket.AF_INET
         return left
 
 
@@ -89,6 +105,42 @@ class RuleEvents(Events):
         return changed
 
 
+class TraceEvents(Events):
+    """What rules made of the packets that nftables traces."""
+
+    def __init__(self) -> None:
+        super().__init__(_NETLINK_NETFILTER, 1 << _NFNLGRP_NFTRACE - 1)
+
+    def accepted(self) -> list[tuple[str, list[str], tuple[str, int]]]:
+        """Each rule that ended a walk through a table's chains by accepting a packet: the table, the chains from the hook to that rule, and the packet's
+        destination before the walk. A rule that translates the destination is one of them."""
+        found = []
+        came_from: dict[str, str] = {}
+        destination = ("", 0)
+        for data in self._received():
+            for kind, body in messages(data or b""):
+                if kind != _NFT_MSG_TRACE:
+                    continue
+                told = dict(_attributes(body, 4))
+                if _NFTA_TRACE_NETWORK_HEADER in told:
+                    # The kernel shows the packet with the first message of each walk.
+                    came_from = {}
+                    port = struct.unpack_from("!H", told[_NFTA_TRACE_TRANSPORT_HEADER], 2)[0]
+                    destination = (socket.inet_ntoa(told[_NFTA_TRACE_NETWORK_HEADER][16:20]), port)
+                if struct.unpack("!I", told[_NFTA_TRACE_TYPE])[0] != _NFT_TRACETYPE_RULE:
+                    continue
+                verdict = dict(_attributes(told[_NFTA_TRACE_VERDICT], 0))
+                code, chain = struct.unpack("!i", verdict[_NFTA_VERDICT_CODE])[0], _name(told[_NFTA_TRACE_CHAIN])
+                if code in (_NFT_JUMP, _NFT_GOTO):
+                    came_from[_name(verdict[_NFTA_VERDICT_CHAIN])] = chain
+                elif code == _NF_ACCEPT:
+                    path = [chain]
+                    while path[0] in came_from:
+                        path.insert(0, came_from[path[0]])
+                    found.append((_name(told[_NFTA_TRACE_TABLE]), path, destination))
+        return found
+
+
 def messages(data: bytes) -> Iterator[tuple[int, bytes]]:
     """Type and body of each message."""
     at = 0
@@ -102,15 +154,8 @@ def messages(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 def _process(body: bytes) -> str:
     """The program that made a transaction, and the one that started it while that is still known: most programs run nft."""
-    at, pid, name = 4, 0, ""
-    while at + 4 <= len(body):
-        length, kind = struct.unpack_from("=HH", body, at)
-        value = body[at + 4 : at + length]
-        if kind == _NFTA_GEN_PROC_PID:
-            pid = int.from_bytes(value, "big")
-        elif kind == _NFTA_GEN_PROC_NAME:
-            name = value.rstrip(b"\0").decode(errors="replace")
-        at += max(4, length) + 3 & ~3
+    told = dict(_attributes(body, 4))
+    pid, name = int.from_bytes(told.get(_NFTA_GEN_PROC_PID, b""), "big"), _name(told.get(_NFTA_GEN_PROC_NAME, b""))
     try:
         with open(f"/proc/{pid}/stat", encoding="utf-8") as file:
             parent = file.read().rpartition(")")[2].split()[1]
@@ -118,3 +163,15 @@ def _process(body: bytes) -> str:
             return f"{name} (process {pid}, started by {file.read().strip()})"
     except OSError:
         return f"{name} (process {pid})"
+
+
+def _attributes(body: bytes, at: int) -> Iterator[tuple[int, bytes]]:
+    """Kind and value of each attribute from a position on."""
+    while at + 4 <= len(body):
+        length, kind = struct.unpack_from("=HH", body, at)
+        yield kind & _NLA_TYPE_MASK, body[at + 4 : at + length]
+        at += max(4, length) + 3 & ~3
+
+
+def _name(value: bytes) -> str:
+    return value.rstrip(b"\0").decode(errors="replace")

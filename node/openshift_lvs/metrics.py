@@ -126,6 +126,8 @@ def _samples(seen: Facts, description: Description) -> Iterator[Sample]:
     )
     yield "version_since_timestamp_seconds", {}, os.lstat(state.CURRENT).st_mtime
     yield "watch_active", {}, seen.watch == "active"
+    if description.runs_keepalived:
+        yield "keepalived_active", {}, seen.keepalived == "active"
     if description.director:
         yield from _director(seen, description)
     for repair in seen.repairs:
@@ -134,7 +136,6 @@ def _samples(seen: Facts, description: Description) -> Iterator[Sample]:
 
 
 def _director(seen: Facts, description: Description) -> Iterator[Sample]:
-    yield "keepalived_active", {}, seen.keepalived == "active"
     yield "director_drained", {}, seen.owns_nothing
     cut_off = 2 * description.poor_view_weight if seen.view == "cut off" else 0
     for vip in description.vips:

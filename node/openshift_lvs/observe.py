@@ -10,6 +10,12 @@ from .description import Description, current
 from .facts import Facts
 from .record import replace
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from .translation import Translation
+
 
 def facts() -> Facts:
     """The facts of this node."""
@@ -38,20 +44,24 @@ def facts() -> Facts:
         held=frozenset(addresses.get(description.interface, ())),
         lo=frozenset(addresses.get("lo", ())),
         sysctl=frozenset(host.sysctls_in_force(state.CURRENT)),
+        moved=host.moved(description, addresses),
     )
     if os.path.exists(f"{state.CURRENT}/{host.RULES}"):
         seen = replace(seen, rules=host.rules_that_differ(), foreign=host.foreign_senders())
+    if description.runs_keepalived:
+        seen = replace(seen, table=belief.table())
     if not description.director:
         return seen
+    chains = firewall.other_chains()
     return replace(
         seen,
-        table=belief.table(),
         sync=ipvs.sync_daemons(),
         views={name: int(state.read(state.view_file(name)) or 0) for name in description.instances},
         drains={name: int(state.read(state.drain_file(name)) or 0) for name in description.instances},
         witnesses=_reached(description),
         strangers=vrrp.strangers(description, description),
-        filters=firewall.dropping_chains(),
+        filters=firewall.dropping_chains(chains),
+        translated=_translated(description, chains),
         vrrp=vrrp.transitions(description.instances),
         priorities=vrrp.priorities(state.CURRENT),
     )
@@ -64,6 +74,14 @@ def _reached(description: Description) -> dict[str, bool]:
     from . import probes
 
     return probes.reached(description.witnesses)
+
+
+def _translated(description: Description, chains: list[dict[str, Any]]) -> tuple[Translation, ...]:
+    if not firewall.in_prerouting(chains):
+        return ()
+    from . import test_packets
+
+    return test_packets.translations(description, chains)
 
 
 def _files() -> dict[str, str]:
@@ -86,7 +104,7 @@ def report(seen: Facts, description: Description | None) -> str:
         return "\n".join([f"keepalived  {seen.keepalived}", "version     none is in force; pulumi up"])
     lines.insert(0, f"host        {description.host}, pool {description.pool}, {'director and real server' if description.director else 'real server'}")
     names = {str(server.address): server.name for vip in description.vips for service in vip.services for server in service.real_servers}
-    if not description.director:
+    if not description.runs_keepalived:
         return "\n".join([*lines, *(_vip_on_lo(vip.name, str(vip.address), seen) for vip in description.vips), *_repairs(seen), *_faults(seen)])
     lines.insert(1, f"keepalived  {seen.keepalived}" + ("" if seen.keepalived == "active" else "; journalctl --unit keepalived says why"))
     if seen.owns_nothing:
@@ -130,7 +148,8 @@ def _repairs(seen: Facts) -> list[str]:
 def _faults(seen: Facts) -> list[str]:
     watch = f"openshift-lvs-watch.service is {seen.watch}: nothing is repaired, and no service fails open" if seen.watch not in ("", "active") else ""
     rules = seen.rules and "nftables rules differ from the version's; openshift-lvs apply"
-    return [f"FAULT       {text}" for text in (seen.strangers, rules, watch) if text]
+    translated = [str(each) for each in seen.translated if each.to]
+    return [f"FAULT       {text}" for text in (seen.strangers, rules, watch, seen.moved, *translated) if text]
 
 
 def _vip_on_lo(name: str, address: str, seen: Facts) -> str:

@@ -41,7 +41,7 @@ def _elsewhere(description: Description, kernel: Table) -> dict[tuple[str, str, 
     """The live servers of each service, by VIP, protocol and port, where this node's own server is not one of them and another one is."""
     live = ipvs.live(kernel)
     found = {}
-    for vip in description.vips if description.director else ():
+    for vip in description.vips if description.runs_keepalived else ():
         for service in vip.services:
             servers = sorted(address for mark, address in live if mark == service.mark)
             if servers and str(description.address) not in servers:
@@ -62,8 +62,8 @@ def rules(description: Description, elsewhere: dict[tuple[str, str, int], list[s
         f"ct original ip daddr {vip} ip daddr {{ {', '.join(servers)} }} {protocol} dport {port} snat to {description.address}"
         for (vip, protocol, port), servers in elsewhere.items()
     ]
-    # Outside clients are balanced by IPVS; what leaves a tunnel is balanced already.
-    outside = [f'iifname {{ "{description.interface}", "tunl0" }} return']
+    # Outside clients are balanced by IPVS; what leaves a tunnel is balanced already. Of lo, own calls are translated in output, and test packets never.
+    outside = [f'iifname {{ "{description.interface}", "tunl0", "lo" }} return']
     chains = {"prerouting": outside + translate if translate else [], "output": translate, "postrouting": answer_here}
     lines = [f"table ip {TABLE} {{", *(f"    chain {name} {{ type nat hook {hook}; }}" for name, hook in _CHAINS.items()), "}"]
     for name, rules_of_chain in chains.items():

@@ -21,7 +21,7 @@ def remove() -> str:
         host.remove_rules()
         hearing.end()
         firewall.close()
-        if in_force.director:
+        if in_force.runs_keepalived:
             own_calls.remove()
             # The connections that are left end by themselves.
             with contextlib.suppress(Refused):

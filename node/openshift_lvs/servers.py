@@ -39,7 +39,7 @@ def named(description: Description) -> set[Key]:
 
 def write_drained_files(folder: str, description: Description) -> None:
     """Write what keepalived.conf of a version includes for drained servers: weight 0, and a quorum that the others can reach."""
-    if not description.director:
+    if not description.runs_keepalived:
         return
     drained = state.drained()
     files: dict[str, str] = {}
@@ -102,7 +102,7 @@ def _there(kernel: Table, mark: int, address: str) -> bool:
 
 
 def rotation(out: bool, address: str, description: Description) -> None:
-    """Take a real server out of rotation on this director, or put it back. Its connections go on. Survives reloads, reboots and new versions."""
+    """Take a real server out of rotation on this host, or put it back. Its connections go on. Survives reloads, reboots and new versions."""
     path = f"{state.DRAINED}/{address}"
     before = f"was {'out' if os.path.exists(path) else 'in'} since {journal.since(path) if os.path.exists(path) else 'its last return'}"
     if out:

@@ -50,6 +50,8 @@ FILE
     the text of the units that systemd has read and enabled; activate; activate; gone
 /run/openshift-lvs/lock, VIP.lock
     the command that changes versions, or that counts quorums; lock; lock; gone
+/run/openshift-lvs/test-packets.lock
+    the command that sends itself test packets; lock; lock; gone
 /run/openshift-lvs/witness
     number of the witness that answered last; witness; witness; gone
 
@@ -80,6 +82,7 @@ VERDICTS = f"{RUN}/verdicts"
 BELIEF = f"{RUN}/belief"
 REPAIRS = f"{RUN}/repairs"
 HEARING = f"{RUN}/hearing.json"
+TEST_PACKETS_LOCK = f"{RUN}/test-packets.lock"
 ROLL_OUT_DIRECTORS = f"{RUN}/directors"
 
 

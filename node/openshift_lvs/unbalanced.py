@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .description import Description
 
 ACCEPTING, KEPT = "accepting", "kept"
-"""Sets of lvs.nft: ports whose new connections are added to `kept`, and connections that IPVS does not balance."""
+"""Sets of lvs.nft: VIPs and ports whose new connections are added to `kept`, and connections that IPVS does not balance."""
 _TABLES = "/proc/net/tcp", "/proc/net/tcp6"
 _LISTEN, _TIME_WAIT = "0A", "06"
 
@@ -33,7 +33,7 @@ def kept_connections(description: Description, marks: Iterable[int]) -> Iterator
         yield
         return
     # From now on the rules add each new connection. Those before are listed by the kernel.
-    _nft(f"add element ip {host.TABLE} {ACCEPTING} {{ {', '.join(str(port) for port in sorted({port for _, port in ports}))} }}")
+    _nft(f"add element ip {host.TABLE} {ACCEPTING} {{ {', '.join(f'{vip} . {port}' for vip, port in sorted(ports))} }}")
     if found := [connection for name in _TABLES for connection in connections(state.text(name), ports)]:
         _nft(f"add element ip {host.TABLE} {KEPT} {{ {', '.join(found)} }}")
     try:

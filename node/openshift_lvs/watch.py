@@ -1,7 +1,8 @@
 """The resident process: it repairs what other programs change, lets services fail open, and keeps this node's own calls on live servers.
 
 It sleeps until keepalived writes a verdict, the kernel tells of a change, or a second has passed. In a second in which nothing happens it reads some
-files of /proc, and starts no process. While another command changes versions (lock.Changes) it repairs nothing.
+files of /proc, and starts no process. The kernel does not tell of changes of its IPVS table, so its length is read more often. While another command
+changes versions (lock.Changes) it repairs nothing.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 LOOK_S = 1.0
 """Seconds between two looks."""
+GLANCE_S = 0.2
+"""Seconds between two readings of the length of the kernel's IPVS table."""
 AGAIN_S = 0.2
 """Seconds until a difference is looked at again: keepalived changes the kernel first and tells of it then."""
 SETTLE_S = 5.0
@@ -63,6 +66,7 @@ class Watch:
         self.belief = Belief()
         self._drained = state.drained()
         self._table_from = 0.0
+        self._virtual_servers = 0
         self._shown = ""
         self._turn = 0
         self._sync_hidden = False
@@ -70,6 +74,8 @@ class Watch:
         self._live: set[Key] | None = None
         self.rules_due = True
         self.vips_due = True
+        self.address_due = True
+        self._moved = ""
         self.rules_by = ""
         self._follow_due = True
         self._part = ""
@@ -90,13 +96,13 @@ class Watch:
         self.description = current()
         self._sysctls = host.wanted_sysctls(state.CURRENT) if version else []
         self._shown, self._live = "", None
-        self.rules_due = self.vips_due = self._follow_due = True
+        self.rules_due = self.vips_due = self.address_due = self._follow_due = True
         return True
 
     def read_belief(self) -> None:
         """Begin with what the process before recorded, or with what the kernel's table tells."""
         recorded = beliefs.read()
-        if recorded is None and self.description and self.description.director and host.keepalived_runs():
+        if recorded is None and self.description and self.description.runs_keepalived and host.keepalived_runs():
             recorded = beliefs.from_table(self.description, ipvs.parse_proc(state.text(PROC_TABLE)), state.drained())
             state.write(state.BELIEF, recorded.to_json())
         self.belief = recorded or Belief()
@@ -114,7 +120,7 @@ class Watch:
 
     def follow(self) -> None:
         """Begin and end failing open as the belief and the drains say, and bring own calls to the table. Also while a version changes."""
-        if self.description is None or not self.description.director:
+        if self.description is None or not self.description.runs_keepalived:
             return
         out = self._out()
         now_open = {service.mark for service in self.description.services if beliefs.fails_open(service, self.belief, out)}
@@ -140,6 +146,12 @@ class Watch:
                     journal.note(f"{service.name} no longer fails open: only servers that pass their health check get connections")
         self._redirect(self._kernel())
 
+    def lost_services(self) -> bool:
+        """Whether the kernel's table has fewer virtual servers than a moment ago."""
+        before = self._virtual_servers
+        self._virtual_servers = state.text(PROC_TABLE).count("FWM")
+        return self._virtual_servers < before
+
     def look(self) -> None:
         """Compare everything that is due, and repair what was wrong at the last look too."""
         if self.description is None:
@@ -147,12 +159,14 @@ class Watch:
         drained = state.drained()
         if drained != self._drained:
             self._drained, self._table_from, self._follow_due, self._shown = drained, clock.now() + SETTLE_S, True, ""
-        if self._follow_due and self.description.director:
+        if self._follow_due and self.description.runs_keepalived:
             self._follow_due = False
             before = self.belief
             self.follow()
             if self.belief != before:
                 state.write(state.BELIEF, self.belief.to_json())
+        if self.address_due:
+            self._find_address(self.description)
         faults = []
         for fault in self._faults():
             if self.repairs.allowed(fault.what):
@@ -172,18 +186,25 @@ class Watch:
                 self.rules_due |= any(fault.what in (RULES, OWN_RULES) for fault in faults)
                 self.vips_due |= any(fault.what == VIPS for fault in faults)
 
+    def _find_address(self, description: Description) -> None:
+        """Write a line to the journal when this host's own address has moved to another interface, or is not there any more."""
+        self.address_due = False
+        before, self._moved = self._moved, host.moved(description, host.all_addresses())
+        if self._moved != before:
+            journal.note(self._moved or f"{description.address} is no longer on another interface than {description.interface}")
+
     def _repair(self, lasting: list[tuple[str, str]]) -> None:
         """Repair what is still wrong now that no other command changes anything."""
         for fault in self._faults():
             if (fault.what, fault.how) not in lasting:
                 continue
-            by = fault.by or repairs.suspects()
+            failed = ""
             try:
                 fault.repair()
             except (Refused, OSError) as why:
-                self.repairs.done(fault.what, f"{fault.how}; it failed: {why}", by)
-            else:
-                self.repairs.done(fault.what, fault.how, by)
+                failed = f"; it failed: {why}"
+            # After the repair: to look for rivals takes time.
+            self.repairs.done(fault.what, f"{fault.how}{failed}", fault.by or repairs.suspects())
         self._seen = []
         self._shown = ""
 
@@ -194,10 +215,10 @@ class Watch:
         faults = self._sysctl_faults() if self._turn % 2 or self._seen else []
         if self.vips_due or any(what == VIPS for what, _ in self._seen):
             faults += self._vip_faults(self.description)
-        if self.description.director:
+        if self.description.runs_keepalived:
             faults += self._table_faults(self.description)
-            if not self._turn % 2 or self._seen:
-                faults += self._sync_faults(self.description)
+        if self.description.director and (not self._turn % 2 or self._seen):
+            faults += self._sync_faults(self.description)
         if self.rules_due or any(what in (RULES, OWN_RULES) for what, _ in self._seen):
             faults += self._rule_faults()
         return faults
@@ -326,16 +347,18 @@ def watch() -> None:
     looked = alive = clock.now()
     while True:
         wait = max(0.0, looked + (AGAIN_S if watched.again else LOOK_S) - clock.now())
-        ready = {file for file, _ in poll.poll(wait * 1000)}
+        ready = {file for file, _ in poll.poll(min(wait, GLANCE_S) * 1000)}
         if pipe in ready:
             watched.hear(os.read(pipe, 1 << 16))
         if addresses.fileno() in ready:
             watched.vips_due |= addresses.left_lo()
+            watched.address_due |= addresses.elsewhere
+            addresses.elsewhere = False
         if rules.fileno() in ready:
             watched.rules_due |= rules.changed()
             watched.rules_by = rules.by
         now = clock.now()
-        if now < looked + (AGAIN_S if watched.again else LOOK_S):
+        if not watched.lost_services() and now < looked + (AGAIN_S if watched.again else LOOK_S):
             continue
         looked = now
         if not watched.read_version():

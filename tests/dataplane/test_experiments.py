@@ -24,6 +24,8 @@ REPRESENTATIVE = {
     "keepalived restarted on the owner",
     "kill -9 of all of keepalived on the owner",
     "a server's process gone",
+    "kube-proxy cleans up on the owner",
+    "a pod opens 400 connections to outside and to another node",
 }
 DEPLOYING = {"change", "wrong update", "stranger", "release"}
 BY_HAND = {"reuse", "spoofed", "own keepalived"}
@@ -31,10 +33,11 @@ BY_HAND = {"reuse", "spoofed", "own keepalived"}
 
 
 def _marks(experiment: Experiment) -> list[pytest.MarkDecorator]:
+    representative = [pytest.mark.representative] if experiment.name in REPRESENTATIVE else []
     if experiment in CLUSTER:
-        return [pytest.mark.cluster]
-    if experiment.name in REPRESENTATIVE:
-        return [pytest.mark.representative]
+        return [pytest.mark.cluster, *representative]
+    if representative:
+        return representative
     kinds = {step.kind for step in experiment.steps}
     if kinds & BY_HAND:
         return [pytest.mark.by_hand]

@@ -15,6 +15,7 @@ import pytest
 
 from node.openshift_lvs import clock, ipvs, journal, lock, programs, state, versions
 from node.openshift_lvs.description import NAME, Description, RealServer, Service, Vip
+from node.openshift_lvs.record import replace
 
 ADDRESSES = ("192.168.0.2", "192.168.0.3", "192.168.0.4")
 MARK = 51 << 20 | 8443
@@ -41,6 +42,7 @@ _STATE = (
     "REPAIRS",
     "FIREWALL",
     "HEARING",
+    "TEST_PACKETS_LOCK",
     "ROLL_OUT_DIRECTORS",
 )
 
@@ -86,6 +88,10 @@ def description(*vips: Vip, address: str = HERE, directors: tuple[str, ...] = AD
         check_seconds=2,
         vips=vips or (vip(),),
     )
+
+
+SERVER = replace(description(), director=False, directors=(), checks_only=True)
+"""What a version says of a server that is no director."""
 
 
 @dataclass
@@ -247,7 +253,7 @@ def deliver(version: str, said: Description, configuration: str = "", program: s
     folder = Path(versions.folder(version))
     folder.mkdir()
     (folder / NAME).write_text(said.to_json())
-    if said.director:
+    if said.runs_keepalived:
         (folder / "keepalived.conf").write_text(configuration or "global_defs {\n}\n")
     (folder / versions.PROGRAM).symlink_to(program or versions.program_of_this_process())
     return folder

@@ -65,7 +65,7 @@ class Node:
 
     def python(self, script: str) -> str:
         """Run statements in the program, its modules imported, with `here` as the description in force; what they print."""
-        modules = "activation, clock, description, host, ipvs, legacy, lock, own_calls, servers, state, versions, vrrp, watch"
+        modules = "activation, clock, description, host, ipvs, legacy, lock, own_calls, servers, state, unbalanced, versions, vrrp, watch"
         begin = f"import sys; sys.path.insert(0, {PROGRAM!r})\nfrom openshift_lvs import {modules}\nhere = description.current()\n"
         done = self.run("python3", "-IS", "-c", begin + script)
         assert done.returncode == 0, f"{script}: exit {done.returncode}\n{done.stdout}{done.stderr}"

@@ -10,6 +10,7 @@ import re
 import shlex
 import subprocess
 import tarfile
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,6 +22,7 @@ from components.configuration import Cluster
 from lab.nodes import kube, machine, picture, probe, runner, stack
 from lab.nodes.experiments import EXPERIMENTS, changes
 from lab.nodes.experiments.changes import CHANGES
+from lab.nodes.experiments.cluster import TRANSLATED
 from lab.nodes.experiments.scene import Bound, Experiment, Scene, Step, two_directors
 from lab.nodes.probe import INFRA, MASTER, Delay, Holding, Request, Seen, Stream, Table
 from lab.nodes.runner import Outcome
@@ -441,6 +443,13 @@ def commands(monkeypatch: pytest.MonkeyPatch, experiment: Experiment) -> list[st
     scene = Scene(experiment.target, "master0", "master1", copy.deepcopy(CLUSTER))
     if experiment.arrange:
         experiment.arrange(scene.described)
+    refusal = f"{MASTER.address}:443/TCP{TRANSLATED}"
+
+    def up(described: Mapping[str, Any], *_: object) -> None:
+        if described != scene.described:
+            raise DeploymentError(refusal)
+
+    monkeypatch.setattr(stack, "up", up)
     for step in experiment.steps:
         client.stdout.seek(0)
         step.act(scene)
@@ -487,7 +496,7 @@ def test_the_model_accepts_every_configuration_that_is_arranged_or_deployed(monk
     monkeypatch.setattr(probe, "holder", lambda target: "master0")
     monkeypatch.setattr(changes, "files_in_force", lambda node: "")
     monkeypatch.setattr(Scene, "on", lambda scene, node, script: None)
-    for experiment in EXPERIMENTS:
+    for experiment in [*CHANGES, *(each for each in EXPERIMENTS if each not in CHANGES)]:
         scene = Scene(experiment.target, "master0", "master1", copy.deepcopy(CLUSTER))
         if experiment.arrange:
             experiment.arrange(scene.described)

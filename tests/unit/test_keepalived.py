@@ -105,7 +105,17 @@ def test_a_real_keepalived_takes_ah_authentication_and_an_address_alone(real: No
     data["vips"]["master"] |= {"authentication": "AH", "advert_interval": 1}
     data["vips"]["infra"] |= {"advert_interval": 2}
     data["pools"]["infra"]["directors"] = ["infra0"]
-    for host in ("master0", "infra0", "infra1"):
+    for host in ("master0", "infra0"):
+        real.accepts(Cluster.parse(data), host)
+
+
+def test_a_real_keepalived_takes_health_checks_without_vrrp(real: Node) -> None:
+    mail = {"notification_email": ["ops@example.org"], "notification_email_from": "lvs@example.org", "smtp_server": "192.168.0.100"}
+    data = configuration() | {"keepalived": {"notifications": {**mail, "smtp_alert": True}}}
+    data["pools"]["infra"] |= {"directors": ["infra0"], "witnesses": ["192.168.0.1:22"]}
+    data["vips"]["infra"]["smtp_alert"] = True
+    data["vips"]["infra"]["services"][0]["smtp_alert"] = True
+    for host in ("infra0", "infra1"):
         real.accepts(Cluster.parse(data), host)
 
 
@@ -197,16 +207,23 @@ def test_no_two_directors_have_the_same_priority_and_the_owner_has_the_highest()
     assert all(1 <= priority <= 254 for priority in priorities.values())
 
 
-def test_a_server_that_is_no_director_gets_no_keepalived() -> None:
+def test_a_server_that_is_no_director_gets_health_checks_and_nothing_of_vrrp() -> None:
     data = configuration()
     data["pools"]["master"]["directors"] = ["master0", "master1"]
     files = rendered(data)
-    assert [file.path for file in files["master2"]] == ["host.json", "lvs.nft", "sysctl.conf", "modules.conf"]
+    names = ["host.json", "keepalived.conf", "lvs.nft", "release.batch", "sysctl.conf", "modules.conf"]
+    assert [file.path for file in files["master2"]] == names == [file.path for file in files["master0"]]
+    served, checked = text(files["master0"]), text(files["master2"])
+    assert "real_server 192.168.0.4 " in checked and checked.count("TCP_CHECK") == served.count("TCP_CHECK")
+    assert not re.search("vrrp_instance|vrrp_script|track_|quorum_up|smtp", checked)
     # Its rules say which ports are reachable from outside. They mark no packet.
     assert "mark" not in text(files["master2"], "lvs.nft").split("table ip openshift_lvs {")[1]
     assert "real_server 192.168.0.4 " in text(files["master0"])
     assert "net.ipv4.vs." not in text(files["master2"], "sysctl.conf")
-    assert Description.from_json(text(files["master2"], "host.json")).services == ()
+    described = [Description.from_json(text(files[host], "host.json")) for host in ("master0", "master2")]
+    assert described[0].services == described[1].services and described[1].instances == ()
+    assert [(each.director, each.checks_only) for each in described] == [(True, False), (False, True)]
+    assert "checks_only" not in text(files["master0"], "host.json")
 
 
 def test_the_order_of_names_in_the_file_changes_no_file_of_a_host() -> None:

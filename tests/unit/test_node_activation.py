@@ -11,7 +11,8 @@ from node.openshift_lvs import activation, host, ipvs, programs, state, versions
 from node.openshift_lvs.activation import Progress
 from node.openshift_lvs.description import Description
 from node.openshift_lvs.errors import Refused, TimedOut
-from tests.unit.node_functions import ADDRESSES, HERE, MARK, System, deliver, description, drain, in_force, service, vip
+from node.openshift_lvs.record import replace
+from tests.unit.node_functions import ADDRESSES, HERE, MARK, SERVER, System, deliver, description, drain, in_force, service, vip
 
 CHECKS = "virtual_server_group none {{\n}}\n\nvirtual_server fwmark 1 {{\n    connect_timeout {}\n}}\n"
 ALL = {"master": "192.168.0.250"}
@@ -305,6 +306,14 @@ def test_a_version_in_force_and_healthy_is_left_alone(system: System, host_chang
     assert "systemctl reload keepalived.service" not in system.asked
 
 
+def test_a_node_whose_own_address_is_on_another_interface_is_left_as_it_is(system: System, host_changes: list[str]) -> None:
+    made = prepared(system, OWNED_ELSEWHERE)
+    system.answers["ip -oneline address show"] = (0, f"7: br-ex inet {HERE}/24 scope global br-ex\n", "")
+    with pytest.raises(Refused, match=rf"^{HERE} is on br-ex, not on eth0(.*)to br-ex and pulumi up\. Nothing was changed$"):
+        made.run(canary=False)
+    assert (host_changes, system.asked, state.target(state.CURRENT)) == ([], [], "old")
+
+
 def test_a_version_that_keepalived_may_not_have_read_is_activated_again(system: System, host_changes: list[str]) -> None:
     prepared(system, description())
     Progress([], unread=True).write()
@@ -342,6 +351,33 @@ def test_a_version_that_is_no_director_stops_keepalived(system: System, host_cha
     made = prepared(system, description(director=False, directors=()))
     assert made.run(canary=False) == "new in force"
     assert not system.running
+
+
+def test_a_server_that_is_no_director_starts_keepalived_without_connection_sync(system: System, host_changes: list[str]) -> None:
+    made = prepared(system, SERVER, replace(SERVER, checks_only=False))
+    system.running = False
+    system.while_waiting = lambda: system.fill(SERVER)
+    assert made.run(canary=False) == "new in force"
+    assert system.running and "systemctl start openshift-lvs.service keepalived.service" in system.asked
+    assert not [line for line in system.asked if "-daemon" in line]
+
+
+@pytest.mark.parametrize("roles", [(description(), SERVER), (SERVER, description(directors=()))], ids=["leaves", "comes"])
+def test_keepalived_starts_anew_when_a_host_becomes_a_director_or_ceases_to_be_one(
+    system: System, host_changes: list[str], roles: tuple[Description, Description]
+) -> None:
+    old, new = roles
+    made = prepared(system, new, old)
+    assert made.run(canary=False) == "new in force"
+    assert [line for line in system.asked if line.startswith("systemctl st")] == [
+        "systemctl stop keepalived.service",
+        "systemctl start openshift-lvs.service keepalived.service",
+    ]
+
+
+def test_a_new_version_reloads_keepalived_on_a_server_that_is_no_director(system: System, host_changes: list[str]) -> None:
+    assert prepared(system, SERVER, SERVER).run(canary=False) == "new in force"
+    assert [line for line in system.asked if line.startswith("systemctl")] == ["systemctl reload keepalived.service"]
 
 
 def test_a_fault_of_the_file_system_is_rolled_back(system: System, host_changes: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -94,4 +94,6 @@ def test_servers_let_in_what_their_forwarding_method_sends(guarded: Node, method
     found = rules(guarded)
     assert ('source address="192.168.0.3" protocol value="4"' in found) == (method == "TUN" and director)
     assert ('destination address="192.168.0.2" port port="8443" protocol="tcp"' in found) == (method == "NAT")
+    checked_from = [other for other in ("192.168.0.2", "192.168.0.3", "192.168.0.4") if f'source address="{other}" port port="8443" protocol="tcp"' in found]
+    assert checked_from == ["192.168.0.3", "192.168.0.4"], "every other host of the pool checks this one's server"
     assert rules(guarded, zone="public") == (found if method == "TUN" else []), "the tunnel's packets come out of another interface"

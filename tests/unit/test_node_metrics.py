@@ -19,7 +19,7 @@ from node.openshift_lvs.repairs import Repair
 from node.openshift_lvs.vrrp import Transition
 from operations import render
 from tests.unit.conftest import GOLDEN, with_password
-from tests.unit.node_functions import ADDRESSES, HERE, MARK, System, description, in_force, service, vip
+from tests.unit.node_functions import ADDRESSES, HERE, MARK, SERVER, System, description, in_force, service, vip
 
 FOLDER = "/var/lib/textfiles"
 STACKS = sorted(path.name.split(".")[1] for path in GOLDEN.glob("Pulumi.*.yaml"))
@@ -129,6 +129,12 @@ def test_a_real_server_tells_its_version_only(node: Path) -> None:
     found = samples(Facts(version="v1", proven="v1"), description(director=False, directors=()))
     assert [name.partition("{")[0] for name in found] == ["version_info", "version_since_timestamp_seconds", "watch_active", "written_timestamp_seconds"]
     assert 'role="server"' in next(iter(found))
+
+
+def test_a_real_server_that_runs_keepalived_tells_whether_it_is_active(node: Path) -> None:
+    found = samples(Facts(version="v1", proven="v1", keepalived="active"), SERVER)
+    assert found["keepalived_active"] == "1"
+    assert not [name for name in found if name.startswith(("vip_", "server_", "connection_sync"))]
 
 
 def test_a_server_of_weight_0_has_no_health_and_is_not_expected(node: Path) -> None:

@@ -17,8 +17,9 @@ from node.openshift_lvs.ipvs import RealServer, SyncDaemon, VirtualServer, parse
 from node.openshift_lvs.probes import Target
 from node.openshift_lvs.record import replace
 from node.openshift_lvs.repairs import Repair
+from node.openshift_lvs.translation import Translation
 from node.openshift_lvs.vrrp import Transition
-from tests.unit.node_functions import ADDRESSES, HERE, MARK, System, description, drain, in_force, vip
+from tests.unit.node_functions import ADDRESSES, HERE, MARK, SERVER, System, description, drain, in_force, vip
 
 EVERYTHING = Facts(
     host="master0",
@@ -49,6 +50,8 @@ EVERYTHING = Facts(
     repairs=(Repair("IPVS table", 2, 7, "kube-proxy", True),),
     filters=("table inet filter, chain input, priority 0",),
     foreign=("192.168.0.77 VRRP", "192.168.0.77 connection sync"),
+    translated=(Translation("192.168.0.250:443/TCP", "10.88.0.2:8443", "table ip nat, chain PREROUTING"), Translation("192.168.0.250:80/TCP", rule="why")),
+    moved="192.168.0.2 is on br-ex",
 )
 
 
@@ -102,6 +105,16 @@ def test_the_facts_of_a_server_have_no_table(system: System) -> None:
     )
     assert (facts.table, facts.views, facts.rules, facts.strangers) == ({}, {}, "", "")
     assert set(facts.files) == {"host.json"}
+
+
+def test_the_facts_of_a_server_that_runs_keepalived_have_its_table_and_nothing_of_vrrp(system: System) -> None:
+    system.answers |= {"systemctl is-active": (0, "active\n", "")}
+    in_force("v1", SERVER)
+    system.fill(SERVER)
+    facts = observe.facts()
+    assert (facts.keepalived, set(facts.table[MARK].servers)) == ("active", set(ADDRESSES))
+    assert (facts.sync, facts.views, facts.drains, facts.vrrp, facts.strangers) == ((), {}, {}, {}, "")
+    assert f"    host-{HERE} {HERE}: weight 1, 0 connections" in observe.report(facts, SERVER).splitlines()
 
 
 def test_the_facts_of_a_director_have_everything(system: System) -> None:
@@ -158,6 +171,8 @@ def test_a_director_reports_services_servers_witnesses_and_faults(system: System
         "repaired    IPVS table: 2 times, last 7 s ago, changed by kube-proxy; another program changes it again and again",
         "FAULT       a stranger",
         "FAULT       nftables rules differ from the version's; openshift-lvs apply",
+        "FAULT       192.168.0.2 is on br-ex",
+        f"FAULT       {EVERYTHING.translated[0]}",
     ]
 
 

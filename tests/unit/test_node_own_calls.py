@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from node.openshift_lvs import own_calls, state
-from tests.unit.node_functions import ADDRESSES, HERE, MARK, System, description
-from tests.unit.node_root import Node
-from tests.unit.test_node_scripts import activated
+from tests.unit.node_functions import ADDRESSES, HERE, MARK, SERVER, System, description
+from tests.unit.node_root import Node, node
+from tests.unit.test_node_scripts import cluster, server_only
 
 OTHERS = [address for address in ADDRESSES if address != HERE]
 
@@ -60,7 +60,17 @@ def test_without_any_live_server_calls_stay_where_they_are(system: System) -> No
     assert loaded(system) == []
 
 
-def test_a_server_that_is_no_director_has_no_table_to_ask(system: System) -> None:
+def test_calls_from_a_server_that_is_no_director_go_to_other_servers_while_its_own_is_down(system: System) -> None:
+    system.fill(SERVER)
+    own_calls.redirect(SERVER)
+    assert loaded(system) == []
+    weigh(system, 0, HERE)
+    own_calls.redirect(SERVER)
+    assert loaded(system) == ["nft --file -"]
+    assert f"{{ 0 : {OTHERS[0]}, 1 : {OTHERS[1]} }}" in Path(state.OWN_CALLS).read_text()
+
+
+def test_a_server_of_a_release_in_which_only_directors_had_a_table_has_none_to_ask(system: System) -> None:
     own_calls.redirect(description(director=False, directors=()))
     assert loaded(system) == []
 
@@ -76,10 +86,11 @@ socketserver.ThreadingTCPServer(("", 8443), Name).serve_forever()
 CALL = "import socket; print(socket.create_connection(('192.168.0.250', 8443), 3).makefile().readline().strip())"
 
 
-@pytest.fixture
-def neighbours() -> Iterator[Node]:
+@pytest.fixture(params=[True, False], ids=["director", "server"])
+def neighbours(request: pytest.FixtureRequest) -> Iterator[Node]:
     """master0 without a server of its own, master1's server at the other end of its wire, and a pod behind a bridge."""
-    with activated("master0") as made:
+    with node() as made:
+        made.roll_out(cluster() if request.param else server_only(), "master0")
         made.write("/stub/answer", ANSWER)
         made.sh("""
             unshare --net /usr/bin/sleep 100 >/dev/null 2>&1 </dev/null & echo $! >/stub/peer

@@ -1034,17 +1034,28 @@ def test_connection_sync_begins_with_keepalived_since_a_booting_kernel_has_none(
     assert synced(serving) == {"master on eth0 with 51", "backup on eth0 with 51"}
 
 
-def test_a_server_that_is_no_director_has_the_address_and_no_keepalived(fresh: Node) -> None:
+def test_a_server_that_is_no_director_has_the_address_and_health_checks_of_its_own(fresh: Node) -> None:
     fresh.roll_out(server_only(), "master0")
     assert fresh.addresses_on("lo") == {"192.168.0.250/32"}
-    assert "systemctl start openshift-lvs.service keepalived.service" not in fresh.calls()
+    assert "systemctl start openshift-lvs.service keepalived.service" in fresh.calls()
+    assert table(fresh) == {"192.168.0.2": 1, "192.168.0.3": 1, "192.168.0.4": 1}
+    assert synced(fresh) == frozenset()
+    fresh.succeeds("rotation", "out", "192.168.0.2")
+    assert table(fresh)["192.168.0.2"] == 0
+    assert "dnat to" in fresh.read("/run/openshift-lvs/own-calls")
     assert "mark" not in fresh.sh("nft list table ip openshift_lvs"), "only what refuses new connections to the ports for answers"
 
 
 def test_a_director_no_longer_neither_marks_nor_balances(serving: Node) -> None:
     serving.write("/stub/connections", CONNECTIONS)
+    began = serving.uptime
     serving.roll_out(server_only(), "master0")
-    assert kernel_calls(serving) == ["systemctl stop keepalived.service", f"ipvsadm --delete-service --fwmark-service {MARK}"]
+    assert serving.uptime - began < 60, "no other host tells it of connections"
+    assert kernel_calls(serving) == [
+        "systemctl stop keepalived.service",
+        f"ipvsadm --delete-service --fwmark-service {MARK}",
+        "systemctl start openshift-lvs.service keepalived.service",
+    ]
     assert serving.read("/stub/connections") == ELSEWHERE
     assert "mark" not in serving.sh("nft list table ip openshift_lvs")
     assert serving.read("/stub/daemons") == ""

@@ -16,6 +16,7 @@ from node.openshift_lvs.belief import Belief
 from node.openshift_lvs.description import Description, Service
 from node.openshift_lvs.errors import Refused
 from node.openshift_lvs.lock import Lock
+from node.openshift_lvs.record import replace
 from node.openshift_lvs.watch import Watch
 from tests.unit.node_functions import ADDRESSES, HERE, MARK, System, description, drain, in_force, service, vip
 from tests.unit.node_root import OPENSHIFT_LVS, PROGRAM, Node, replace_clock
@@ -223,6 +224,7 @@ def test_an_emptied_table_is_restored_at_the_second_look_with_the_belief_and_the
     running.system.now += watch.SETTLE_S
     running.system.table.clear()
     assert running.look(1) == [], "keepalived may be at work"
+    # nft: connections that the own server accepts meanwhile are kept.
     assert running.look(1) == [
         f"--add-service --fwmark-service {MARK} --scheduler mh --sched-flags mh-fallback,mh-port",
         f"--add-server --fwmark-service {MARK} --real-server {HERE}:0 --gatewaying --weight 1",
@@ -231,11 +233,20 @@ def test_an_emptied_table_is_restored_at_the_second_look_with_the_belief_and_the
             for address in (SECOND, THIRD)
             for verb, weight in (("add", 1), ("edit", 0))
         ),
+        "nft --file -",
+        "nft --file -",
     ]
     assert running.system.weights() == {HERE: 1, SECOND: 0, THIRD: 0}
     assert running.system.notes[-1].startswith("repaired IPVS table: 1 services put back, 3 servers put back, 2 servers corrected (add-service")
     assert running.system.notes[-1].endswith("; changed by kube-proxy")
     assert running.look() == []
+
+
+def test_a_table_that_becomes_shorter_is_noticed_once(running: Running) -> None:
+    assert [running.watch.lost_services() for _ in range(2)] == [False, False]
+    running.system.table.clear()
+    running.show()
+    assert [running.watch.lost_services() for _ in range(2)] == [True, False]
 
 
 def test_a_server_that_dies_between_the_flush_and_the_repair_is_restored_as_dead(running: Running) -> None:
@@ -320,11 +331,35 @@ def test_a_vip_that_left_lo_is_put_back(running: Running) -> None:
     assert running.system.notes[-1] == "repaired VIPs on lo: 192.168.0.250 was missing; changed by kube-proxy"
 
 
+def test_the_journal_names_the_interface_that_the_nodes_own_address_moves_to_once(running: Running) -> None:
+    for shown in ("eth0", "br-ex", "br-ex", "eth0"):
+        running.system.answers["ip -oneline address show"] = (0, f"2: {shown} inet {HERE}/24 scope global {shown}\n", "")
+        running.watch.address_due = True
+        running.watch.look()
+    running.system.answers["ip -oneline address show"] = (0, f"2: br-ex inet {HERE}/24 scope global br-ex\n", "")
+    running.watch.look()
+    assert running.system.notes == [
+        f"{HERE} is on br-ex, not on eth0, where keepalived and the rules expect it; set pools.master.interface, or the one of host master0, to br-ex "
+        "and pulumi up",
+        f"{HERE} is no longer on another interface than eth0",
+    ], "the kernel told of nothing at the end"
+
+
 def test_a_server_that_is_no_director_has_its_sysctls_and_vips_repaired(make: type[Running], system: System, tmp_path: Path) -> None:
     running = make(system, tmp_path, description(director=False, directors=()))
     running.sysctl("net/ipv4/conf/all/arp_ignore", "0\n")
     running.system.answers["ip -oneline address show dev lo"] = (0, "", "")
     assert running.look() == ["sysctl -q -p -", "ip -batch -"]
+
+
+def test_a_server_that_is_no_director_follows_its_own_health_checks_and_has_its_table_repaired(make: type[Running], system: System, tmp_path: Path) -> None:
+    running = make(system, tmp_path, replace(served(), director=False, directors=(), checks_only=True))
+    assert running.look() == []
+    system.table[MARK][HERE] = ("DR", 0, 0)
+    running.hear(f"RS [{HERE}]:none:0 FWM {MARK} DOWN\n")
+    assert f"dnat to jhash ip saddr . tcp sport mod 2 map {{ 0 : {ADDRESSES[1]}, 1 : {ADDRESSES[2]} }}" in Path(state.OWN_CALLS).read_text()
+    system.table.clear()
+    assert f"--add-service --fwmark-service {MARK} --scheduler mh --sched-flags mh-fallback,mh-port" in running.look()
 
 
 @pytest.mark.parametrize("rules", [True, False])
@@ -554,15 +589,17 @@ def test_the_kernel_tells_of_addresses_and_of_rules_and_who_changed_them(real: N
 from openshift_lvs.kernel_events import AddressEvents, RuleEvents
 from openshift_lvs import programs
 addresses, rules = AddressEvents(), RuleEvents("openshift_lvs")
-print(addresses.left_lo(), rules.changed())
+print(addresses.left_lo(), rules.changed(), addresses.elsewhere)
+programs.run("ip", "address", "add", "192.0.2.1/32", "dev", "lo"); programs.run("ip", "address", "add", "2001:db8::1/128", "dev", "eth0")
+print(addresses.left_lo(), rules.changed(), addresses.elsewhere)
 programs.run("ip", "address", "add", "192.0.2.1/32", "dev", "eth0"); programs.run("ip", "address", "delete", "192.0.2.1/32", "dev", "eth0")
 programs.run("nft", "add", "table", "ip", "other")
-print(addresses.left_lo(), rules.changed())
+print(addresses.left_lo(), rules.changed(), addresses.elsewhere)
 programs.run("ip", "address", "delete", "192.168.0.250/32", "dev", "lo")
 programs.run("nft", "flush", "ruleset")
 print(addresses.left_lo(), rules.changed(), rules.by.partition(" ")[0])
 """)
-    assert said.splitlines() == ["False False", "False False", "True True nft"]
+    assert said.splitlines() == ["False False False", "False False False", "False False True", "True True nft"]
     real.succeeds("apply")
 
 

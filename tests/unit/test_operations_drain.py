@@ -199,6 +199,18 @@ def test_undrain_gives_a_host_that_is_a_director_no_longer_its_ownership_back_fo
     assert pool.owns_nothing == set()
 
 
+def test_a_server_that_is_no_director_is_told_of_a_drain_too_and_is_named_when_it_is_not_reached(pool: Pool, article: dict[str, Any]) -> None:
+    article["pools"]["master"]["directors"] = ["master0", "master1"]
+    cluster = Cluster.parse(article)
+    draining(pool, cluster, "master2")[0].out(60, server_only=False)
+    assert pool.drained == {host: {MASTERS["master2"]} for host in MASTERS}
+    draining(pool, cluster, "master2")[0].back()
+    assert not any(pool.drained.values())
+    pool.dead.add("master2")
+    with pytest.raises(Refused, match="master2 was not told: not reachable at master2; when that is mended: drain master1 again"):
+        draining(pool, cluster, "master1")[0].out(60, server_only=False)
+
+
 def test_the_address_stays_away_while_its_owners_view_is_poor(pool: Pool, cluster: Cluster) -> None:
     verb, _ = draining(pool, cluster, "master0")
     verb.out(60, server_only=False)

@@ -15,6 +15,7 @@ from node.openshift_lvs.facts import Facts
 from node.openshift_lvs.ipvs import RealServer, SyncDaemon, VirtualServer, parse
 from node.openshift_lvs.record import replace
 from node.openshift_lvs.repairs import Repair
+from node.openshift_lvs.translation import Translation
 from operations.nodes import Answer, Nodes
 from operations.status import status
 from operations.verify import Finding, outcome, verify
@@ -198,6 +199,12 @@ RULES = "loaded: meta mark set 2; rendered: meta mark set 1"
             lambda f: replace(f, foreign=tuple(f"10.0.0.{number} VRRP" for number in range(1, 9))),
             ["neighbours: in the last hour: 10.0.0.1 VRRP, ", "10.0.0.5 VRRP and 3 more; refused here, since no director has that address"],
         ),
+        ("infra1", lambda f: replace(f, moved="192.168.0.6 is on br-ex, not on eth0"), ["interface: 192.168.0.6 is on br-ex, not on eth0"]),
+        (
+            "infra1",
+            lambda f: replace(f, translated=(Translation("192.168.0.251:443/TCP", "10.88.0.2:8443", "table ip nat, chain PREROUTING, CNI-HOSTPORT-DNAT"),)),
+            ["translation: 192.168.0.251:443/TCP is translated to 10.88.0.2:8443 by portmap (table ip nat, ", "publish the pod with hostNetwork"],
+        ),
         (
             "infra1",
             lambda f: replace(f, files={path: digest for path, digest in f.files.items() if path != "host.json"}),
@@ -323,6 +330,20 @@ def test_a_director_that_was_not_told_of_a_drain_is_a_fault(said: Said, cluster:
     assert failed(said, cluster) == ["FAILED  master    drained: master2 is drained on master0, master1 and not on master2: drain or undrain master2 again"]
 
 
+def test_a_server_that_is_no_director_runs_keepalived_and_has_a_table_but_no_connection_sync(article: dict[str, Any]) -> None:
+    article["pools"]["master"]["directors"] = ["master0", "master1"]
+    cluster = Cluster.parse(article)
+    said = Said(cluster)
+    said.facts["master2"] = replace(said.facts["master2"], sync=(), views={}, drains={}, witnesses={})
+    assert failed(said, cluster) == []
+    assert {finding.check for finding in findings(said, cluster) if finding.subject == "master2"} >= {"keepalived", "table master:8443/TCP"}
+    drained(said, MASTERS["master1"], "master0", "master1")
+    assert [fault for fault in failed(said, cluster) if "is drained on master0, master1 and not on master2" in fault]
+    said.facts["master2"] = replace(said.facts["master2"], keepalived="inactive", table={})
+    faults = "\n".join(failed(said, cluster))
+    assert "keepalived: inactive; " in faults and "no virtual server with mark" in faults
+
+
 def test_a_drained_server_with_a_weight_is_a_fault(said: Said, cluster: Cluster) -> None:
     said.facts["infra0"] = replace(said.facts["infra0"], drained=frozenset({"192.168.0.6"}))
     said.facts["infra1"] = replace(said.facts["infra1"], drained=frozenset({"192.168.0.6"}))
@@ -344,6 +365,38 @@ def test_a_host_on_which_nothing_is_in_force_says_so(said: Said, cluster: Cluste
     version_none, inactive = (line for line in failed(said, cluster) if " infra1 " in line)
     assert version_none.startswith(f"FAILED  infra1    version: none in force; {version} is rendered: pulumi up; ")
     assert inactive == "FAILED  infra1    keepalived: inactive; systemctl status keepalived on the node says why"
+
+
+def test_a_translation_on_the_holder_is_named_where_nothing_arrives(said: Said, cluster: Cluster) -> None:
+    said.handshakes = ""
+    translated = (Translation("192.168.0.251:443/TCP", "10.88.0.2:8443", "table ip nat, chain KUBE-SERVICES"), Translation("192.168.0.251:80/TCP", rule="why"))
+    said.facts["infra0"] = replace(said.facts["infra0"], translated=translated)
+    path = {finding.check: finding.seen for finding in findings(said, cluster) if finding.subject == "infra"}
+    assert path["path 443/TCP"].endswith("; infra0 translates it to 10.88.0.2:8443: see translation of infra0")
+    assert "translates" not in path["path 80/TCP"]
+    assert [(finding.holds, finding.seen) for finding in findings(said, cluster) if finding.check == "translation" and finding.subject == "infra0"][1] == (
+        None,
+        "192.168.0.251:80/TCP: not known whether a rule of this host changes the destination: why",
+    )
+
+
+@pytest.mark.parametrize(
+    ("rule", "program", "remedy"),
+    [
+        ("table ip nat, chain PREROUTING, CNI-HOSTPORT-DNAT, CNI-DN-0", "portmap", "hostNetwork"),
+        ("table ip cni_hostport, chain prerouting, hostports", "portmap", "hostNetwork"),
+        ("table ip nat, chain PREROUTING, KUBE-HOSTPORTS, KUBE-HP-0", "CRI-O", "hostNetwork"),
+        ("table ip nat, chain PREROUTING, KUBE-SERVICES, KUBE-SEP-0", "kube-proxy", "externalIPs"),
+        ("table nat of legacy iptables, chain KUBE-SEP-0", "kube-proxy", "externalIPs"),
+        ("table ip kube-proxy, chain nat-prerouting, services", "kube-proxy", "externalIPs"),
+        ("table inet firewalld, chain nat_PREROUTING, nat_PRE_public", "firewalld", "remove that rule"),
+        ("table ip mine, chain first", "a rule", "remove that rule"),
+    ],
+)
+def test_the_program_of_a_rule_is_told_by_its_chains(rule: str, program: str, remedy: str) -> None:
+    said = str(Translation("192.168.0.251:443/TCP", "10.88.0.2:8443", rule))
+    assert said.startswith(f"192.168.0.251:443/TCP is translated to 10.88.0.2:8443 by {program} ({rule}), so IPVS does not balance it")
+    assert remedy in said
 
 
 def test_every_fact_comes_as_it_went(cluster: Cluster) -> None:

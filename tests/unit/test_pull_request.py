@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from operations import change as changes
 from operations import diff, effects, render, report, resources
 
 PROJECT = Path(__file__).parents[2]
@@ -314,9 +315,28 @@ def test_a_new_and_a_removed_host_are_said(repository: Path, change: Change) -> 
     assert f"- a host added (`infra2`): {effects.HOST_ADDED.happens}\n" in text and f"- a host removed (`infra1`): {effects.HOST_REMOVED.happens}\n" in text
 
 
-def test_a_host_that_directs_no_longer_stops_keepalived(repository: Path, change: Change) -> None:
+def test_a_host_that_directs_no_longer_is_told(repository: Path, change: Change) -> None:
     change("Pulumi.dev.yaml", "hosts: {infra0", "directors: [infra0]\n        hosts: {infra0")
-    assert "- `infra1`: keepalived stops; " in shown(repository)
+    assert "- `infra1`: is no director any more; " in shown(repository)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "step"),
+    [
+        (None, "server", "keepalived starts"),
+        ("server", None, "keepalived stops"),
+        ("server", "server", "reload"),
+        ("server", "director", "becomes a director"),
+        ("director", "server", "is no director any more"),
+        (None, "director", "becomes a director"),
+    ],
+)
+def test_what_the_roll_out_does_on_a_host_follows_from_its_role(before: str | None, after: str | None, step: str) -> None:
+    def side(role: str | None, text: str) -> changes.Side:
+        described = json.dumps({"checks_only": True} if role == "server" else {})
+        return changes.Side({"infra1": {"host.json": described, "sysctl.conf": text, **({"keepalived.conf": ""} if role else {})}})
+
+    assert changes.Change("dev", side(before, "one\n"), side(after, "two\n")).step("infra1") == step
 
 
 def test_a_new_and_a_deleted_stack_are_said(repository: Path) -> None:
@@ -395,12 +415,12 @@ def test_the_whole_patch_has_the_programs_digest(repository: Path, change: Chang
     assert patch.count('\n-  "program": "') == patch.count('\n+  "program": "') == 5
 
 
-def test_a_host_that_directs_nothing_gets_a_new_program_without_a_reload(repository: Path, change: Change) -> None:
+def test_a_host_that_directs_nothing_gets_a_new_program_with_a_reload(repository: Path, change: Change) -> None:
     git(repository, "checkout", "--quiet", "main")
     change("Pulumi.dev.yaml", "hosts: {infra0", "directors: [infra0]\n        hosts: {infra0")
     git(repository, "checkout", "--quiet", "-b", "another")
     change("node/openshift_lvs/vrrp.py", "LEAVE_S = 10", "LEAVE_S = 11")
-    assert "- `infra1`: settings applied; only the program changes\n" in shown(repository)
+    assert "`infra1`, `master0`, `master1`, `master2`: reload; only the program changes\n" in shown(repository)
 
 
 def test_a_configuration_that_changes_with_the_program_is_shown_without_the_programs_digest(repository: Path, change: Change) -> None:

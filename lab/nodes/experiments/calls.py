@@ -1,4 +1,4 @@
-"""Calls to a VIP from its own nodes and from pods on them, while the node's own server is up, down or drained."""
+"""Calls to a VIP from nodes, directors or not, and from pods on them, while the node's own server is up, down, drained, without weight or not installed."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from collections.abc import Callable
 
 from lab.nodes import stack
 from lab.nodes.experiments import bounds
-from lab.nodes.experiments.scene import Bound, Experiment, Scene, Step
-from lab.nodes.probe import MASTER, POD
+from lab.nodes.experiments.changes import put_back, removed, take_out
+from lab.nodes.experiments.scene import Bound, Change, Description, Experiment, Scene, Step, service, two_directors
+from lab.nodes.probe import INFRA, MASTER, POD, Target
 
 CALLS_S = 12
 """600 calls."""
@@ -62,10 +63,10 @@ def drained(verb: str, which: Callable[[Scene], str]) -> Callable[[Scene], None]
     return act
 
 
-def in_every_state(name: str, which: Callable[[Scene], str], kind: str = "", *, pod: bool = True) -> tuple[Step, ...]:
+def in_every_state(name: str, which: Callable[[Scene], str], kind: str = "", *, pod: bool = True, server_units: str = "lab-workload") -> tuple[Step, ...]:
     """Calls from one node, and with `pod` from the pod on it, in each state of the node's own server; `which` names the node.
 
-    `kind`: of every step, when they are not to have the kinds of the plain lab's.
+    `kind`: of every step, when they are not to have the kinds of the plain lab's. `server_units`: the node's servers of all services.
     """
     calls, server, back, planned = (kind or of_its_own for of_its_own in ("calls", "server", "server back", "planned"))
 
@@ -81,10 +82,10 @@ def in_every_state(name: str, which: Callable[[Scene], str], kind: str = "", *, 
     pods = (asks(f"{name}: its pod calls the VIP", of_pod, kind=calls), asks(f"{name}: its pod calls the VIP, its server stopped", of_pod, which, calls))
     return (
         *pods[: int(pod)],
-        Step(f"{name}: its server is stopped", server, on(which, "systemctl stop lab-workload"), lost, down),
+        Step(f"{name}: its server is stopped", server, on(which, f"systemctl stop {server_units}"), lost, down),
         asks(f"{name}: it calls the VIP, its server stopped", which, which, calls),
         *pods[1 : 1 + int(pod)],
-        Step(f"{name}: its server is started", back, on(which, "systemctl start lab-workload"), bounds.server_back),
+        Step(f"{name}: its server is started", back, on(which, f"systemctl start {server_units}"), bounds.server_back),
         Step(f"{name}: its server is drained", planned, drained("drain", which), bounds.nothing_lost, down),
         asks(f"{name}: it calls the VIP, its server drained", which, which, calls),
         Step(f"{name}: its server is returned", planned, drained("undrain", which), bounds.nothing_lost),
@@ -92,16 +93,72 @@ def in_every_state(name: str, which: Callable[[Scene], str], kind: str = "", *, 
     )
 
 
-def _experiment(name: str, which: Callable[[Scene], str]) -> Experiment:
+def master2(_: Scene) -> str:
+    """The server that is no director while there are two of them."""
+    return "master2"
+
+
+def weightless(described: Description) -> None:
+    """A server of weight 0."""
+    service(described)["weights"] = {"master2": 0}
+
+
+def _weightless_server(described: Description) -> None:
+    two_directors(described)
+    weightless(described)
+
+
+def _experiment(name: str, which: Callable[[Scene], str], target: Target = MASTER, arrange: Change | None = None) -> Experiment:
     """With a pod that is made by hand: the plain lab has no CNI."""
     return Experiment(
-        MASTER,
+        target,
         (
             Step(f"{name}: a pod is made", "calls", on(which, MAKE_POD), bounds.nothing_lost),
             *in_every_state(name, which),
             Step(f"{name}: the pod is removed", "calls", on(which, NO_POD), bounds.nothing_lost),
         ),
+        arrange,
     )
 
 
-CALLS = [_experiment("a backup", lambda scene: scene.backup), _experiment("the owner", lambda scene: scene.owner)]
+def _new(name: str, join: Change) -> Experiment:
+    """master2 joins the pool while its server was never started. keepalived begins with every server, so other clients may meet this one at first."""
+
+    def joins(scene: Scene) -> None:
+        scene.on("master2", "systemctl stop lab-workload")
+        scene.deploy(join)
+
+    def of_pod(_: Scene) -> str:
+        return f"master2{POD}"
+
+    return Experiment(
+        MASTER,
+        (
+            Step(f"{name} joins, its server not installed", "change", joins, bounds.reported, lambda scene: scene.live("master2")),
+            asks(f"{name} calls the VIP, its server not installed", master2, master2),
+            Step(f"{name}: a pod is made", "calls", on(master2, MAKE_POD), bounds.nothing_lost, lambda scene: scene.live("master2")),
+            asks(f"{name}: its pod calls the VIP, its server not installed", of_pod, master2),
+            Step(f"{name}: its server is installed", "server back", on(master2, "systemctl start lab-workload"), bounds.server_back),
+            asks(f"{name} calls the VIP, its server installed", master2),
+            Step(f"{name}: the pod is removed", "calls", on(master2, NO_POD), bounds.nothing_lost),
+            Step(f"{name} leaves", "change", lambda scene: scene.deploy(take_out), removed),
+        ),
+        take_out,
+    )
+
+
+def _joins_as_server(described: Description) -> None:
+    put_back(described)
+    two_directors(described)
+
+
+CALLS = [
+    _experiment("a backup", lambda scene: scene.backup),
+    _experiment("the owner", lambda scene: scene.owner),
+    _experiment("a server that is no director", master2, arrange=two_directors),
+    _experiment("a server that is no director, the infra VIP", master2, INFRA, two_directors),
+    Experiment(MASTER, (asks("a server of weight 0 calls the VIP", master2),), weightless),
+    Experiment(MASTER, (asks("a server of weight 0 that is no director calls the VIP", master2),), _weightless_server),
+    _new("a new director", put_back),
+    _new("a new server that is no director", _joins_as_server),
+]

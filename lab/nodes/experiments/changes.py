@@ -36,21 +36,24 @@ def _remove_port(described: Description) -> None:
     described["vips"]["master"]["services"].pop()
 
 
-def _take_out(described: Description) -> None:
+def take_out(described: Description) -> None:
+    """Without master2."""
     del described["pools"]["master"]["hosts"]["master2"]
     service(described).pop("weights", None)
 
 
-def _put_back(described: Description) -> None:
+def put_back(described: Description) -> None:
+    """With master2 again."""
     described["pools"]["master"]["hosts"]["master2"] = stack.cluster()["pools"]["master"]["hosts"]["master2"]
 
 
 def _take_out_and_move(described: Description) -> None:
-    _take_out(described)
+    take_out(described)
     described["vips"]["master"]["owner"] = "master1"
 
 
-def _removed(scene: Scene) -> Bound:
+def removed(scene: Scene) -> Bound:
+    """master2 is no server any more: only its streams may end."""
     return bounds.nothing_lost(scene)._replace(text="0 failed, streams to servers that stay alive", may_lose_streams_of="master2")
 
 
@@ -152,14 +155,14 @@ CHANGES = [
         change("that timing as it was", as_it_was),
     ),
     _changes(
-        change("a real server removed", _take_out, _removed),
-        change("a real server added", _put_back),
+        change("a real server removed", take_out, removed),
+        change("a real server added", put_back),
         change("a real server's weight set to 0", lambda d: service(d).update(weights={"master2": 0})),
-        change("a real server of weight 0 removed", _take_out),
-        _and_moved("that real server added again", _put_back),
+        change("a real server of weight 0 removed", take_out),
+        _and_moved("that real server added again", put_back),
     ),
     _changes(
-        change("a real server removed and another owner", _take_out_and_move, _removed),
+        change("a real server removed and another owner", _take_out_and_move, removed),
         change("that server and that owner as they were", as_it_was),
     ),
     _changes(

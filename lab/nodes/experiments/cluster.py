@@ -14,9 +14,10 @@ from typing import Any
 
 from lab.nodes import machine, probe, stack
 from lab.nodes.experiments import bounds
-from lab.nodes.experiments.calls import asks, in_every_state
+from lab.nodes.experiments.calls import asks, in_every_state, master2, weightless
 from lab.nodes.experiments.repairs import FORGOTTEN
-from lab.nodes.experiments.scene import Bound, Change, Description, Experiment, Scene, Step, on_backup, on_owner, service, two_directors
+from lab.nodes.experiments.scene import Bound, Change, Description, Experiment, Scene, Step, on_backup, on_owner, two_directors
+from lab.nodes.experiments.updates import refused, two_seconds
 from lab.nodes.probe import INFRA, MASTER, Target
 from lab.phases import wait_for
 
@@ -37,6 +38,9 @@ CONNECTIONS = 400
 HOST = "app.apps.example.org"
 ROUTED = INFRA._replace(host=HOST)
 MEND = "cluster mend"
+TRANSLATED = " is translated to "
+"""In what the program says of a service whose packets do not reach IPVS."""
+AGAIN_S = 60
 
 Which = Callable[[Scene], str]
 
@@ -141,6 +145,13 @@ def _kube_proxy(mode: str) -> Experiment:
     return _experiment(MASTER, *steps("the owner", _owner), *steps("a backup", _backup), before=f"{FORGOTTEN}; {_api_server()}")
 
 
+def _cleaned_up() -> Experiment:
+    """Without an API server: kube-proxy only removes what it may have left."""
+    return _experiment(
+        MASTER, _step("kube-proxy cleans up on the owner", on_owner("kube-proxy --cleanup"), _repaired, evidence=_as_rendered(_owner)), before=FORGOTTEN
+    )
+
+
 def _api_server() -> str:
     return f"cluster api {SERVER_NODE}; cluster objects {SERVER}"
 
@@ -193,22 +204,14 @@ def _pods(name: str, which: Which, target: Target = MASTER, arrange: Change | No
     )
 
 
-def _weightless(described: Description) -> None:
-    service(described)["weights"] = {"master2": 0}
-
-
-def _master2(_: Scene) -> str:
-    return "master2"
-
-
 def _rp_filter(value: int) -> list[Experiment]:
     key, kept = "net.ipv4.conf.eth0.rp_filter", "/run/cluster-NODE-rp_filter"
     before = _each(MASTERS, f"lab exec NODE sysctl -n {key} >{kept} && lab exec NODE sysctl -qw {key}={value}")
     after = _each(MASTERS, f"lab exec NODE sysctl -qw {key}=$(cat {kept})")
     steps = in_every_state(f"a backup with rp_filter {value}", _backup, KIND, pod=False)
-    weightless = asks(f"a server of weight 0 with rp_filter {value} calls the VIP", _master2, kind=KIND)
+    without_weight = asks(f"a server of weight 0 with rp_filter {value} calls the VIP", master2, kind=KIND)
     # No program of a cluster takes part.
-    return [Experiment(MASTER, steps, before=before, after=after), Experiment(MASTER, (weightless,), _weightless, before=before, after=after)]
+    return [Experiment(MASTER, steps, before=before, after=after), Experiment(MASTER, (without_weight,), weightless, before=before, after=after)]
 
 
 def _connects(scene: Scene) -> Iterable[str]:
@@ -241,7 +244,7 @@ def _tracked(conntrack: int, *, firewalld: bool) -> Experiment:
         _asked(f"{name}: clients ask {LONG_PORTS[0]}", LONG_PORTS[0]),
         _step(f"{name}: keepalived restarted on the owner", on_owner("systemctl restart keepalived")),
         _step(f"{name}: a pod is made", _command("pod", _backup)),
-        *in_every_state(f"{name}, a backup", _backup, KIND),
+        *in_every_state(f"{name}, a backup", _backup, KIND, server_units="lab-workload lab-ports"),
         _step(f"{name}: the pod is removed", _command("no-pod", _backup)),
         *([_step(f"{name}: firewalld reloads on the owner", on_owner("firewall-cmd --reload"), _repaired)] if firewalld else []),
         arrange=_bootstrap_port,
@@ -323,21 +326,47 @@ def _port(number: int) -> Change:
     return arrange
 
 
-def _says_what_happens(scene: Scene) -> Iterable[str]:
-    done = stack.operate("verify")
-    scene.told.append(
-        f"verify: {[line for line in done.stdout.splitlines() if 'FAILED' in line] or ('succeeds' if not done.returncode else done.stderr[-300:])}"
-    )
-    return ()
+def _named(at: str, program: str, nodes: Callable[[Scene], Iterable[str]]) -> Callable[[Scene], Iterable[str]]:
+    """`operations verify` fails, and names the translation with its program on each of these nodes."""
+
+    def evidence(scene: Scene) -> Iterable[str]:
+        done = stack.operate("verify")
+        faults = [line for line in done.stdout.splitlines() if "FAILED" in line]
+        scene.told += faults
+        for node in nodes(scene):
+            named = any(f" {node} " in line and f"{at}{TRANSLATED}" in line and f" by {program} (" in line for line in faults)
+            if not done.returncode or not named:
+                yield f"operations verify does not name what {program} does with {at} on {node}: {faults or done.stderr[-500:]}"
+
+    return evidence
 
 
-def _translated(name: str, port: int, act: Callable[[Scene], None], undo: Callable[[Scene], None], before: str | Iterable[str] = "") -> Experiment:
-    """Who answers is in the row's `answers`: with the holder alone, its translation came before IPVS."""
+def _translated(
+    name: str,
+    port: int,
+    program: str,
+    nodes: Callable[[Scene], Iterable[str]],
+    act: Callable[[Scene], None],
+    undo: Callable[[Scene], None],
+    before: str | Iterable[str] = "",
+    *,
+    deploys: bool = False,
+) -> Experiment:
+    """Who answers is in the row's `answers`. While the translation lasts, `verify` names it, and `pulumi up` fails (`deploys`); afterwards both succeed."""
+
+    def undone(scene: Scene) -> None:
+        undo(scene)
+        if deploys:
+            scene.deploy(lambda described: None)
+
+    at = f"{MASTER.address}:{port}/TCP"
+    refusal = _step(f"translated: {name}, pulumi up", refused(two_seconds, f"{at}{TRANSLATED}"), bounds.reported, port=port)
     return _experiment(
         MASTER,
-        _step(f"translated: {name}", act, bounds.reported, port=port, evidence=_says_what_happens),
+        _step(f"translated: {name}", act, bounds.reported, port=port, evidence=_named(at, program, nodes)),
         _asked(f"translated: {name}, afterwards", port, bound=bounds.reported),
-        _step(f"no longer translated: {name}", undo, bounds.reported, port=port),
+        *([refusal] if deploys else []),
+        _step(f"no longer translated: {name}", undone, bounds.reported, port=port, evidence=_verified),
         arrange=_port(port),
         before=before,
     )
@@ -350,9 +379,24 @@ PROXIES = _on_masters(f"cluster proxy NODE iptables {SERVER}"), _on_masters("clu
 
 
 def _bridge_is_named(scene: Scene) -> Iterable[str]:
+    node = scene.backup
+    said = f"{machine.NODES[node]} is on br-ex, not on eth0"
     done = stack.operate("verify")
-    if not done.returncode or "br-ex" not in done.stdout:
-        yield f"operations verify does not name br-ex: {done.stdout[-500:]}{done.stderr[-500:]}"
+    if not done.returncode or said not in done.stdout:
+        yield f"operations verify does not say {said!r}: {done.stdout[-500:]}{done.stderr[-500:]}"
+    if said not in machine.run("lab", "exec", node, "journalctl", "--identifier=openshift-lvs", "--lines=20", "--output=cat").stdout:
+        yield f"the journal of {node} does not say {said!r}"
+
+
+def _verified_again(scene: Scene) -> Iterable[str]:
+    """As _verified, once keepalived has found its interface again."""
+
+    def content() -> tuple[bool, str]:
+        faults = "; ".join(_verified(scene))
+        return not faults, faults
+
+    wait_for("operations verify to succeed", content, AGAIN_S)
+    return ()
 
 
 def _service_restarts(name: str, manager: str, script: str) -> Experiment:
@@ -367,6 +411,7 @@ def _service_restarts(name: str, manager: str, script: str) -> Experiment:
 
 
 CLUSTER = [
+    _cleaned_up(),
     *(_kube_proxy(mode) for mode in ("iptables", "ipvs", "nftables")),
     _marks("Calico, 0xffff0000", "calico", "0xffff0000"),
     _marks("Calico in kubespray, 0xfff00000", "calico", "0xfff00000"),
@@ -374,7 +419,8 @@ CLUSTER = [
     _marks("kube-proxy, 0x4000 and 0x8000", "kube-proxy"),
     _pods("pods by CNI on a backup", _backup),
     _pods("pods by CNI on the owner", _owner),
-    _pods("pods by CNI on a server that is no director", _master2, arrange=two_directors),
+    _pods("pods by CNI on a server that is no director", master2, arrange=two_directors),
+    _pods("pods by CNI on a server that is no director, the infra VIP", master2, INFRA, two_directors),
     _pods("pods by CNI on a master, the infra VIP", lambda _: "master1", INFRA),
     _pods("pods by CNI on an infra node, the masters' VIP", lambda _: "infra0"),
     *(experiment for value in (0, 1, 2) for experiment in _rp_filter(value)),
@@ -394,19 +440,22 @@ CLUSTER = [
         before=_each(ROUTERS, "cluster router NODE"),
     ),
     *(_api(delay) for delay in (0, 10)),
-    _translated("443 by hostPort on two of three masters", 443, _on_two("cluster pod NODE 443"), _on_two("cluster no-pod NODE")),
     _translated(
-        "a Service with the VIP as its externalIP", 8443, *PROXIES,
+        "443 by hostPort on two of three masters", 443, "portmap", lambda scene: (scene.owner, scene.backup),
+        _on_two("cluster pod NODE 443"), _on_two("cluster no-pod NODE"), deploys=True,
+    ),
+    _translated(
+        "a Service with the VIP as its externalIP", 8443, "kube-proxy", lambda _: MASTERS, *PROXIES,
         [_api_server(), f"cluster service {SERVER} external 8443 {MASTER.address}"],
     ),
     _translated(
-        "a NodePort on the VIP", 30443, *PROXIES,
+        "a NodePort on the VIP", 30443, "kube-proxy", lambda _: MASTERS, *PROXIES,
         [_each(MASTERS, "cluster ports NODE"), _api_server(), f"cluster service {SERVER} nodeport 443 30443"],
     ),
     _experiment(
         MASTER,
         _step("eth0 of a backup moves into br-ex", _command("bridge", _backup), bounds.reported, evidence=_bridge_is_named),
-        _step("eth0 of that backup is as it was", _command("no-bridge", _backup), bounds.reported),
+        _step("eth0 of that backup is as it was", _command("no-bridge", _backup), bounds.reported, evidence=_verified_again),
     ),
     _service_restarts("networkd restarts", "networkd", "systemctl restart systemd-networkd"),
     _service_restarts("a DHCP lease is renewed", "dhcp", "networkctl renew eth0"),

@@ -72,14 +72,14 @@ class Scene:
         return _parsed(json.dumps(self.described))
 
     def live(self, out: str | None = None, *, off: str | None = None, port: int | None = None) -> dict[str, int]:
-        """Live servers by director of the address's pool, when `out` is out of rotation (on one port) and `off` is no node at all."""
+        """Live servers in the table of each host of the address's pool, when `out` is out of rotation (on one port) and `off` is no node at all."""
         cluster, pool = self.cluster, self.cluster.vips[self.target.vip].pool
         count = 0
         for service in (service for vip in cluster.vips_of(pool).values() for service in vip.services):
             gone = {off, out if port in (None, service.port) else None}
             up = sum(service.weight(host) > 0 and host not in gone for host in cluster.pools[pool].hosts)
             count += up or int(bool(service.sorry_server))
-        return {node: count for node in cluster.directors(pool) if node != off}
+        return {node: count for node in cluster.pools[pool].hosts if node != off}
 
     def do(self, *command: str) -> None:
         """The event, as a command in the machine; bounds count from its moment."""

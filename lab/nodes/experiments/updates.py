@@ -22,7 +22,9 @@ GIVEN_UP_S = 60
 """A deployment whose host is gone is ended by its operator after this, if it has not ended itself."""
 
 
-def _refused(wrong: Change, words: str) -> Callable[[Scene], None]:
+def refused(wrong: Change, words: str) -> Callable[[Scene], None]:
+    """A deployment that must fail with these words."""
+
     def act(scene: Scene) -> None:
         try:
             stack.up(scene.changed(wrong))
@@ -40,7 +42,7 @@ def _midway(event: Callable[[Scene, subprocess.Popen[str]], None]) -> Callable[[
 
     def act(scene: Scene) -> None:
         before = in_force(CANARY)
-        with stack.begun(scene.changed(_two_seconds)) as up:
+        with stack.begun(scene.changed(two_seconds)) as up:
 
             def activated() -> tuple[bool, str]:
                 if up.poll() is not None:
@@ -68,7 +70,8 @@ def _engine_killed(scene: Scene, up: subprocess.Popen[str]) -> None:
     scene.moment = probe.now()
 
 
-def _two_seconds(described: Description) -> None:
+def two_seconds(described: Description) -> None:
+    """A change that costs nothing."""
     service(described)["health_check"]["delay_loop"] = 2
 
 
@@ -90,8 +93,8 @@ def _next_up(after: str, change: Change = _nothing) -> Step:
 
 
 def _wrong(what: str, change: Change, words: str) -> Experiment:
-    refused = Step(f"wrong update: {what}", "wrong update", _refused(change, words), bounds.nothing_lost, evidence=Scene.not_in_force)
-    return Experiment(MASTER, (refused, _next_up(what)))
+    wrong = Step(f"wrong update: {what}", "wrong update", refused(change, words), bounds.nothing_lost, evidence=Scene.not_in_force)
+    return Experiment(MASTER, (wrong, _next_up(what)))
 
 
 def _unknown_user(described: Description) -> None:
@@ -101,7 +104,7 @@ def _unknown_user(described: Description) -> None:
 def _stranger(scene: Scene) -> None:
     scene.do("lab", "stranger", "on", str(scene.cluster.vips[scene.target.vip].virtual_router_id))
     moment = scene.moment
-    _refused(_two_seconds, "virtual_router_id")(scene)
+    refused(two_seconds, "virtual_router_id")(scene)
     scene.moment = moment
 
 
@@ -149,7 +152,7 @@ UPDATES = [
             Step("the first host vanishes mid-way", "wrong update", _midway(_vanishes), _canary_gone, lambda scene: scene.live(off=CANARY),
                  evidence=_only_the_canary),
             Step("the vanished host back", "way back", lambda scene: scene.do("lab", "power", CANARY, "on"), bounds.nothing_lost),
-            _next_up("a vanished host: the same change", _two_seconds),
+            _next_up("a vanished host: the same change", two_seconds),
             _next_up("that: as it was", as_it_was),
         ),
     ),
@@ -166,7 +169,7 @@ UPDATES = [
         MASTER,
         (
             Step("the engine killed mid-way", "wrong update", _midway(_engine_killed), bounds.nothing_lost, evidence=_only_the_canary),
-            _next_up("a killed engine: the same change", _two_seconds),
+            _next_up("a killed engine: the same change", two_seconds),
             _next_up("that one: as it was", as_it_was),
         ),
     ),

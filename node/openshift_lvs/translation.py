@@ -1,0 +1,43 @@
+"""What is said of a service whose packets get another destination before IPVS sees them: by whose rule, and the remedy. test_packets.py finds it."""
+
+from __future__ import annotations
+
+import re
+
+from .record import Record
+
+_HOST_PORT = "publish the pod with hostNetwork instead of hostPort, or choose another port"
+_SERVICE = "remove the VIP from the Service's externalIPs; for a NodePort choose another port, or keep the VIP out of nodePortAddresses"
+_ANY = "remove that rule, or choose another port for the service"
+_PROGRAMS = (
+    (r"\btable ip cni_hostport\b|\bCNI-", "portmap", _HOST_PORT),
+    (r"\btable ip crio-hostports\b|\bKUBE-(HOSTPORTS|HP-)", "CRI-O", _HOST_PORT),
+    (r"\btable ip kube-proxy\b|\bKUBE-", "kube-proxy", _SERVICE),
+    (r"\bOVN-KUBE-", "OVN-Kubernetes", _SERVICE),
+    (r"\bANTREA-", "Antrea", _SERVICE),
+    (r"\bCILIUM_", "Cilium", _HOST_PORT),
+    (r"\bcali-", "Calico", _ANY),
+    (r"\bDOCKER\b", "Docker", _ANY),
+    (r"\bNETAVARK\b|\btable inet netavark\b", "Podman", _ANY),
+    (r"\btable (ip|inet) firewalld\b", "firewalld", _ANY),
+    ("", "a rule", _ANY),
+)
+"""What tells a program's rules: a pattern for the table and the chains, the program, and the remedy."""
+
+
+class Translation(Record):
+    """A service whose packets do not keep their destination on this host, or of which that is not known."""
+
+    at: str
+    """`VIP:PORT/PROTOCOL`."""
+    to: str = ""
+    """The destination that they get, `ADDRESS:PORT`; empty when that is not known."""
+    rule: str = ""
+    """The table, and the chains from the hook to the rule; or why it is not known."""
+
+    def __str__(self) -> str:
+        """What happens, and the remedy."""
+        if not self.to:
+            return f"{self.at}: not known whether a rule of this host changes the destination: {self.rule}"
+        program, remedy = next((program, remedy) for pattern, program, remedy in _PROGRAMS if re.search(pattern, self.rule))
+        return f"{self.at} is translated to {self.to} by {program} ({self.rule}), so IPVS does not balance it while this host holds the VIP; {remedy}"
