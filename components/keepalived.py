@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import math
+import shlex
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +24,9 @@ CURRENT = "/etc/keepalived/current"
 """Where a node finds the version in force: a symbolic link that is swapped in one step."""
 _DELIVERED = ("openshift-lvs", "witness", "openshift_lvs/*.py", "systemd/**/*")
 """The program's files. `install` is run from its text instead."""
+SERVER_FOLDER = "/etc/openshift-lvs"
+"""Where a real server that the program does not manage has its files."""
+_SERVER_FILES = (("server.nft", 0o644), ("own-calls", 0o755), ("openshift-lvs-server.service", 0o644))
 _MODULES = {"DR": (), "NAT": (), "TUN": ("ipip",)}
 
 
@@ -35,11 +39,13 @@ class File(NamedTuple):
 
 
 def render(cluster: Cluster, host: str, root: Path = ROOT) -> tuple[File, ...]:
-    """Every file of that host's version folder, byte-stable and in a fixed order.
+    """Every file of that host's version folder, byte-stable and in a fixed order; of an unmanaged host, what its operator puts there (`server_files`).
 
     `root` is where the scripts of MISC_CHECK are looked up. Raises ConfigurationError when one is missing.
     """
     node = cluster.node(host)
+    if not node.host.managed:
+        return server_files(cluster, node.pool_name)
     vips = cluster.vips_of(node.pool_name)
     is_director = host in cluster.directors(node.pool_name)
     context = {
@@ -56,7 +62,7 @@ def render(cluster: Cluster, host: str, root: Path = ROOT) -> tuple[File, ...]:
         "directors": [str(node.pool.hosts[director].address) for director in cluster.directors(node.pool_name)],
         "sync_id": cluster.sync_id(node.pool_name),
         "tunnelled": _tunnelled(node, vips),
-        "returned": _returned(cluster, node.pool_name) if cluster.network.port_security and not node.pool.existing else None,
+        "returned": _returned(cluster, node.pool_name),
         "methods": sorted({service.forwarding_method for vip in vips.values() for service in vip.services}),
     }
     has_rules = (is_director and vips) or context["tunnelled"] or context["returned"]
@@ -65,6 +71,33 @@ def render(cluster: Cluster, host: str, root: Path = ROOT) -> tuple[File, ...]:
     files = [File(name, 0o644, _template(f"etc/keepalived/current/{name}.j2").render(context)) for name in names]
     described = File(description.NAME, 0o644, describe(cluster, host).to_json())
     return (described, *files, *_check_scripts(vips, root))
+
+
+def server_files(cluster: Cluster, pool: str) -> tuple[File, ...]:
+    """The files of the real servers of a pool that the program does not manage: nftables rules, a script and its unit. The same for all of them."""
+    context = {
+        "pool": pool,
+        "folder": SERVER_FOLDER,
+        "interface": cluster.pools[pool].interface,
+        "returned": _returned(cluster, pool),
+        "vips": [
+            {"address": vip.address, "services": [{**s.model_dump(mode="json"), "own_check": shlex.join(_own_check(s))} for s in vip.services]}
+            for vip in cluster.vips_of(pool).values()
+        ],
+    }
+    return tuple(File(name, mode, _template(f"etc/openshift-lvs/{name}.j2").render(context)) for name, mode in _SERVER_FILES)
+
+
+def _own_check(service: VirtualService) -> list[str]:
+    """A command that succeeds while the own server of a host answers the service: the first URL of its health check, else a TCP connection."""
+    check = service.health_check
+    port = service.port if isinstance(check, MiscCheck) else check.connect_port or service.port
+    if not isinstance(check, HttpCheck):
+        return ["bash", "-c", f"</dev/tcp/127.0.0.1/{port}"]
+    url = check.urls[0]
+    name = url.virtualhost or check.virtualhost or service.virtualhost
+    scheme = "https" if check.type == "ssl" else "http"
+    return ["curl", "--fail", "--globoff", "--insecure", *(["--header", f"Host: {name}"] if name else []), f"{scheme}://127.0.0.1:{port}{url.path}"]
 
 
 def describe(cluster: Cluster, host: str) -> description.Description:
@@ -238,8 +271,10 @@ def _tunnelled(node: Node, vips: dict[str, Vip]) -> list[IPv4Address]:
     return [*balanced, node.host.address] if balanced else []
 
 
-def _returned(cluster: Cluster, pool: str) -> dict[str, Any]:
-    """What a server's rules must know to refuse new connections to the ports that its security group opens for answers."""
+def _returned(cluster: Cluster, pool: str) -> dict[str, Any] | None:
+    """What a server's rules must know to refuse new connections to the ports that its security group opens for answers; None without this group."""
+    if not cluster.network.port_security or cluster.pools[pool].existing:
+        return None
     first, last = cluster.network.return_port_range
     # The subnet needs no rule: all of it may connect.
     outside = [rule for rule in open_return_ports(cluster, pool) if not rule.source.subnet_of(cluster.network.cidr)]

@@ -7,8 +7,9 @@ Per host (h) and address (v) this makes the commands
     secret-h         adds the VRRP passwords to that folder, for instances that have one
     activate-h       swaps the link, reloads, waits for health, goes back if it does not come; one host of a pool after the other,
                      backups first and owners last, so that the first backup is the canary, and the rest are untouched when it fails
-    home-v-h         a backup that holds the address hands it to its owner
-    alone-v-h        no director hears one that is none any more, so that a host which holds the address is not removed
+    return-v-from-h  a backup that holds the address hands it to its owner
+    check-adverts-v-on-h
+                     no director hears one that is none any more, so that a host which holds the address is not removed
     proof-v          every service answers through the address, asked from a host outside its pool where there is one
 
 Nothing here replaces a resource: what changes is text in `create` or `stdin`, which a preview shows and an update runs.
@@ -80,8 +81,8 @@ class LoadBalancer(pulumi.ComponentResource):
         super().__init__("openshift-lvs:index:LoadBalancer", name, None, opts)
         self._args = args
         cluster = args.cluster
-        installed = {node.name: self._install(node.name) for node in cluster.nodes()}
-        staged = {node.name: self._deliver(node.name, installed[node.name]) for node in cluster.nodes()}
+        installed = {host: self._install(host) for host in cluster.managed()}
+        staged = {host: self._deliver(host, installed[host]) for host in cluster.managed()}
         active = {pool: self._activate(pool, staged) for pool in cluster.pools}
         self.proofs = {name: self._proof(name, vip, staged, active[vip.pool], installed) for name, vip in cluster.vips.items()}
         self.register_outputs({"proofs": self.proofs})
@@ -111,7 +112,7 @@ class LoadBalancer(pulumi.ComponentResource):
     def _activate(self, pool: str, staged: Mapping[str, Staged]) -> list[pulumi.Resource]:
         """One host after the other. Every host of the pool is staged before the first is touched: servers have the addresses before directors send."""
         cluster = self._args.cluster
-        done: list[pulumi.Resource] = [command for host in cluster.pools[pool].hosts for command in staged[host].commands]
+        done: list[pulumi.Resource] = [command for host in cluster.managed(pool) for command in staged[host].commands]
         order = roll_out_order(cluster, pool)
         canary = next((host for host in order if host in cluster.directors(pool)), None)
         for host in order:
@@ -128,23 +129,27 @@ class LoadBalancer(pulumi.ComponentResource):
         installed: Mapping[str, remote.Command],
     ) -> pulumi.Output[str]:
         cluster = self._args.cluster
-        delivered = (command.stdout for host in cluster.pools[vip.pool].hosts for command in staged[host].commands)
+        delivered = (command.stdout for host in cluster.managed(vip.pool) for command in staged[host].commands)
         everything = pulumi.Output.all(*delivered).apply(lambda said: _digest(said))
         # The digest at the end does nothing on the node: it makes the command run again when any host of the pool was given a version, be it one
         # that it had before.
         homes: list[pulumi.Resource] = [
-            self._command(f"home-{name}-{host}", host, _verb("go-home", name, note=everything), active)
+            self._command(f"return-{name}-from-{host}", host, _verb("go-home", name, note=everything), active, was=f"home-{name}-{host}")
             for host in cluster.directors(vip.pool)
             if host != vip.owner
         ]
         # A director that is being removed and still holds the address would take it, and its connections, with it.
         listening = _verb("alone", str(ALONE_S), note=everything)
-        alone = [self._command(f"alone-{name}-{host}", host, listening, homes or active) for host in cluster.directors(vip.pool)]
+        alone = [
+            self._command(f"check-adverts-{name}-on-{host}", host, listening, homes or active, was=f"alone-{name}-{host}")
+            for host in cluster.directors(vip.pool)
+        ]
         targets = [word for service in vip.services if service.protocol == "TCP" for word in _target(vip, service)]
         if not vip.answers_within or not targets:
             return pulumi.Output.from_input("not asked")
-        outside = [node.name for node in cluster.nodes() if node.pool_name != vip.pool]
-        asker = (outside or [host for host in cluster.pools[vip.pool].hosts if host != vip.owner] or [vip.owner])[0]
+        inside = cluster.managed(vip.pool)
+        outside = [host for host in cluster.managed() if host not in inside]
+        asker = (outside or [host for host in inside if host != vip.owner] or [vip.owner])[0]
         verb = _verb("answers", str(vip.answers_within), str(PROOF_REQUESTS), *targets, note=everything)
         return self._command(f"proof-{name}", asker, verb, [*alone, installed[asker]]).stdout
 
@@ -156,7 +161,9 @@ class LoadBalancer(pulumi.ComponentResource):
         after: Sequence[pulumi.Resource],
         stdin: pulumi.Input[str] | None = None,
         delete: str | None = None,
+        was: str | None = None,
     ) -> remote.Command:
+        """The command; `was` is its name in an earlier release, under which a stack may have it."""
         args, endpoint = self._args, self._args.hosts[host]
         installed = f" # installed {word}" if (word := args.cluster.node(host).host.installed) else ""
         made = [] if args.cluster.node(host).pool.existing else endpoint.resources
@@ -169,6 +176,7 @@ class LoadBalancer(pulumi.ComponentResource):
             add_previous_output_in_env=False,
             opts=pulumi.ResourceOptions(
                 parent=self,
+                aliases=[pulumi.Alias(name=was)] if was else None,
                 depends_on=[*endpoint.resources, *(args.bastion.resources if args.bastion else []), *after],
                 # What ran on a server goes with the server: a dead one never holds up its removal.
                 deleted_with=made[-1] if made else None,
@@ -212,10 +220,10 @@ class LoadBalancer(pulumi.ComponentResource):
 
 
 def roll_out_order(cluster: Cluster, pool: str) -> list[str]:
-    """The hosts of a pool in the order in which they change: servers only, then backups, then the owners of addresses."""
+    """The managed hosts of a pool in the order in which they change: servers only, then backups, then the owners of addresses."""
     directors = cluster.directors(pool)
     owners = [vip.owner for vip in cluster.vips_of(pool).values()]
-    return sorted(cluster.pools[pool].hosts, key=lambda host: (host in directors, host in owners))
+    return sorted(cluster.managed(pool), key=lambda host: (host in directors, host in owners))
 
 
 def _program() -> str:

@@ -85,7 +85,7 @@ class ServersArgs:
 
 
 class Servers(pulumi.ComponentResource):
-    """Every host of the cluster, by name in `hosts`.
+    """Every managed host of the cluster, by name in `hosts`. A host that the program does not manage has at most a port.
 
     A change of configuration never replaces a server, and one host's change never touches another: what counts at the first boot only
     (image, user data, key pair, zone, server group) is not looked at again.
@@ -97,7 +97,7 @@ class Servers(pulumi.ComponentResource):
         super().__init__("openshift-lvs:index:Servers", name, None, opts)
         self._args = args
         self._seed = pulumi.Output.secret(args.host_key_seed)
-        self.hosts = {node.name: self._existing(node) for node in args.cluster.nodes() if node.pool.existing}
+        self.hosts = {node.name: self._existing(node) for node in args.cluster.nodes() if node.pool.existing and node.host.managed}
         if args.network:
             key_pair = compute.Keypair("operator", public_key=args.ssh_public_key, opts=pulumi.ResourceOptions(parent=self))
             groups = {
@@ -109,16 +109,20 @@ class Servers(pulumi.ComponentResource):
                 if not pool.existing and pool.server_group_policy != "none"
             }
             for node in args.cluster.nodes():
-                if not node.pool.existing:
-                    self.hosts[node.name] = self._make(node, args.network, key_pair, groups.get(node.pool_name))
+                if node.pool.existing:
+                    continue
+                port = self._port(node, args.network)
+                if node.host.managed:
+                    self.hosts[node.name] = self._make(node, port, args.network, key_pair, groups.get(node.pool_name))
         self.register_outputs({"hosts": {host: endpoint.address for host, endpoint in self.hosts.items()}})
 
     def _existing(self, node: Node) -> Endpoint:
         return Endpoint(str(node.ssh_address), str(node.host.host_key), [self._args.network] if self._args.network else [])
 
-    def _make(self, node: Node, network: ClusterNetwork, key_pair: compute.Keypair, group: compute.ServerGroup | None) -> Endpoint:
+    def _port(self, node: Node, network: ClusterNetwork) -> networking.Port:
+        """The port of a host. What boots a server that the program does not manage gives it this port."""
         cluster = self._args.cluster
-        port = networking.Port(
+        return networking.Port(
             node.name,
             name=node.name,
             network_id=network.network_id,
@@ -126,6 +130,9 @@ class Servers(pulumi.ComponentResource):
             **network.security(node.pool_name, cluster.allowed_address_pairs(node)),
             opts=pulumi.ResourceOptions(parent=self, protect=cluster.protect or None),
         )
+
+    def _make(self, node: Node, port: networking.Port, network: ClusterNetwork, key_pair: compute.Keypair, group: compute.ServerGroup | None) -> Endpoint:
+        cluster = self._args.cluster
         image = self._args.images[str(node.pool.image)]
         volume = root_volume(node.pool.root_volume, image) if node.pool.root_volume else None
         server = compute.Instance(

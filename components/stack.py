@@ -130,7 +130,7 @@ class Stack:
         return {
             node.name: {
                 "address": str(node.host.address),
-                "host_key": servers.hosts[node.name].host_key,
+                "host_key": servers.hosts[node.name].host_key if node.host.managed else None,
                 "pool": node.pool_name,
                 "roles": [*(["director"] if node.name in self.cluster.directors(node.pool_name) else []), "real server"],
                 "owner_of": [name for name, vip in self.cluster.vips.items() if vip.owner == node.name],

@@ -6,6 +6,7 @@ import argparse
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -16,7 +17,7 @@ from typing import Any
 
 from components.configuration import Cluster, ConfigurationError, UsageError
 from node.openshift_lvs.journal import utc
-from operations import diff, help, imported, preflight, preview, render, report
+from operations import diff, help, imported, machine_config, preflight, preview, render, report
 from operations.diagnose import diagnose
 from operations.drain import Draining, Refused
 from operations.nodes import Nodes, NodesError, reach
@@ -74,6 +75,11 @@ def _run(options: argparse.Namespace) -> int:
             return _diff(options)
         case "render":
             return _render(options)
+        case "machine-config":
+            cluster = render.cluster(options.root, options.stack)
+            into, pool, role = options.into, options.pool, options.role
+            print(machine_config.into_ignition(cluster, pool, into) if into else machine_config.machine_config(cluster, pool, role), end="")
+            return 0
         case "check-preview":
             return _check_preview(options)
         case "preflight":
@@ -91,6 +97,12 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     verb.add_argument("--stack", required=True, help="name of the stack: reads Pulumi.STACK.yaml")
     verb.add_argument("--host", help="this host only")
     verb.add_argument("--output", type=_folder, metavar="FOLDER", help="write them below this folder instead, as HOST/FILE")
+    verb = verbs.add_parser("machine-config", help="print what the real servers of a pool that the program does not manage need, as a MachineConfig")
+    verb.add_argument("pool", help="name of the pool in the configuration")
+    how = verb.add_mutually_exclusive_group()
+    how.add_argument("--role", type=_role, default="worker", help="role of the nodes that get it (worker)")
+    how.add_argument("--into", type=_file, metavar="FILE", help="print this Ignition configuration with the same content added, instead of a MachineConfig")
+    verb.add_argument("--stack", required=True, help="name of the stack: reads Pulumi.STACK.yaml")
     verb = verbs.add_parser("diff", help="print what the project, as it lies here, changes on each host of every stack since a commit")
     verb.add_argument("--base", required=True, help="a commit or branch: compared with where the project left it")
     verb.add_argument("--output", type=_folder, metavar="FOLDER", help="write rendered files, hosts.diff and comment.md to this folder instead, made anew")
@@ -139,6 +151,12 @@ def _folder(text: str) -> Path:
     if Path(text).exists() and not Path(text).is_dir():
         raise argparse.ArgumentTypeError(f"{text!r} is a file; name a folder")
     return Path(text)
+
+
+def _role(text: str) -> str:
+    if not re.fullmatch(machine_config.ROLE, text, re.ASCII):
+        raise argparse.ArgumentTypeError(f"{text!r} is no role of nodes, such as worker or master")
+    return text
 
 
 def _file(text: str) -> Path:
@@ -216,6 +234,8 @@ def _on_nodes(options: argparse.Namespace) -> int:
                 return _status(options, nodes, cluster)
             case "verify":
                 return _verify(options, nodes, cluster)
+            case "diagnose" if options.host not in cluster.managed():
+                raise UsageError(f"host: {options.host!r} has managed: false, so no program of this project is there to collect anything")
             case "diagnose":
                 print(diagnose(nodes, cluster, options.host, options.root, options.output))
                 return 0

@@ -182,6 +182,8 @@ class Change:
             return "new"
         if before == after:
             return "no change"
+        if "server.nft" in after:
+            return "not managed: apply its files (operations machine-config)"
         if host in self._on(effects.FORWARDING):
             return "restart of keepalived"
         directed, directs = self.base.directs(host), self.head.directs(host)

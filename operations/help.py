@@ -31,6 +31,17 @@ EXAMPLES = {
         {command} render --stack dev --output build/dev
         """,
     ),
+    "machine-config": (
+        """
+        Print a MachineConfig for the nodes of an OpenShift cluster that the program does not manage (`managed: false`): nftables rules, a script and a unit.
+        Needs no engine, no cloud and no network.
+        """,
+        """
+        {command} machine-config ingress --stack dev
+        {command} machine-config api --stack dev --role master > 99-master-openshift-lvs-api.yaml
+        {command} machine-config api --stack dev --into bootstrap.ign > bootstrap-lvs.ign
+        """,
+    ),
     "diff": (
         """
         Print what the project, as it lies in the current folder, changes on each host of every stack since a commit. Each side is rendered by its own code.

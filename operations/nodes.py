@@ -146,7 +146,7 @@ def reach(cluster: Cluster, stack: str, root: Path, identity: Path | None) -> It
 
 def _host_keys(cluster: Cluster, stack: str, outputs: Callable[[], Outputs]) -> dict[str, str]:
     """Of existing hosts as configured; of those that the program made, from its outputs: they are derived from a secret."""
-    known = {node.name: node.host.host_key for node in cluster.nodes()}
+    known = {host: cluster.node(host).host.host_key for host in cluster.managed()}
     if None in known.values():
         hosts = outputs().get("hosts", {})
         for host, key in known.items():

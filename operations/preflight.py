@@ -82,7 +82,7 @@ def _extensions(cloud: Any, cluster: Cluster) -> Iterator[Finding]:
 def _machines(cluster: Cluster) -> Iterator[tuple[str, str, str]]:
     """Key, image and flavor of every server that the program creates."""
     for node in cluster.nodes():
-        if not node.pool.existing:
+        if node.created:
             yield f"pools.{node.pool_name}", str(node.pool.image), str(node.pool.flavor)
     if cluster.ssh.bastion and cluster.ssh.bastion.created:
         yield "ssh.bastion", str(cluster.ssh.bastion.image), str(cluster.ssh.bastion.flavor)
@@ -100,7 +100,7 @@ def _images_and_flavors(cloud: Any, cluster: Cluster) -> Iterator[Finding]:
 
 
 def _zones(cloud: Any, cluster: Cluster) -> Iterator[Finding]:
-    wanted = {zone for node in cluster.nodes() if not node.pool.existing and (zone := node.pool.zone_of(node.name))}
+    wanted = {zone for node in cluster.nodes() if node.created and (zone := node.pool.zone_of(node.name))}
     if wanted:
         there = {zone.name for zone in cloud.compute.availability_zones() if (zone.state or {}).get("available", True)}
         for zone in sorted(wanted):

@@ -10,6 +10,7 @@ from components import keepalived
 from components.configuration import Cluster, ConfigurationError, UsageError, check_keys
 from components.keepalived import File
 from components.stack_file import CLUSTER, StackFile
+from node.openshift_lvs import description
 
 
 def cluster(root: Path, stack: str) -> Cluster:
@@ -66,7 +67,12 @@ def files(root: Path, stack: str, host: str | None = None) -> dict[str, tuple[Fi
 
 def text(hosts: Mapping[str, tuple[File, ...]]) -> str:
     """All files as one text, each under a line that names host, path and rights."""
-    return "".join(f"# ==> {host}:{keepalived.CURRENT}/{file.path} ({file.mode:04o})\n{file.text}\n" for host, named in hosts.items() for file in named)
+    return "".join(f"# ==> {host}:{_folder(named)}/{file.path} ({file.mode:04o})\n{file.text}\n" for host, named in hosts.items() for file in named)
+
+
+def _folder(named: tuple[File, ...]) -> str:
+    """Where a host has these files. Only a managed host has a description."""
+    return keepalived.CURRENT if any(file.path == description.NAME for file in named) else keepalived.SERVER_FOLDER
 
 
 def write(hosts: Mapping[str, tuple[File, ...]], folder: Path) -> None:

@@ -135,9 +135,9 @@ class Status:
 
 def status(nodes: Nodes, cluster: Cluster, root: Path) -> Status:
     """Ask every host once, all at the same time."""
-    known, silent = facts(nodes, [node.name for node in cluster.nodes()])
+    known, silent = facts(nodes, cluster.managed())
     return Status(
-        hosts={node.name: _host(cluster, node.name, known[node.name], root) if node.name in known else None for node in cluster.nodes()},
+        hosts={host: _host(cluster, host, known[host], root) if host in known else None for host in cluster.managed()},
         vips={name: _vip(cluster, name, vip, known) for name, vip in cluster.vips.items()},
         findings=list(from_facts(cluster, known, silent, root)),
     )

@@ -83,18 +83,18 @@ def verify(nodes: Nodes, cluster: Cluster, root: Path) -> Iterator[Finding]:
 
     Every question to a node is one command: its facts, what it sees of other pools from outside, and the connections that arrived at it.
     """
-    known, silent = facts(nodes, [node.name for node in cluster.nodes()])
+    known, silent = facts(nodes, cluster.managed())
     yield from from_facts(cluster, known, silent, root)
     yield from _from_outside(nodes, cluster, known)
 
 
 def from_facts(cluster: Cluster, known: Mapping[str, Facts], silent: Mapping[str, Answer], root: Path) -> Iterator[Finding]:
     """The checks that need nothing but the facts of the hosts, and the answers of those that gave none."""
-    for node in cluster.nodes():
-        if node.name in silent:
-            yield Finding(node.name, "reachable", False, silent[node.name].fault or "", asked=silent[node.name].reached)
+    for host in cluster.managed():
+        if host in silent:
+            yield Finding(host, "reachable", False, silent[host].fault or "", asked=silent[host].reached)
         else:
-            yield from inside(cluster, node.name, known[node.name], root)
+            yield from inside(cluster, host, known[host], root)
     for name, vip in cluster.vips.items():
         yield _holder(cluster, name, vip, known)
         yield from _drained_alike(cluster, name, vip, known)

@@ -76,6 +76,10 @@ class Cluster(Model):
             for name, host in pool.hosts.items():
                 yield Node(name, pool_name, pool, host)
 
+    def managed(self, pool_name: str | None = None) -> list[str]:
+        """The hosts of a pool, or of all pools, on which the program installs something."""
+        return [node.name for node in self.nodes() if node.host.managed and pool_name in (None, node.pool_name)]
+
     def node(self, name: str) -> Node:
         """The host of that name. Raises UsageError with a list of the known hosts: no configuration asks for a host that it does not have."""
         for node in self.nodes():
@@ -110,7 +114,7 @@ class Cluster(Model):
     def directors(self, pool_name: str) -> list[str]:
         """The hosts of a pool that may hold its VIPs."""
         pool = self.pools[pool_name]
-        return [name for name in pool.hosts if pool.directors is None or name in pool.directors]
+        return [name for name, host in pool.hosts.items() if host.managed and (pool.directors is None or name in pool.directors)]
 
     def witnesses(self, pool_name: str) -> tuple[str, ...]:
         """ADDRESS:PORT of each witness. A director that no witness answers is cut off from its peers.

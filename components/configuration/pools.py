@@ -46,6 +46,9 @@ Witness = Annotated[
 """ADDRESS:PORT outside the pool. If no witness answers, a director knows that it is cut off from its peers."""
 
 
+UNMANAGED_NEVER = ("host_key", "interface", "ssh_address", "ssh_user", "availability_zone", "installed")
+"""Keys of a host that have no effect on a host that the program does not manage."""
+
 INSTALLED = r"^[\w.:+-]{1,40}$"
 
 
@@ -58,6 +61,10 @@ class Host(Model):
     """Fixed address of the host. keepalived: `real_server`."""
     host_key: HostKey | None = None
     """Public ssh host key. Required for an existing host (`ssh-keyscan -t ed25519 ADDRESS`); keys of created servers are derived."""
+    managed: bool = True
+    """`false`: a real server on which the program changes nothing, such as a host with RHCOS or FCOS. It is no director, and `operations machine-config`
+    prints what it needs. If the pool is not `existing`, the program creates its port, and no server ([how](#hosts-that-the-program-does-not-manage)).
+    """
     interface: Interface | None = None
     """The interface to the subnet on this host; the pool's if not set. keepalived: `interface`."""
     ssh_address: Address | None = None
@@ -114,7 +121,8 @@ class Pool(Model):
     existing: bool = False
     """The hosts already exist: the program creates nothing for them in OpenStack. If a host is removed, the program undoes what it did on that host."""
     directors: tuple[HostName, ...] | None = None
-    """Hosts that may hold the VIPs; all hosts if not set. The other hosts run keepalived without VRRP: its health checks tell where their own calls go."""
+    """Hosts that may hold the VIPs; all managed hosts if not set. A director with weight 0 in a service is no real server of it. The other managed hosts
+    run keepalived without VRRP: its health checks tell where their own calls go."""
     witnesses: tuple[Witness, ...] | None = Field(None, max_length=WITNESSES)
     """Addresses outside the pool. A director connects to them to find out whether it is cut off from the network. It asks one each second; any answer
     counts, also a refusal. If not set: in a pool of two hosts, the servers of the other pools, because neither of two directors can tell by itself; in
@@ -168,6 +176,9 @@ class Pool(Model):
         for name in self.directors or ():
             if name not in self.hosts:
                 raise ValueError(f"directors: {name!r} is not a host of this pool; choose from {', '.join(self.hosts)}")
+            if not self.hosts[name].managed:
+                raise ValueError(f"directors: {name!r} has managed: false, so keepalived does not run there; choose a managed host")
+        self._check_unmanaged()
         for key, reason in CLOUD_CONFIG_OWN.items():
             if key in self.cloud_config:
                 raise ValueError(f"cloud_config.{key}: the program sets it: {reason}; remove it")
@@ -182,7 +193,7 @@ class Pool(Model):
             for key in given:
                 raise ValueError(f"{key}: this pool has existing: true, and the program creates no port or server for it; remove it")
             for name, host in self.hosts.items():
-                if not host.host_key:
+                if host.managed and not host.host_key:
                     raise ValueError(
                         f"hosts.{name}.host_key: missing; an existing host needs its public host key "
                         f"(ssh-keyscan -t ed25519 {host.ssh_address or host.address})"
@@ -192,6 +203,16 @@ class Pool(Model):
                 if not getattr(self, key):
                     raise ValueError(f"{key}: missing; servers that the program creates need an image and a flavor; name one, or set existing: true")
         return self
+
+    def _check_unmanaged(self) -> None:
+        unmanaged = {name: host for name, host in self.hosts.items() if not host.managed}
+        if len(unmanaged) == len(self.hosts):
+            raise ValueError("hosts: every host has managed: false, so no host could hold a VIP; add a host for a director")
+        for name, host in unmanaged.items():
+            for key in UNMANAGED_NEVER:
+                if (value := getattr(host, key)) is not None:
+                    remedy = "set it for the pool" if key == "interface" else "remove it"
+                    raise ValueError(f"hosts.{name}.{key}: {str(value)!r}, and the program does not manage this host (managed: false); {remedy}")
 
 
 class Node(NamedTuple):
@@ -206,6 +227,11 @@ class Node(NamedTuple):
     def interface(self) -> str:
         """The interface to the subnet."""
         return self.host.interface or self.pool.interface
+
+    @property
+    def created(self) -> bool:
+        """Whether the program creates its server."""
+        return self.host.managed and not self.pool.existing
 
     @property
     def ssh_address(self) -> IPv4Address:

@@ -39,6 +39,7 @@ def check(cluster: Cluster) -> None:
         answers_within(cluster, key, vip)
         for index, service in enumerate(vip.services):
             weights_and_quorum(f"{key}.services.{index}", cluster.pools[vip.pool].hosts, service)
+            unmanaged_hosts(f"{key}.services.{index}", cluster.pools[vip.pool].hosts, service)
         virtual_router_id(cluster, name, vip)
     sorry_servers(cluster)
     witnesses(cluster)
@@ -214,7 +215,7 @@ def pool_owner_and_directors(cluster: Cluster, key: str, vip: Vip) -> None:
         raise ValueError(f"{key}.pool: {vip.pool!r} is not a pool; the pools are {', '.join(cluster.pools)}")
     directors = cluster.directors(vip.pool)
     if not directors:
-        raise ValueError(f"pools.{vip.pool}.directors: empty; name at least one director for {key}, or leave it out: then every host is one")
+        raise ValueError(f"pools.{vip.pool}.directors: empty; name at least one director for {key}, or leave it out: then every managed host is one")
     if vip.owner not in directors:
         raise ValueError(f"{key}.owner: {vip.owner!r} is not a director of pool {vip.pool!r}; it has {', '.join(directors)}")
     for host in vip.priorities:
@@ -306,6 +307,13 @@ def weights_and_quorum(key: str, hosts: Mapping[str, Host], service: VirtualServ
     for name, server in hosts.items():
         if server.address == service.sorry_server:
             raise ValueError(f"{key}.sorry_server: {server.address} is {name}, a real server of the same service; name another machine")
+
+
+def unmanaged_hosts(key: str, hosts: Mapping[str, Host], service: VirtualService) -> None:
+    """The program can load no kernel module on a host that it does not manage."""
+    name = next((name for name, host in hosts.items() if not host.managed), None)
+    if name and service.forwarding_method == "TUN":
+        raise ValueError(f"{key}.forwarding_method: TUN, and {name} has managed: false, so the program cannot load ipip there; use DR")
 
 
 def sorry_servers(cluster: Cluster) -> None:

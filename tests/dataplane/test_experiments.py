@@ -27,14 +27,14 @@ REPRESENTATIVE = {
     "kube-proxy cleans up on the owner",
     "a pod opens 400 connections to outside and to another node",
 }
-DEPLOYING = {"change", "wrong update", "stranger", "release"}
+DEPLOYING = {"change", "wrong update", "stranger", "release", "example"}
 BY_HAND = {"reuse", "spoofed", "own keepalived"}
 """Kinds of step."""
 
 
 def _marks(experiment: Experiment) -> list[pytest.MarkDecorator]:
     representative = [pytest.mark.representative] if experiment.name in REPRESENTATIVE else []
-    if experiment in CLUSTER:
+    if experiment.cluster or experiment in CLUSTER:
         return [pytest.mark.cluster, *representative]
     if representative:
         return representative

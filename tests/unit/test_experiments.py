@@ -26,7 +26,7 @@ from lab.nodes.experiments.cluster import TRANSLATED
 from lab.nodes.experiments.scene import Bound, Experiment, Scene, Step, two_directors
 from lab.nodes.probe import INFRA, MASTER, Delay, Holding, Request, Seen, Stream, Table
 from lab.nodes.runner import Outcome
-from lab.stack import PROJECT, DeploymentError
+from lab.stack import PROJECT, DeploymentError, Stack
 
 CLUSTER = stack.describe(22, lambda name: "ssh-ed25519 AAAA")
 CLUSTERS = [experiment for experiment in EXPERIMENTS if experiment.cluster]
@@ -37,6 +37,9 @@ BEGAN, MOMENT, ENDED = 1000.0, 1002.0, 1006.0
 def no_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """A lab that happens to run is not touched."""
     monkeypatch.setattr(machine, "ssh", lambda: pytest.fail("a unit test asks the lab's machine"))
+    monkeypatch.setattr(machine, "port", lambda: pytest.fail("a unit test asks for the lab's machine"))
+    # pulumi reaches the nodes by itself.
+    monkeypatch.setattr(Stack, "start", lambda *_, **__: pytest.fail("a unit test runs pulumi on the lab's stack"))
 
 
 def seen(failed: tuple[float, ...] = (), **changed: Any) -> Seen:
@@ -439,6 +442,8 @@ def commands(monkeypatch: pytest.MonkeyPatch, experiment: Experiment) -> list[st
     monkeypatch.setattr(probe, "now", lambda: MOMENT)
     monkeypatch.setattr(probe, "wait_until_whole", lambda *_: None)
     monkeypatch.setattr(stack, "operate", lambda *_: SimpleNamespace(stdout="", stderr="", returncode=0))
+    monkeypatch.setattr(stack, "cluster", lambda: copy.deepcopy(CLUSTER))
+    monkeypatch.setattr(stack, "up", lambda *_: 0.0)
     monkeypatch.setattr("time.sleep", lambda _: None)
     scene = Scene(experiment.target, "master0", "master1", copy.deepcopy(CLUSTER))
     if experiment.arrange:
@@ -502,7 +507,7 @@ def test_the_model_accepts_every_configuration_that_is_arranged_or_deployed(monk
             experiment.arrange(scene.described)
             assert set(scene.live()) <= {"master0", "master1", "master2", "infra0", "infra1"}
         for step in experiment.steps:
-            if step.kind == "change":
+            if step.kind == "change" or (step.kind == "example" and step.name.startswith("pulumi up: ")):
                 step.act(scene)
     assert len(deployed) >= len(CHANGES[0].steps)
     assert deployed[len(CHANGES[0].steps) - 1] == Cluster.parse(CLUSTER)

@@ -58,6 +58,7 @@ CONTEXT: dict[str, dict[str, Any]] = {
     "vips.master.services.0.preset": {"vips.master.services.0": {"port": 22623, "health_check": {"type": "tcp"}}},
     "pools.master.existing": {"pools.master.hosts": HOSTS},
     "pools.master.hosts.master0.host_key": {"pools.master.existing": True, "pools.master.hosts": HOSTS},
+    "pools.master.hosts.master0.managed": {"pools.master.hosts.master0": {"address": "192.168.0.2"}, "vips.master.owner": "master1"},
     "pools.master.hosts.master0": {"pools.master.hosts.master0": {"address": "192.168.0.2"}},
     "vips.master.authentication": {"keepalived.vrrp_version": 2, "vips.master.advert_interval": 1, "vips.infra.advert_interval": 1},
     "vips.master.services.0.persistence_granularity": {"vips.master.services.0": {"port": 8443, "persistence_timeout": 5, "health_check": {"type": "tcp"}}},

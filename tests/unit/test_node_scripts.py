@@ -1474,6 +1474,32 @@ def test_an_ostree_system_is_refused_by_name() -> None:
         assert not bare.path(LIB).exists()
 
 
+@pytest.mark.parametrize(
+    ("release", "name"),
+    [
+        ('ID="rhel"\nID_LIKE="fedora"\nVERSION_ID="7.9"\n', "Red Hat Enterprise Linux Server 7.9 (Maipo)"),
+        ('ID="centos"\nID_LIKE="rhel fedora"\nVERSION_ID="7"\n', "CentOS Linux 7 (Core)"),
+    ],
+)
+def test_red_hat_7_is_refused_by_name(release: str, name: str) -> None:
+    with node(installed=False) as bare:
+        bare.sh("rm -f /etc/os-release")
+        bare.write("/etc/os-release", f'{release}PRETTY_NAME="{name}"\n')
+        done = install(bare)
+        assert done.returncode == 1
+        assert done.stderr.startswith(f"{name} is too old: its kernel 3.10 has no scheduler mh, and its keepalived is 1.3; install Red Hat 9, ")
+        assert not bare.path(LIB).exists()
+
+
+@pytest.mark.parametrize("release", ['ID="rhel"\nID_LIKE="fedora"\nVERSION_ID="9.4"\n', 'ID=debian\nVERSION_ID="7"\n', ""])
+def test_another_release_is_not_taken_for_red_hat_7(release: str) -> None:
+    with node(installed=False) as bare:
+        bare.sh("rm -f /etc/os-release")
+        bare.write("/etc/os-release", release)
+        done = install(bare)
+        assert done.returncode == 0, done.stderr
+
+
 THEIRS = "vrrp_instance web {\n    virtual_ipaddress {\n        10.0.0.80/24 dev eth0\n        10.0.0.81\n    }\n}\n"
 
 

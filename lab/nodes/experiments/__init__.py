@@ -10,6 +10,7 @@ from lab.nodes.experiments.calls import CALLS
 from lab.nodes.experiments.changes import CHANGES
 from lab.nodes.experiments.cluster import CLUSTER
 from lab.nodes.experiments.crashes import CRASHES, PARTITIONS
+from lab.nodes.experiments.examples import EXAMPLES
 from lab.nodes.experiments.neighbours import NEIGHBOURS
 from lab.nodes.experiments.planned import PLANNED
 from lab.nodes.experiments.releases import RELEASES
@@ -20,5 +21,6 @@ from lab.nodes.experiments.steady import CHOICES, STEADY
 from lab.nodes.experiments.updates import STRANGERS, UPDATES
 
 EXPERIMENTS = [
-    *STEADY, *PLANNED, *CRASHES, *PARTITIONS, *SERVERS, *REPAIRS, *CALLS, *CHANGES, *UPDATES, *STRANGERS, *NEIGHBOURS, *RELEASES, *REUSE, *CHOICES, *CLUSTER,
+    *STEADY, *PLANNED, *CRASHES, *PARTITIONS, *SERVERS, *REPAIRS, *CALLS, *CHANGES, *UPDATES, *STRANGERS, *NEIGHBOURS, *RELEASES, *REUSE, *CHOICES, *EXAMPLES,
+    *CLUSTER,
 ]  # fmt: skip

@@ -16,7 +16,7 @@ from lab.nodes import machine, probe, stack
 from lab.nodes.experiments import bounds
 from lab.nodes.experiments.calls import asks, in_every_state, master2, weightless
 from lab.nodes.experiments.repairs import FORGOTTEN
-from lab.nodes.experiments.scene import Bound, Change, Description, Experiment, Scene, Step, on_backup, on_owner, two_directors
+from lab.nodes.experiments.scene import Bound, Change, Description, Experiment, Scene, Step, on_backup, on_owner, two_directors, verified
 from lab.nodes.experiments.updates import refused, two_seconds
 from lab.nodes.probe import INFRA, MASTER, Target
 from lab.phases import wait_for
@@ -117,15 +117,9 @@ def _as_rendered(which: Which) -> Callable[[Scene], Iterable[str]]:
             return bool(mine) and mine == _rules(other), f"{node} has {mine or 'no rules'}"
 
         wait_for(f"the rules of {node} to be those of {other}", same, REPAIR_S)
-        yield from _verified(scene)
+        yield from verified(scene)
 
     return evidence
-
-
-def _verified(_: Scene) -> Iterable[str]:
-    done = stack.operate("verify")
-    if done.returncode:
-        yield f"operations verify: {[line for line in done.stdout.splitlines() if 'FAILED' in line] or done.stderr[-500:]}"
 
 
 def _kube_proxy(mode: str) -> Experiment:
@@ -366,7 +360,7 @@ def _translated(
         _step(f"translated: {name}", act, bounds.reported, port=port, evidence=_named(at, program, nodes)),
         _asked(f"translated: {name}, afterwards", port, bound=bounds.reported),
         *([refusal] if deploys else []),
-        _step(f"no longer translated: {name}", undone, bounds.reported, port=port, evidence=_verified),
+        _step(f"no longer translated: {name}", undone, bounds.reported, port=port, evidence=verified),
         arrange=_port(port),
         before=before,
     )
@@ -389,10 +383,10 @@ def _bridge_is_named(scene: Scene) -> Iterable[str]:
 
 
 def _verified_again(scene: Scene) -> Iterable[str]:
-    """As _verified, once keepalived has found its interface again."""
+    """As verified, once keepalived has found its interface again."""
 
     def content() -> tuple[bool, str]:
-        faults = "; ".join(_verified(scene))
+        faults = "; ".join(verified(scene))
         return not faults, faults
 
     wait_for("operations verify to succeed", content, AGAIN_S)

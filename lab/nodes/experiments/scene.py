@@ -175,6 +175,13 @@ def stands_back(node: str) -> str:
     return " ".join(machine.run("lab", "exec", node, "sh", "-c", f"grep -vx 0 {files} /dev/null || true").stdout.split())
 
 
+def verified(_: Scene) -> Iterable[str]:
+    """What `operations verify` finds wrong, in words."""
+    done = stack.operate("verify")
+    if done.returncode:
+        yield f"operations verify: {[line for line in done.stdout.splitlines() if 'FAILED' in line] or done.stderr[-500:]}"
+
+
 def on_owner(script: str) -> Callable[[Scene], None]:
     """A script on the node that held the address when the experiment began."""
     return lambda scene: scene.on(scene.owner, script)
