@@ -6,7 +6,7 @@ PYTHON := .venv/bin/python
 
 .PHONY: help
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # The environment is kept in the cache by the content of the lock file, whatever its age; a half-made one has no mark and is made anew.
 $(VENV)/complete:
@@ -67,8 +67,12 @@ test-faults: engine ## every fault and change, RUNS times each (3, crashes 10); 
 	RUNS=$(RUNS) WITHIN=$(WITHIN) SLACK_S=$(SLACK_S) $(PYTHON) -m pytest tests/dataplane -m "$(FAULTS)" -v --capture=no --durations=0
 
 .PHONY: test-cloud
-test-cloud: engine ## make up and everything after it, against a real OpenStack
-	$(PYTHON) -m pytest tests/cloud -v --capture=no
+test-cloud: engine ## make up and everything after it, against a real OpenStack; without what takes minutes each
+	$(PYTHON) -m pytest tests/cloud -m "not long" -v --capture=no --durations=0
+
+.PHONY: test-cloud-all
+test-cloud-all: engine ## the same, with all of it
+	$(PYTHON) -m pytest tests/cloud -v --capture=no --durations=0
 
 .PHONY: render
 render: .venv ## the files of every host of STACK (dev)

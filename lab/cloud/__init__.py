@@ -14,6 +14,7 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -94,6 +95,11 @@ def inside() -> list[str]:
     settings = [f"{key}={value}" for key, value in ENVIRONMENT.items()]
     namespaces = ["--mount", "--net", "--pid", "--uts", "--ipc", "--root", "--wd"]
     return ["nsenter", "--target", str(_pid()), *namespaces, "--", "/usr/bin/env", "-i", *settings]
+
+
+def within(namespace: str) -> list[str]:
+    """Prefix of a command that is to run inside the cloud, in the network of one of its namespaces, such as `bastion` or `external`."""
+    return [*inside(), "ip", "netns", "exec", namespace]
 
 
 def _run(*command: str, note: Callable[[str], None] = lambda line: None) -> str:
@@ -250,6 +256,17 @@ def client(source: Literal["bastion", "external"], address: str, port: int, coun
 def hypervisor_of() -> dict[str, str]:
     """The hypervisor of every server, by the server's name."""
     return dict(line.split("\t") for line in _run("/usr/bin/python3", "-m", "lab.cloud.system.steps", "servers").splitlines())
+
+
+def machine_of(server_id: str) -> int:
+    """The pid on the host of the QEMU that runs a server. Raises CloudError, if none does."""
+    for process in _processes():
+        with contextlib.suppress(OSError):
+            words = Path(f"/proc/{process}/cmdline").read_bytes().decode(errors="replace").split("\0")
+            # libvirt gives a domain the id of Nova's server.
+            if ("-uuid", server_id) in pairwise(words):
+                return int(process)
+    raise CloudError(f"no QEMU on this machine runs the server {server_id}; see its state: python -m lab.cloud exec openstack --os-cloud local server list")
 
 
 def flows(hypervisor: str) -> list[str]:

@@ -209,7 +209,7 @@ def _payload(cluster: bool = False) -> bytes:
         "etc/ssh/ssh_host_ed25519_key": (KeyPair.kept("machine").private.encode(), 0o600),
         "etc/lab/nodes": ("".join(f"{name} {address}\n" for name, address in {**NODES, "client": CLIENT, "bridge": BRIDGE}.items()).encode(), 0o644),
         "usr/local/sbin/lab": ((HERE / "guest" / "lab").read_bytes(), 0o755),
-        "usr/local/bin/traffic": (_traffic().read_bytes(), 0o755),
+        "usr/local/bin/traffic": (traffic().read_bytes(), 0o755),
         **({name: (path.read_bytes(), 0o755 if os.access(path, os.X_OK) else 0o644) for name, path in _cluster_files().items()} if cluster else {}),
         **{f"etc/lab/{name}/ssh_host_ed25519_key": (KeyPair.kept(name).private.encode(), 0o600) for name in NODES},
     }
@@ -228,7 +228,7 @@ def _cluster_files() -> dict[str, Path]:
     return {str(path.relative_to(root)): path for path in sorted(root.rglob("*")) if path.is_file()}
 
 
-def _traffic() -> Path:
+def traffic() -> Path:
     """The program of both ends of the traffic, built from the folder beside this file."""
     source = HERE / "traffic"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import re
 import subprocess
 import sys
@@ -18,10 +19,33 @@ import yaml
 from lab import cloud, local
 from lab.stack import CLUSTER, PROJECT
 
+ORDER = (
+    # An empty project.
+    "test_preflight",
+    # Stacks of their own. The cloud has no space for them beside the example cluster.
+    "test_bastion",
+    "test_open_network",
+    # The example cluster.
+    "test_cluster",
+    "test_moves",
+    "test_neighbours",
+    "test_outside",
+    "test_removal",
+)
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """In the order of the file: later tests change the cluster that earlier ones looked at."""
-    items.sort(key=lambda item: item.path.name)
+    """In this order of the files: later tests change the cluster that earlier ones looked at."""
+    items.sort(key=lambda item: ORDER.index(item.path.stem))
+
+
+def as_tenant(program: str, *words: str) -> str:
+    """What a Python program prints that has the connection `cloud` of the tenant's ordinary user."""
+    environment = {**os.environ, "OS_CLIENT_CONFIG_FILE": str(cloud.clouds_yaml())}
+    command = [*cloud.enter(), sys.executable, "-c", f"import sys\nimport openstack\ncloud = openstack.connect(cloud='local')\n{program}", *words]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, f"as the tenant, with {words}: {done.stderr[-2000:]}"
+    return done.stdout
 
 
 @dataclass(frozen=True)
@@ -68,6 +92,11 @@ class Cluster:
         done = subprocess.run([*cloud.enter(), sys.executable, str(script)], env=self.stack.environment(), capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
+
+    def endpoint(self, name: str) -> dict[str, Any]:
+        """The output `endpoints` of a VIP."""
+        endpoint: dict[str, Any] = self.stack.outputs()["endpoints"][name]
+        return endpoint
 
     @property
     def hosts(self) -> list[str]:

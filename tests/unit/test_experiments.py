@@ -367,7 +367,7 @@ def no_image(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Nothing is built: a machine that could be booted, and the folder of its state."""
     (tmp_path / "traffic").write_text("")
     monkeypatch.setattr(machine, "state", lambda: tmp_path)
-    monkeypatch.setattr(machine, "_traffic", lambda: tmp_path / "traffic")
+    monkeypatch.setattr(machine, "traffic", lambda: tmp_path / "traffic")
     return tmp_path
 
 

@@ -28,13 +28,14 @@ type Config struct {
 }
 
 // Requests are new connections at a fixed pace, whatever becomes of those before; each is held open before it asks. Host is whom it asks for by
-// HTTP and TLS. With UDP it is one datagram, and one in answer.
+// HTTP and TLS. With UDP it is one datagram, and one in answer. Patient ones may be sent again as often as it takes: how long they waited is told.
 type Requests struct {
 	Name    string `json:"name"`
 	Address string `json:"address"`
 	Host    string `json:"host"`
 	TLS     bool   `json:"tls"`
 	UDP     bool   `json:"udp"`
+	Patient bool   `json:"patient"`
 	Every   int    `json:"every"`
 	Hold    int    `json:"hold"`
 }
@@ -226,7 +227,7 @@ func ask(kind Requests, from net.Addr, began time.Time, connected func()) (strin
 	if err != nil {
 		return "", err
 	}
-	if again > 0 {
+	if again > 0 && !kind.Patient {
 		return "", errSynSentAgain
 	}
 	if err := connection.SetDeadline(began.Add(patience)); err != nil {
@@ -251,7 +252,7 @@ func ask(kind Requests, from net.Addr, began time.Time, connected func()) (strin
 	}
 	if again, err := sentAgain(plain); err != nil {
 		return "", err
-	} else if again > mostSentAgain {
+	} else if again > mostSentAgain && !kind.Patient {
 		return "", errSentAgain
 	}
 	head, body, _ := strings.Cut(string(answer), "\r\n\r\n")

@@ -1,0 +1,142 @@
+"""Requests from the tenant network and through the floating IP while the VIP moves: its owner is drained, stopped, killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from functools import partial
+
+import pytest
+
+from lab import cloud
+from lab.phases import wait_for
+from tests.cloud.conftest import Cluster, as_tenant
+from tests.cloud.probes import GRACE_S, asked, longest_wait_s, summary, unanswered, waited
+from tests.cloud.test_cluster import API, holders
+
+LVS = "/usr/local/sbin/openshift-lvs"
+PORT = 8443
+QUIET_S = 3
+"""Requests before and after what happens."""
+MOVES = 10
+MOVED_S, HOME_S, BOOTED_S = 30, 60, 300
+STOPPED_S = 10
+DOWN_S = 15
+"""How long requests go on while a killed owner is down: longer than a takeover and an eviction."""
+START_AGAIN = """
+server = cloud.compute.get_server(sys.argv[1])
+cloud.compute.wait_for_server(server, status="SHUTOFF", interval=1, wait=120)
+cloud.compute.start_server(server)
+cloud.compute.wait_for_server(server, status="ACTIVE", interval=1, wait=120)
+"""
+"""Nova notices by itself that a QEMU has ended."""
+
+
+def owner_of(cluster: Cluster) -> str:
+    """The host that holds the API's VIP, which is its owner: every test leaves it so."""
+    found = holders(cluster, API)
+    assert found == [cluster.committed["vips"]["master"]["owner"]], f"{API} is at {found}"
+    return found[0]
+
+
+def machine_of(cluster: Cluster, host: str) -> tuple[str, int]:
+    """Nova's id of a host, and the pid of its QEMU."""
+    (server,) = [server["id"] for server in cluster.tenant()["servers"] if server["name"] == host]
+    return server, cloud.machine_of(server)
+
+
+def elsewhere(cluster: Cluster, host: str) -> tuple[bool, str]:
+    """Whether one other node than this host holds the VIP, and which nodes do."""
+    found = holders(cluster, API)
+    return len(found) == 1 and found != [host], f"at {found}"
+
+
+def verified(cluster: Cluster) -> tuple[bool, str]:
+    """Whether `verify` finds nothing, and what it says."""
+    done = cluster.operate("verify")
+    return done.returncode == 0, f"{[line for line in done.stdout.splitlines() if 'FAILED' in line] or done.stdout[-500:]} {done.stderr[-500:]}"
+
+
+def bring_home(cluster: Cluster, owner: str) -> None:
+    """Return the VIP to its owner."""
+    back = cluster.operate("undrain", owner)
+    assert back.returncode == 0, back.stdout + back.stderr
+    wait_for(f"{API} to be at {owner}", lambda: ((found := holders(cluster, API)) == [owner], f"at {found}"), HOME_S)
+
+
+def test_drain_and_undrain_of_an_owner_lose_no_request(cluster: Cluster) -> None:
+    owner = owner_of(cluster)
+    with asked(cluster.endpoint("master"), PORT) as requests:
+        time.sleep(QUIET_S)  # requests before it
+        out = cluster.operate("drain", owner)
+        meanwhile = holders(cluster, API)
+        bring_home(cluster, owner)
+        time.sleep(QUIET_S)  # requests after it
+    assert out.returncode == 0, out.stdout + out.stderr
+    assert meanwhile and owner not in meanwhile
+    assert requests and not unanswered(requests), f"{summary(requests)}: {unanswered(requests)}"
+
+
+@pytest.mark.long
+def test_ten_moves_in_a_row_lose_no_request(cluster: Cluster) -> None:
+    owner = holder = owner_of(cluster)
+    path = [holder]
+    with asked(cluster.endpoint("master"), PORT) as requests:
+        try:
+            for _ in range(MOVES):
+                cluster.on(holder, LVS, "ownership", "off")
+                wait_for(f"another node than {holder} to hold {API}", partial(elsewhere, cluster, holder), MOVED_S)
+                cluster.on(holder, LVS, "ownership", "on")
+                (holder,) = holders(cluster, API)
+                path.append(holder)
+        finally:
+            cluster.on(holder, LVS, "ownership", "on")
+            bring_home(cluster, owner)
+        time.sleep(QUIET_S)  # requests after it
+    print(f"{API} moved {' -> '.join(path)}")
+    assert requests and not unanswered(requests), f"{path}; {summary(requests)}: {unanswered(requests)}"
+
+
+def test_an_owner_that_is_stopped_for_ten_seconds_makes_no_request_wait_longer_than_a_takeover(cluster: Cluster) -> None:
+    owner, endpoint = owner_of(cluster), cluster.endpoint("master")
+    _, qemu = machine_of(cluster, owner)
+    with asked(endpoint, PORT) as requests:
+        time.sleep(QUIET_S)  # requests before it
+        stopped = time.time()
+        os.kill(qemu, signal.SIGSTOP)
+        try:
+            time.sleep(STOPPED_S)  # the event itself
+        finally:
+            continued = time.time()
+            os.kill(qemu, signal.SIGCONT)
+        wait_for(f"one node to hold {API}", lambda: (len(found := holders(cluster, API)) == 1, f"at {found}"), HOME_S)
+        time.sleep(QUIET_S)  # requests after it
+    bring_home(cluster, owner)
+    bound = longest_wait_s(endpoint["takeover_seconds"] + GRACE_S)
+    late, lost = waited(requests, bound, stopped, continued), unanswered(requests, stopped, continued)
+    assert requests and not late, f"bound {bound} s; stopped at {stopped:.2f}, continued at {continued:.2f}; {summary(requests)}: {late}"
+    assert not lost, f"stopped at {stopped:.2f}, continued at {continued:.2f}; {summary(requests)}: {lost}"
+
+
+@pytest.mark.long
+def test_an_owner_that_is_killed_makes_no_request_wait_longer_than_a_takeover_and_its_return_loses_none(cluster: Cluster) -> None:
+    owner, endpoint = owner_of(cluster), cluster.endpoint("master")
+    server, qemu = machine_of(cluster, owner)
+    with asked(endpoint, PORT) as requests:
+        time.sleep(QUIET_S)  # requests before it
+        killed = time.time()
+        os.kill(qemu, signal.SIGKILL)
+        time.sleep(DOWN_S)  # takeover and eviction
+    with asked(endpoint, PORT) as returning:
+        as_tenant(START_AGAIN, server)
+        wait_for(
+            "verify to find nothing", lambda: ((done := cluster.operate("verify")).returncode == 0, (done.stdout + done.stderr)[-500:]), BOOTED_S, poll_s=2
+        )
+        bring_home(cluster, owner)
+        time.sleep(QUIET_S)  # requests after it
+    bound = longest_wait_s(endpoint["takeover_seconds"] + GRACE_S)
+    late, lost = waited(requests, bound, killed), unanswered(requests, killed)
+    assert requests and not late, f"bound {bound} s; killed at {killed:.2f}; {summary(requests)}: {late}"
+    assert not lost, f"killed at {killed:.2f}; {summary(requests)}: {lost}"
+    assert returning and not unanswered(returning), f"while {owner} returned: {summary(returning)}: {unanswered(returning)}"
