@@ -3,8 +3,8 @@
 Clients' packets are not tracked and keep their destination, so IPVS sends them to servers that need not listen there, although every health check, which is
 translated, passes. Calls from this host go elsewhere than clients' do. So a director sends itself a test packet for each service. It enters
 through lo, comes from an address that no host has, passes the prerouting rules of other programs, is recorded with the destination that it has then, and
-is dropped. No server receives it, and connection tracking keeps nothing of it. How a rule is written
-does not matter, nor whether nft or one of both kinds of iptables wrote it. A rule that is limited to another interface than lo is not met.
+is dropped. No server receives it, and connection tracking keeps nothing of it. How a rule is written does not matter, nor whether nft or one of both
+kinds of iptables wrote it. A rule that is limited to another interface than lo is not met.
 """
 
 from __future__ import annotations
