@@ -24,7 +24,7 @@ lock: .venv ## write requirements*.txt anew from requirements*.in
 	for f in requirements requirements-dev; do .venv/bin/pip-compile --quiet --generate-hashes --strip-extras --allow-unsafe --no-emit-index-url --no-emit-find-links --no-header $$f.in -o $$f.txt; done
 
 .PHONY: schema
-schema: .venv ## write Pulumi.schema.json and the tables of docs/configuration.md anew from the model
+schema: .venv ## write Pulumi.schema.json and the tables of docs/reference/configuration.md anew from the model
 	$(PYTHON) -m components.configuration
 
 .PHONY: engine
@@ -39,11 +39,15 @@ up: .venv ## the example cluster on a real OpenStack of its own, to answers thro
 down: .venv ## all of that away
 	$(PYTHON) -m lab down
 
+.PHONY: docs
+docs: .venv ## build/docs from docs/; a link or an anchor that leads nowhere ends it
+	.venv/bin/mkdocs build --strict
+
 .PHONY: lint
-lint: .venv ## ruff, mypy, vermin, shellcheck, go vet, actionlint
+lint: docs ## ruff, mypy, vermin, shellcheck, go vet, actionlint, and docs
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
-	.venv/bin/mypy components operations plugin lab node __main__.py tests
+	.venv/bin/mypy components operations plugin lab node docs __main__.py tests
 	.venv/bin/vermin --target=3.9- --violations --no-tips node/openshift_lvs node/openshift-lvs
 	.venv/bin/shellcheck $$(awk 'FNR == 1 && /^#!.*sh$$/ { print FILENAME } { nextfile }' $$(git ls-files))
 	set -e; for folder in $(sort $(dir $(shell git ls-files '*.go'))); do go -C $$folder vet .; done

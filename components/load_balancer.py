@@ -7,8 +7,9 @@ Per host (h) and address (v) this makes the commands
     secret-h         adds the VRRP passwords to that folder, for instances that have one
     activate-h       swaps the link, reloads, waits for health, goes back if it does not come; one host of a pool after the other,
                      backups first and owners last, so that the first backup is the canary, and the rest are untouched when it fails
-    home-v-h         a backup that holds the address hands it to its owner
-    alone-v-h        no director hears one that is none any more, so that a host which holds the address is not removed
+    return-v-from-h  a backup that holds the address hands it to its owner
+    check-adverts-v-on-h
+                     no director hears one that is none any more, so that a host which holds the address is not removed
     proof-v          every service answers through the address, asked from a host outside its pool where there is one
 
 Nothing here replaces a resource: what changes is text in `create` or `stdin`, which a preview shows and an update runs.
@@ -134,13 +135,16 @@ class LoadBalancer(pulumi.ComponentResource):
         # The digest at the end does nothing on the node: it makes the command run again when any host of the pool was given a version, be it one
         # that it had before.
         homes: list[pulumi.Resource] = [
-            self._command(f"home-{name}-{host}", host, _verb("go-home", name, note=everything), active)
+            self._command(f"return-{name}-from-{host}", host, _verb("go-home", name, note=everything), active, was=f"home-{name}-{host}")
             for host in cluster.directors(vip.pool)
             if host != vip.owner
         ]
         # A director that is being removed and still holds the address would take it, and its connections, with it.
         listening = _verb("alone", str(ALONE_S), note=everything)
-        alone = [self._command(f"alone-{name}-{host}", host, listening, homes or active) for host in cluster.directors(vip.pool)]
+        alone = [
+            self._command(f"check-adverts-{name}-on-{host}", host, listening, homes or active, was=f"alone-{name}-{host}")
+            for host in cluster.directors(vip.pool)
+        ]
         targets = [word for service in vip.services if service.protocol == "TCP" for word in _target(vip, service)]
         if not vip.answers_within or not targets:
             return pulumi.Output.from_input("not asked")
@@ -158,7 +162,9 @@ class LoadBalancer(pulumi.ComponentResource):
         after: Sequence[pulumi.Resource],
         stdin: pulumi.Input[str] | None = None,
         delete: str | None = None,
+        was: str | None = None,
     ) -> remote.Command:
+        """The command; `was` is its name in an earlier release, under which a stack may have it."""
         args, endpoint = self._args, self._args.hosts[host]
         installed = f" # installed {word}" if (word := args.cluster.node(host).host.installed) else ""
         made = [] if args.cluster.node(host).pool.existing else endpoint.resources
@@ -171,6 +177,7 @@ class LoadBalancer(pulumi.ComponentResource):
             add_previous_output_in_env=False,
             opts=pulumi.ResourceOptions(
                 parent=self,
+                aliases=[pulumi.Alias(name=was)] if was else None,
                 depends_on=[*endpoint.resources, *(args.bastion.resources if args.bastion else []), *after],
                 # What ran on a server goes with the server: a dead one never holds up its removal.
                 deleted_with=made[-1] if made else None,

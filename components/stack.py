@@ -85,7 +85,9 @@ class Stack:
         check_keys({**pulumi.runtime.config.get_config_env(), **pulumi.runtime.config.CONFIG.get()})
         data = _cluster(config)
         if data is None:
-            raise ConfigurationError(f"{config.name}:cluster: missing; describe the cluster in Pulumi.STACK.yaml (docs/configuration.md has its keys)")
+            raise ConfigurationError(
+                f"{config.name}:cluster: missing; describe the cluster in Pulumi.STACK.yaml (docs/reference/configuration.md has its keys)"
+            )
         cluster = Cluster.parse(data)
         # Read in the clear, so that a password that cannot work is refused before the first resource; it goes on as a secret only.
         key, seed = (pulumi.runtime.config.get_config(f"{config.name}:{name}") for name in ("ssh_private_key", "host_key_seed"))

@@ -127,7 +127,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         verb = verbs.add_parser(name, help=what)
         if name in ("status", "verify"):
             how = verb.add_mutually_exclusive_group()
-            how.add_argument("--json", action="store_true", help="print JSON: docs/operations.md describes it")
+            how.add_argument("--json", action="store_true", help="print JSON: docs/reference/operations.md describes it")
         if name == "status":
             how.add_argument("--watch", action="store_true", help=f"refresh every {REFRESH_S} seconds, until Ctrl-C")
         if name == "diagnose":

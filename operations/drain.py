@@ -16,7 +16,7 @@ from operations.verify import facts
 RETURN_SECONDS = 30
 """Until a node that is put back sees its servers and they see it; a check takes a few."""
 MEMORY_SECONDS = 10
-"""Until an address's new holder has met the connections of the one before."""
+"""Until a VIP's new holder has met the connections of the one before."""
 MEMORY_SECONDS_LEAST = 3
 """The same, when the operator is in a hurry."""
 
@@ -35,7 +35,7 @@ class Draining:
     say: Callable[[str], None]
 
     def out(self, deadline: float, server_only: bool) -> None:
-        """Hand its addresses over, give it no new connection, and wait until its last one is gone. Raises Refused. Safe to run again."""
+        """Hand its VIPs over, give it no new connection, and wait until its last one is gone. Raises Refused. Safe to run again."""
         ends = time.monotonic() + deadline
         seen, silent = self._look()
         self._refuse_the_last_server(seen)
@@ -43,24 +43,24 @@ class Draining:
         unmet: set[tuple[str, str]] = set()
         if not server_only and self.host in seen and self.host in self._directors:
             self._refuse_the_last_director(seen)
-            self._do({self.host: ("ownership", "off")}, "owns no address")
+            self._do({self.host: ("ownership", "off")}, "takes no VIP")
             if self._names(held):
                 unmet = self._wait_for_memory(time.monotonic() + max(deadline / 2, MEMORY_SECONDS_LEAST), self.host, [self._address])
         self._do(dict.fromkeys(seen, ("rotation", "out", self._address)), f"gives {self.host} no new connection")
         self._wait_for_connections(ends, deadline)
         if unmet and (left := unmet & set(self._connections(self.host, [self._address]))):
-            raise Refused(f"{self.host}: {len(left)} silent connections that its addresses' new holder does not know; they end with the node")
+            raise Refused(f"{self.host}: {len(left)} silent connections that its VIPs' new holder does not know; they end with the node")
         if silent:
             raise Refused(f"{_told(silent)}; when that is mended: drain {self.host} again")
 
     def back(self) -> None:
-        """Let it own addresses, and put it back into rotation; those that are its own come home. Raises Refused. Safe to run again.
+        """Let it take VIPs, and put it back into rotation; those that are its own come home. Raises Refused. Safe to run again.
 
-        Its addresses come first: as long as it is out of rotation everywhere, all directors send an unknown connection to the same server.
+        Its VIPs come first: as long as it is out of rotation everywhere, all directors send an unknown connection to the same server.
         """
         seen, silent = self._look()
         if self.host in seen and (self.host in self._directors or seen[self.host].owns_nothing):
-            self._do({self.host: ("ownership", "on")}, "may own addresses again")
+            self._do({self.host: ("ownership", "on")}, "may take VIPs again")
         stays = self._bring_home() if self.host in seen and self.host in self._directors else ""
         self._do(dict.fromkeys(seen, ("rotation", "in", self._address)), f"balances to {self.host} again")
         if stays:
@@ -117,7 +117,7 @@ class Draining:
             if host != self.host and host in seen and seen[host].keepalived == "active" and not seen[host].owns_nothing and seen[host].view == "good"
         ]
         if not able:
-            raise Refused(f"no other director of pool {self._pool} could take the addresses of {self.host}: status says why; undrain or mend one first")
+            raise Refused(f"no other director of pool {self._pool} could take the VIPs of {self.host}: status says why; undrain or mend one first")
 
     def _do(self, questions: Mapping[str, tuple[str, ...]], done: str) -> None:
         answers = self.nodes.ask_each(questions)
@@ -141,7 +141,7 @@ class Draining:
                 unknown -= set(self._connections(holder, servers, every_state=True))
             if not unknown:
                 return unknown
-        self.say(f"{before}: {len(unknown)} connections were silent since the addresses moved; each lives on only if it ends before it speaks")
+        self.say(f"{before}: {len(unknown)} connections were silent since the VIPs moved; each lives on only if it ends before it speaks")
         return unknown
 
     def _connections(self, director: str, servers: Sequence[str], every_state: bool = False) -> Iterator[tuple[str, str]]:
@@ -163,7 +163,7 @@ class Draining:
         raise Refused(f"{self.host}: after {deadline:g} s: {', '.join(left)}; it stays drained, and drain again waits again")
 
     def _left(self, seen: Mapping[str, Facts], name: str) -> Iterator[str]:
-        """What is still to wait for on an address: its holder knows the connections."""
+        """What is still to wait for on a VIP: its holder knows the connections."""
         if not self._holder(seen, name):
             yield f"no reachable node holds {name}"
         for label, _, servers in self._services(seen, name):
@@ -171,7 +171,7 @@ class Draining:
                 yield f"{number} connections left on {label}"
 
     def _bring_home(self) -> str:
-        """Its own addresses to it; why they stay where they are, when they do."""
+        """Its own VIPs to it; why they stay where they are, when they do."""
         own = [name for name, vip in self.cluster.vips_of(self._pool).items() if vip.owner == self.host]
         servers = [str(host.address) for host in self.cluster.pools[self._pool].hosts.values()]
         for _ in _looks(time.monotonic() + RETURN_SECONDS):

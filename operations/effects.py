@@ -1,4 +1,4 @@
-"""What each kind of change does to a running cluster: the table of README.md ("Changing things"), and the words of a comment on a pull request.
+"""What each kind of change does to a running cluster: the table of docs/reference/changes.md, and the words of a comment on a pull request.
 
 Standard library only: operations/report.py runs without any package.
 """
@@ -93,9 +93,9 @@ EFFECTS = (
     RENAMED,
     NETWORK,
 )
-"""The table, in the order of README.md."""
+"""The table, in the order of docs/reference/changes.md."""
 
 
 def table() -> str:
-    """The rows as README.md has them."""
+    """The rows as that page has them."""
     return "".join(f"| {effect.change} | {effect.happens} |\n" for effect in EFFECTS)

@@ -40,7 +40,7 @@ def parse(file: StackFile) -> Cluster:
     with file.lines():
         check_keys(map(str, file.config))
         if not isinstance(file.cluster, Mapping):
-            raise ConfigurationError(f"{CLUSTER}: missing; describe the cluster under it (docs/configuration.md has its keys)")
+            raise ConfigurationError(f"{CLUSTER}: missing; describe the cluster under it (docs/reference/configuration.md has its keys)")
         return Cluster.parse(file.cluster)
 
 

@@ -116,7 +116,7 @@ class Status:
         return outcome(self.findings)
 
     def to_json(self) -> dict[str, Any]:
-        """What `status --json` prints, but for its head: see docs/operations.md."""
+        """What `status --json` prints, but for its head: see docs/reference/operations.md."""
         return {
             "result": self.result,
             "hosts": {name: asdict(host) if host else None for name, host in self.hosts.items()},

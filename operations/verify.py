@@ -53,7 +53,7 @@ class Finding:
         return f"{word:<7} {self.subject:<9} {self.check}: {self.seen}"
 
     def to_json(self) -> dict[str, str]:
-        """The finding as JSON has it: see docs/operations.md."""
+        """The finding as JSON has it: see docs/reference/operations.md."""
         return {"subject": self.subject, "check": self.check, "result": self.result, "text": self.seen}
 
 

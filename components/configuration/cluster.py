@@ -40,7 +40,7 @@ class Cluster(Model):
     vips: Annotated[dict[Label, Vip], Form("a mapping by name: each VIP under its name, such as master")]
     """The VIPs, by name."""
     protect: bool = False
-    """Pulumi refuses to delete or replace the servers, ports, floating IPs and network that the program created ([what it covers](#protect))."""
+    """Pulumi refuses to delete or replace the servers, ports, floating IPs and network that the program created ([what it covers](../how-to/protect.md))."""
 
     @classmethod
     def parse(cls, data: Mapping[str, Any]) -> Cluster:

@@ -21,7 +21,7 @@ from components.configuration.words import NEEDLESS, PLACED, RENAMED
 
 ROOT = "openshift-lvs:cluster"
 
-PAGE = "docs/configuration.md"
+PAGE = "docs/reference/configuration.md"
 
 LONGEST = 60
 """Characters of a wrong value that a message shows."""

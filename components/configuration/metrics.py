@@ -21,5 +21,5 @@ class Metrics(Model):
     ]
     """Folder of node_exporter's textfile collector on the hosts (`--collector.textfile.directory`), such as `/var/lib/node_exporter/textfile_collector`;
     Debian's package has `/var/lib/prometheus/node-exporter`. It is made where it is missing. Every host writes `openshift_lvs.prom` there every 15 seconds
-    ([metrics and alerts](operations.md#metrics)).
+    ([metrics and alerts](metrics.md#metrics)).
     """

@@ -222,4 +222,4 @@ class Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     heading: ClassVar[str]
-    """The heading of docs/configuration.md under which the keys are, without backticks."""
+    """The heading of docs/reference/configuration.md under which the keys are, without backticks."""

@@ -1,4 +1,4 @@
-"""The tables of docs/configuration.md, from the model: the same texts as in the JSON Schema and in the messages."""
+"""The tables of docs/reference/configuration.md, from the model: the same texts as in the JSON Schema and in the messages."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from components.configuration.model import NAME_RULES, Form, Model
 from components.configuration.pools import Host
 from components.configuration.words import NEEDLESS, RENAMED
 
-PAGE = Path("docs/configuration.md")
+PAGE = Path("docs/reference/configuration.md")
 
 BEGIN = "<!-- Generated from components/configuration by `make schema`: change the model instead. -->\n"
 END = "<!-- End of the generated part. -->\n"

@@ -40,7 +40,8 @@ class VirtualService(Model):
     scheduler: Scheduler = "mh"
     """How the director chooses a real server. With `mh` and `sh`, every director chooses the same server for a connection. With another scheduler, or with
     `persistence_timeout`, a new holder knows a connection only from connection sync. That reports a connection up to two seconds late, so younger
-    connections are lost when the holder changes ([measured](measurements.md#what-another-scheduler-costs)). keepalived: `lvs_sched`, formerly `lb_algo`.
+    connections are lost when the holder changes ([measured](../appendix/measurements.md#what-another-scheduler-costs)).
+    keepalived: `lvs_sched`, formerly `lb_algo`.
     """
     affinity: Literal["connection", "client"] = "connection"
     """`client`: all connections of a client go to one server, by hashing and without state. `mh` and `sh` only. keepalived: `mh-port`, `sh-port`."""
@@ -76,8 +77,8 @@ class VirtualService(Model):
     ops: bool = False
     """Schedule every packet separately; UDP only. keepalived: `ops`."""
     inhibit_on_failure: bool = True
-    """Weight 0 instead of removal when a health check fails: the server's connections continue ([why](decisions/0011-failed-servers-keep-their-place.md)).
-    keepalived: `inhibit_on_failure`.
+    """Weight 0 instead of removal when a health check fails: the server's connections continue
+    ([why](../explanation/decisions/0011-failed-servers-keep-their-place.md)). keepalived: `inhibit_on_failure`.
     """
     uthreshold: Annotated[int, Field(ge=0, le=65535), NUMBER] | None = None
     """Maximum connections of a server. keepalived: `uthreshold`."""
@@ -90,9 +91,9 @@ class VirtualService(Model):
     sorry_server_v6: Address | None = None
     """The sorry server of the VIP's `address_v6`. Not finished: refused so far. keepalived: `sorry_server`."""
     fail_open: bool | None = None
-    """While no server passes its health check, every server that is not drained and has a weight gets connections: the checks may be wrong ([what it
-    does](#fail-open)). If not set: on. Off, and refused if set to `true`, with a `sorry_server`, with a `misc_dynamic` check, and with fewer
-    `expected_servers` than hosts with a weight.
+    """While no server passes its health check, every server that is not drained and has a weight gets connections: the checks may be wrong
+    ([what it does](../explanation/health-checks.md#fail-open)). If not set: on. Off, and refused if set to `true`, with a `sorry_server`, with a
+    `misc_dynamic` check, and with fewer `expected_servers` than hosts with a weight.
     """
     virtualhost: Word | None = None
     """The Host that `http` and `ssl` checks send, unless they set `virtualhost`: `Host` of HTTP_GET and SSL_GET. keepalived: `virtualhost`."""

@@ -1,10 +1,11 @@
-"""Whether another program changes the destination of a service's packets before IPVS sees them: a hostPort, a Service's externalIP, a NodePort.
+"""Whether another program changes the destination of a service's packets: a hostPort, a Service's externalIP, a NodePort.
 
-The holder of the VIP then balances nothing: all clients reach its own pod, and every health check passes. So a director sends itself a test packet for
-each service. It enters through lo, comes from an address that no host has, passes the prerouting rules of other programs as a client's packet does, is
-recorded with the destination that it has then, and is dropped. No server receives it, and connection tracking keeps nothing of it. How a rule is written
-does not matter, nor whether nft or one of both kinds of iptables wrote it. A rule that is limited to another interface than lo is not met. Only services of
-IPv4 are tested.
+Clients' packets are not tracked and keep their destination, so IPVS sends them to servers that need not listen there, although every health check, which is
+translated, passes. Calls from this host go elsewhere than clients' do. So a director sends itself a test packet for each service. It enters
+through lo, comes from an address that no host has, passes the prerouting rules of other programs, is recorded with the destination that it has then, and
+is dropped. No server receives it, and connection tracking keeps nothing of it. How a rule is written does not matter, nor whether nft or one of both
+kinds of iptables wrote it. A rule that is limited to another interface than lo is not met. Only
+services of IPv4 are tested.
 """
 
 from __future__ import annotations

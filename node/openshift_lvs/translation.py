@@ -40,4 +40,5 @@ class Translation(Record):
         if not self.to:
             return f"{self.at}: not known whether a rule of this host changes the destination: {self.rule}"
         program, remedy = next((program, remedy) for pattern, program, remedy in _PROGRAMS if re.search(pattern, self.rule))
-        return f"{self.at} is translated to {self.to} by {program} ({self.rule}), so IPVS does not balance it while this host holds the VIP; {remedy}"
+        # Clients' packets are not tracked on a director, so no rule translates them.
+        return f"{self.at} is translated to {self.to} by {program} ({self.rule}) for calls from this host, but not for clients; {remedy}"

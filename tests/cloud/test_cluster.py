@@ -155,8 +155,8 @@ def test_a_changed_check_updates_in_place_only_where_it_must_and_loses_no_reques
         changes = cluster.up(slower)
     assert requests and not unanswered(requests), f"{summary(requests)}: {unanswered(requests)}"
     assert changes.of("updated") == {
-        *(f"{verb}-{host}" for verb in ("deliver", "activate", "alone-infra") for host in INFRA),
-        "home-infra-infra1",
+        *(f"{verb}-{host}" for verb in ("deliver", "activate", "check-adverts-infra-on") for host in INFRA),
+        "return-infra-from-infra1",
         "proof-infra",
     }, changes.text
     assert not changes.of("created") | changes.of("deleted") | changes.of("replaced"), changes.text

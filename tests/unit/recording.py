@@ -26,6 +26,7 @@ class Registered:
     delete_before_replace: bool
     create_timeout: str
     protect: bool
+    former_names: frozenset[str]
 
 
 @dataclass
@@ -76,6 +77,7 @@ class RecordingMonitor(mocks.MockMonitor):
                     delete_before_replace=request.deleteBeforeReplace,
                     create_timeout=request.customTimeouts.create,
                     protect=request.protect,
+                    former_names=frozenset(alias.spec.name for alias in request.aliases),
                 )
             )
         return response

@@ -109,8 +109,8 @@ def test_hosts_are_installed_at_once_and_pools_do_not_wait_for_each_other(deploy
 def test_an_address_goes_home_when_all_of_its_pool_is_active_and_is_proven_after_that(deploy: Deploy, article: dict[str, Any]) -> None:
     done = run(deploy, article)
     everyone = {f"activate-{host}" for host in MASTERS}
-    homes = {name for name in commands(done) if name.startswith("home-master-")}
-    assert homes == {"home-master-master1", "home-master-master2"}
+    homes = {name for name in commands(done) if name.startswith("return-master-from-")}
+    assert homes == {"return-master-from-master1", "return-master-from-master2"}
     for home in homes:
         assert everyone <= before(done, home)
     assert homes | everyone <= before(done, "proof-master")
@@ -119,7 +119,7 @@ def test_an_address_goes_home_when_all_of_its_pool_is_active_and_is_proven_after
 def test_an_address_with_one_director_is_proven_too(deploy: Deploy, article: dict[str, Any]) -> None:
     article["pools"]["infra"]["directors"] = ["infra0"]
     done = run(deploy, article)
-    assert not [name for name in commands(done) if name.startswith("home-infra")]
+    assert not [name for name in commands(done) if name.startswith("return-infra-from")]
     assert {"activate-infra0", "activate-infra1"} <= before(done, "proof-infra")
 
 
@@ -137,7 +137,8 @@ def test_servers_change_before_backups_and_backups_before_owners(deploy: Deploy,
 def test_two_addresses_of_one_pool_have_one_roll_out_and_each_its_homes_and_proof(deploy: Deploy, article: dict[str, Any]) -> None:
     done = run(deploy, with_two_addresses(article))
     assert len([name for name in commands(done) if name.startswith("activate-master")]) == 3
-    assert {name for name in commands(done) if name.startswith("home-machine-config-")} == {"home-machine-config-master0", "home-machine-config-master2"}
+    homes = {name for name in commands(done) if name.startswith("return-machine-config-from-")}
+    assert homes == {"return-machine-config-from-master0", "return-machine-config-from-master2"}
     assert roll_out_order(Cluster.parse(article), "master") == ["master2", "master0", "master1"]
     assert verb(commands(done)["proof-machine-config"])[1:] == ["120", "20", "192.168.0.252:8443"]
 
@@ -239,7 +240,12 @@ def test_another_password_is_another_version_of_the_same_files(deploy: Deploy, a
     changes = changed(old, new)
     hosts = {f"deliver-{host}": {"create"} for host in MASTERS} | {f"activate-{host}": {"create", "stdin"} for host in MASTERS}
     assert changes == hosts | {f"secret-{host}": {"create", "stdin"} for host in MASTERS} | {
-        name: {"create"} for name in ("home-master-master1", "home-master-master2", *(f"alone-master-{host}" for host in MASTERS), "proof-master")
+        name: {"create"}
+        for name in (
+            *(f"return-master-from-{host}" for host in ("master1", "master2")),
+            *(f"check-adverts-master-on-{host}" for host in MASTERS),
+            "proof-master",
+        )
     }
 
 
@@ -258,9 +264,9 @@ def test_a_change_of_a_service_is_text_in_the_commands_of_its_pool_and_nothing_c
     assert commands(old).keys() == commands(new).keys()
     hosts = ("infra0", "infra1")
     assert changed(old, new) == {f"{step}-{host}": {"create", "stdin"} for step in ("deliver", "activate") for host in hosts} | {
-        "home-infra-infra1": {"create"},
-        "alone-infra-infra0": {"create"},
-        "alone-infra-infra1": {"create"},
+        "return-infra-from-infra1": {"create"},
+        "check-adverts-infra-on-infra0": {"create"},
+        "check-adverts-infra-on-infra1": {"create"},
         "proof-infra": {"create"},
     }
 
@@ -278,7 +284,7 @@ def test_a_host_that_is_removed_takes_only_its_own_commands_along(deploy: Deploy
     without = copy.deepcopy(article)
     del without["pools"]["infra"]["hosts"]["infra2"]
     new = run(deploy, without)
-    steps = ("install", "deliver", "activate", "home-infra", "alone-infra")
+    steps = ("install", "deliver", "activate", "return-infra-from", "check-adverts-infra-on")
     assert commands(old).keys() - commands(new).keys() == {f"{step}-infra2" for step in steps}
     assert not commands(new).keys() - commands(old).keys()
     assert not [name for name in changed(old, new) if "master" in name]
@@ -288,10 +294,20 @@ def test_another_owner_changes_priorities_and_who_hands_over_and_replaces_nothin
     old = run(deploy, article)
     article["vips"]["infra"]["owner"] = "infra1"
     new = run(deploy, article)
-    assert commands(old).keys() - commands(new).keys() == {"home-infra-infra1"}
-    assert commands(new).keys() - commands(old).keys() == {"home-infra-infra0"}
+    assert commands(old).keys() - commands(new).keys() == {"return-infra-from-infra1"}
+    assert commands(new).keys() - commands(old).keys() == {"return-infra-from-infra0"}
     assert {name for name, keys in changed(old, new).items() if "stdin" in keys} == {
         f"{step}-{host}" for step in ("deliver", "activate") for host in ("infra0", "infra1")
+    }
+
+
+def test_a_command_that_has_another_name_than_before_is_not_made_anew(deploy: Deploy, article: dict[str, Any]) -> None:
+    former = {name: command.former_names for name, command in commands(run(deploy, article)).items() if name.endswith(("infra1", "proof-infra"))}
+    assert former == {
+        **{f"{step}-infra1": frozenset() for step in ("install", "deliver", "activate")},
+        "return-infra-from-infra1": {"home-infra-infra1"},
+        "check-adverts-infra-on-infra1": {"alone-infra-infra1"},
+        "proof-infra": frozenset(),
     }
 
 
@@ -320,7 +336,7 @@ def test_everything_is_brought_again_to_a_host_that_was_installed_anew(deploy: D
     old = run(deploy, article)
     article["pools"]["master"]["hosts"]["master1"] = {"address": "192.168.0.3", "installed": datetime.date(2026, 11, 23)}
     again = {f"{step}-master1": {"create"} for step in ("install", "deliver")} | {"activate-master1": {"create", "stdin"}}
-    rest = ("home-master-master1", "home-master-master2", *(f"alone-master-{host}" for host in MASTERS), "proof-master")
+    rest = ("return-master-from-master1", "return-master-from-master2", *(f"check-adverts-master-on-{host}" for host in MASTERS), "proof-master")
     assert changed(old, run(deploy, article)) == again | {name: {"create"} for name in rest}
 
 
@@ -331,4 +347,4 @@ def test_the_first_director_is_the_canary_not_a_server(deploy: Deploy, article: 
 
 
 def test_an_address_is_proven_once_its_directors_hear_none_of_the_past(deploy: Deploy, article: dict[str, Any]) -> None:
-    assert verb(commands(run(deploy, article))["alone-infra-infra1"]) == ["alone", "15"]
+    assert verb(commands(run(deploy, article))["check-adverts-infra-on-infra1"]) == ["alone", "15"]

@@ -82,14 +82,14 @@ def url(**keys: Any) -> dict[str, Any]:
 
 TABLE: list[tuple[str, Any, str]] = [
     # sections
-    ("network", REMOVED, "network: missing; give a mapping; docs/configuration.md has its keys under network"),
-    ("network", 5, "network: 5: must be a mapping; docs/configuration.md has its keys under network"),
+    ("network", REMOVED, "network: missing; give a mapping; docs/reference/configuration.md has its keys under network"),
+    ("network", 5, "network: 5: must be a mapping; docs/reference/configuration.md has its keys under network"),
     ("ssh", None, "ssh: empty; give it keys or remove the line"),
-    ("ssh", "debian", "ssh: 'debian': must be a mapping; docs/configuration.md has its keys under ssh"),
+    ("ssh", "debian", "ssh: 'debian': must be a mapping; docs/reference/configuration.md has its keys under ssh"),
     ("pools", [], "pools: []: must be a mapping by name: each pool under its name, such as master"),
     ("vips", None, "vips: empty; give a mapping by name: each VIP under its name, such as master"),
     ("protect", "servers", "protect: 'servers': must be true or false"),
-    ("pools.master", None, "pools.master: empty; give a mapping; docs/configuration.md has its keys under pools.NAME"),
+    ("pools.master", None, "pools.master: empty; give a mapping; docs/reference/configuration.md has its keys under pools.NAME"),
     # network
     ("network.cidr", REMOVED, "network.cidr: missing; give a network as ADDRESS/LENGTH with zeros after the length, such as 192.168.0.0/24"),
     ("network.cidr", "192.168.0.7/24", f"network.cidr: '192.168.0.7/24': {RANGE}; write 192.168.0.0/24"),
@@ -142,7 +142,7 @@ TABLE: list[tuple[str, Any, str]] = [
     ("ssh.user", "", "ssh.user: '': must be the name of a user, such as debian, without blanks and quotes"),
     ("ssh.user", "-oProxyCommand", "ssh.user: '-oProxyCommand': must be the name of a user, such as debian, without blanks and quotes"),
     ("ssh.port", "ssh", f"ssh.port: 'ssh': {PORT}"),
-    ("ssh.bastion", "203.0.113.9", "ssh.bastion: '203.0.113.9': must be a mapping; docs/configuration.md has its keys under ssh.bastion"),
+    ("ssh.bastion", "203.0.113.9", "ssh.bastion: '203.0.113.9': must be a mapping; docs/reference/configuration.md has its keys under ssh.bastion"),
     ("ssh.bastion", {"host": "", "host_key": "ssh-ed25519 AAAA"}, "ssh.bastion.host: '': must be the name or address of a machine, such as 203.0.113.9"),
     ("ssh.bastion", {"host": "b"}, f"ssh.bastion.host_key: missing; {KEY.replace('must be', 'give')}"),
     ("ssh.bastion", {"host": "b", "host_key": "ssh-ed25519 notbase64"}, f"ssh.bastion.host_key: 'ssh-ed25519 notbase64': {KEY}"),
@@ -171,7 +171,7 @@ TABLE: list[tuple[str, Any, str]] = [
     ("keepalived.vrrp_version", 4, "keepalived.vrrp_version: 4: must be 2 or 3"),
     ("keepalived.router_id", "two words", f"keepalived.router_id: 'two words': {WORD}"),
     # metrics
-    ("metrics", True, f"metrics: true: must be a mapping; docs/configuration.md has its keys under metrics; {YAML}"),
+    ("metrics", True, f"metrics: true: must be a mapping; docs/reference/configuration.md has its keys under metrics; {YAML}"),
     ("metrics", {}, f"metrics.directory: missing; {FOLDER.replace('must be', 'give')}"),
     ("metrics.directory", "textfiles", f"metrics.directory: 'textfiles': {FOLDER}"),
     ("metrics.directory", "/var/lib/../etc", f"metrics.directory: '/var/lib/../etc': {FOLDER}"),
@@ -206,7 +206,7 @@ TABLE: list[tuple[str, Any, str]] = [
         {"address": "192.168.0.5", "ssh_address": "192.168.0.6"},
         "pools.infra.hosts.infra0.ssh_address: 192.168.0.6 is the address of infra1 too; give this host's own",
     ),
-    ("network.management", "mgmt", "network.management: 'mgmt': must be a mapping; docs/configuration.md has its keys under network.management"),
+    ("network.management", "mgmt", "network.management: 'mgmt': must be a mapping; docs/reference/configuration.md has its keys under network.management"),
     ("network.management", {"existing": "mgmt"}, f"network.management.cidr: missing; {RANGE.replace('must be', 'give')}"),
     (
         "network.management",
@@ -236,7 +236,11 @@ TABLE: list[tuple[str, Any, str]] = [
     ),
     ("pools.infra.availability_zones", "az1", "pools.infra.availability_zones: 'az1': must be a list of at least one name, such as [az1, az2]"),
     ("pools.infra.availability_zones", [], "pools.infra.availability_zones: []: must be a list of at least one name, such as [az1, az2]"),
-    ("pools.infra.root_volume", 50, "pools.infra.root_volume: 50: must be a mapping; docs/configuration.md has its keys under pools.NAME.root_volume"),
+    (
+        "pools.infra.root_volume",
+        50,
+        "pools.infra.root_volume: 50: must be a mapping; docs/reference/configuration.md has its keys under pools.NAME.root_volume",
+    ),
     ("pools.infra.root_volume", {"type": "ssd"}, "pools.infra.root_volume.size: missing; give a whole number of GiB from 1 to 65536"),
     ("pools.infra.root_volume", {"size": "50G"}, "pools.infra.root_volume.size: '50G': must be a whole number of GiB from 1 to 65536"),
     (
@@ -362,7 +366,7 @@ TABLE: list[tuple[str, Any, str]] = [
     (CHECK, {**HTTP, "timeout": 2}, f"{CHECK}.timeout: unknown key; here it is connect_timeout"),
     (CHECK, {"type": "misc", "script": "checks/etcd", "timeout": 2}, f"{CHECK}.timeout: unknown key; here it is misc_timeout"),
     (CHECK, {"type": "tcp", "port": 80}, f"{CHECK}.port: unknown key; here it is connect_port"),
-    (CHECK, {"type": "tcp", "path": "/"}, f'{CHECK}.path: unknown key here; it belongs to "type: http, type: ssl" and urls (docs/configuration.md)'),
+    (CHECK, {"type": "tcp", "path": "/"}, f'{CHECK}.path: unknown key here; it belongs to "type: http, type: ssl" and urls (docs/reference/configuration.md)'),
     (CHECK, {**HTTP, "status_code": "2xx"}, f"{CHECK}.status_code: '2xx': {CODES}"),
     (CHECK, {**HTTP, "status_code": [200, 204]}, f"{CHECK}.status_code: [200, 204]: {CODES}"),
     (CHECK, {**HTTP, "status_code": "299-200"}, f"{CHECK}.status_code: 299-200 is no range; write 200-299"),
@@ -394,11 +398,15 @@ TABLE: list[tuple[str, Any, str]] = [
         "keepalived.notifications.notification_email.0: '@master0': must be an address of mail, such as ops@example.com",
     ),
     # unknown keys
-    ("vips.infra.interface", "ens3", "vips.infra.interface: unknown key here; it belongs to pools.NAME and pools.NAME.hosts.HOST (docs/configuration.md)"),
-    ("vips.infra.lb_algo", "rr", "vips.infra.lb_algo: unknown key; here it is scheduler in vips.NAME.services (docs/configuration.md)"),
-    ("vips.infra.colour", "red", "vips.infra.colour: unknown key; docs/configuration.md has the keys under vips.NAME"),
+    (
+        "vips.infra.interface",
+        "ens3",
+        "vips.infra.interface: unknown key here; it belongs to pools.NAME and pools.NAME.hosts.HOST (docs/reference/configuration.md)",
+    ),
+    ("vips.infra.lb_algo", "rr", "vips.infra.lb_algo: unknown key; here it is scheduler in vips.NAME.services (docs/reference/configuration.md)"),
+    ("vips.infra.colour", "red", "vips.infra.colour: unknown key; docs/reference/configuration.md has the keys under vips.NAME"),
     ("vips.infra.virtualRouterId", 1, "vips.infra.virtualRouterId: unknown key; did you mean 'virtual_router_id'?"),
-    ("vips.infra", {1: 2}, "vips.infra.1: unknown key; docs/configuration.md has the keys under vips.NAME"),
+    ("vips.infra", {1: 2}, "vips.infra.1: unknown key; docs/reference/configuration.md has the keys under vips.NAME"),
     ("vips.infra.nopreempt", True, "vips.infra.nopreempt: unknown key; leave it out: every instance has it, and a roll-out returns each VIP to its owner"),
     ("vips.infra.notify_master", "x", f"vips.infra.notify_master: unknown key; leave it out: {SENDS_MAIL}"),
     (
@@ -421,7 +429,11 @@ TABLE: list[tuple[str, Any, str]] = [
     (f"{SERVICE}.nat_mask", "255.255.255.0", f"{SERVICE}.nat_mask: unknown key; leave it out: keepalived 2 does not know it"),
     (f"{SERVICE}.state", "MASTER", f"{SERVICE}.state: unknown key; leave it out: every instance starts as BACKUP, and `owner` says where the address belongs"),
     ("vips.master.priority", 150, "vips.master.priority: unknown key; here it is owner, or priorities by host"),
-    ("vips.master.interface", "ens3", "vips.master.interface: unknown key here; it belongs to pools.NAME and pools.NAME.hosts.HOST (docs/configuration.md)"),
+    (
+        "vips.master.interface",
+        "ens3",
+        "vips.master.interface: unknown key here; it belongs to pools.NAME and pools.NAME.hosts.HOST (docs/reference/configuration.md)",
+    ),
     ("vips.http", {"address": "192.168.0.9"}, "vips.http.pool: missing; give the name of a pool, such as master"),
     # addresses
     ("network.cidr", "192.168.0.0", "network.cidr: 192.168.0.0/32 has too few addresses for a cluster; is its length right? such as 192.168.0.0/24"),
@@ -982,4 +994,4 @@ def test_a_root_login_that_first_boot_would_forbid_is_refused(article: dict[str,
 def test_the_configuration_as_a_whole_is_named_by_its_key() -> None:
     with pytest.raises(ConfigurationError) as refused:
         Cluster.parse([])  # type: ignore[arg-type]
-    assert str(refused.value) == "openshift-lvs:cluster: []: must be a mapping; docs/configuration.md has its keys under openshift-lvs:cluster"
+    assert str(refused.value) == "openshift-lvs:cluster: []: must be a mapping; docs/reference/configuration.md has its keys under openshift-lvs:cluster"

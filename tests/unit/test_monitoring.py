@@ -23,7 +23,7 @@ RULES = yaml.safe_load((FOLDER / "alerts.yaml").read_text())["groups"][0]["rules
 TESTS = yaml.load((FOLDER / "alerts.test.yaml").read_text(), yaml.BaseLoader)["tests"]
 """Every value as text: YAML would read 0x90, zero ninety times, as a hexadecimal number."""
 DASHBOARD = json.loads((FOLDER / "dashboard.json").read_text())
-PAGE = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
+PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "metrics.md").read_text()
 NAMES = [rule["alert"] for rule in RULES]
 
 

@@ -131,9 +131,9 @@ def test_the_weight_goes_once_the_new_holder_has_met_every_connection(pool: Pool
     assert not [line for line in said if "silent" in line]
     pool.lines["master1"] = ""
     verb.back()
-    with pytest.raises(Refused, match="master0: 1 silent connections that its addresses' new holder does not know; they end with the node"):
+    with pytest.raises(Refused, match="master0: 1 silent connections that its VIPs' new holder does not know; they end with the node"):
         verb.out(60, server_only=False)
-    assert "master0: 1 connections were silent since the addresses moved; each lives on only if it ends before it speaks" in said
+    assert "master0: 1 connections were silent since the VIPs moved; each lives on only if it ends before it speaks" in said
 
 
 def test_connections_that_do_not_end_are_counted_by_service_and_the_drain_stays(pool: Pool, cluster: Cluster) -> None:
@@ -158,7 +158,7 @@ def test_the_last_server_and_the_last_director_are_not_drained(pool: Pool, clust
     pool.out = set()
     pool.views["master1"] = -100
     pool.owns_nothing = {"master2"}
-    with pytest.raises(Refused, match="no other director of pool master could take the addresses of master0"):
+    with pytest.raises(Refused, match="no other director of pool master could take the VIPs of master0"):
         draining(pool, cluster, "master0")[0].out(60, server_only=False)
     assert pool.asked == []
 
@@ -195,7 +195,7 @@ def test_undrain_gives_a_host_that_is_a_director_no_longer_its_ownership_back_fo
     article["pools"]["master"]["directors"] = ["master0", "master1"]
     verb, said = draining(pool, Cluster.parse(article), "master2")
     verb.back()
-    assert said[0] == "master2: may own addresses again"
+    assert said[0] == "master2: may take VIPs again"
     assert pool.owns_nothing == set()
 
 
@@ -233,7 +233,7 @@ def expecting(article: dict[str, Any], hosts: int, servers: int | None) -> Clust
 def test_without_the_key_a_service_on_two_of_five_hosts_keeps_every_host_from_being_drained(article: dict[str, Any]) -> None:
     cluster = expecting(article, 5, None)
     pool = Judging(cluster, "master2", "master3", "master4")
-    with pytest.raises(Refused, match="no other director of pool master could take the addresses of master4"):
+    with pytest.raises(Refused, match="no other director of pool master could take the VIPs of master4"):
         draining(pool, cluster, "master4")[0].out(60, server_only=False)
 
 

@@ -71,7 +71,11 @@ def test_files_are_written_as_they_will_be_on_the_host(tmp_path: Path) -> None:
             1,
             "Pulumi.broken.yaml:1: not YAML: expected the node content, but found '<stream end>'; correct this line or the one above it",
         ),
-        (["--stack", "empty"], 1, "Pulumi.empty.yaml:1: openshift-lvs:cluster: missing; describe the cluster under it (docs/configuration.md has its keys)"),
+        (
+            ["--stack", "empty"],
+            1,
+            "Pulumi.empty.yaml:1: openshift-lvs:cluster: missing; describe the cluster under it (docs/reference/configuration.md has its keys)",
+        ),
         (["--stack", "null"], 1, "Pulumi.null.yaml:1: openshift-lvs:cluster: missing; describe the cluster under it"),
         (["--stack", "../good"], 2, "--stack: '../good' is not the name of a stack, which has letters, digits, -, _ and . only; the stacks are bad, "),
         (["--stack", ""], 2, "--stack: '' is not the name of a stack"),

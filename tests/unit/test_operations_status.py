@@ -25,7 +25,7 @@ from tests.unit.test_operations_verify import MASTERS, Said, drained, fail, with
 from tests.unit.test_operations_verify import five as five
 
 GOLDEN = Path(__file__).parent / "golden"
-PAGE = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
+PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "operations.md").read_text()
 NOON = 1772366400.0
 """2026-03-01 12:00:00 UTC."""
 

@@ -395,7 +395,7 @@ def test_a_translation_on_the_holder_is_named_where_nothing_arrives(said: Said, 
 )
 def test_the_program_of_a_rule_is_told_by_its_chains(rule: str, program: str, remedy: str) -> None:
     said = str(Translation("192.168.0.251:443/TCP", "10.88.0.2:8443", rule))
-    assert said.startswith(f"192.168.0.251:443/TCP is translated to 10.88.0.2:8443 by {program} ({rule}), so IPVS does not balance it")
+    assert said.startswith(f"192.168.0.251:443/TCP is translated to 10.88.0.2:8443 by {program} ({rule}) for calls from this host, but not for clients")
     assert remedy in said
 
 

@@ -159,9 +159,9 @@ def test_a_changed_check_touches_the_files_of_its_pool_and_nothing_in_the_cloud(
     assert before.keys() == after.keys()
     changed = {resource.name for urn, resource in after.items() if resource.inputs != before[urn].inputs}
     assert changed == {f"{verb}-{host}" for verb in ("deliver", "activate") for host in ("infra0", "infra1")} | {
-        "home-infra-infra1",
-        "alone-infra-infra0",
-        "alone-infra-infra1",
+        "return-infra-from-infra1",
+        "check-adverts-infra-on-infra0",
+        "check-adverts-infra-on-infra1",
         "proof-infra",
     }
 

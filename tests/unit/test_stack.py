@@ -55,7 +55,7 @@ def refused(data: Any, secrets: dict[str, str]) -> str:
 
 @pytest.mark.parametrize("data", [None, "[]", '"text"', "text", ""])
 def test_a_stack_without_a_cluster_is_told_where_to_describe_it(data: str | None) -> None:
-    assert refused(data, SECRETS) == "openshift-lvs:cluster: missing; describe the cluster in Pulumi.STACK.yaml (docs/configuration.md has its keys)"
+    assert refused(data, SECRETS) == "openshift-lvs:cluster: missing; describe the cluster in Pulumi.STACK.yaml (docs/reference/configuration.md has its keys)"
 
 
 @pytest.mark.parametrize(

@@ -183,7 +183,7 @@ def _own_keepalived(scene: Scene) -> None:
 
 
 def _taken_over(scene: Scene) -> None:
-    """As docs/operations.md says: the new director takes the VIP first, then the old keepalived ends."""
+    """As docs/how-to/take-over-a-keepalived.md says: the new director takes the VIP first, then the old keepalived ends."""
     scene.on(scene.backup, f"{LVS} ownership on")
     machine.run("sh", "-euc", f"until lab exec {scene.backup} ip address show dev eth0 | grep -q {scene.cluster.vips['master'].address}/; do sleep 0.05; done")
     machine.run(
