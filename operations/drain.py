@@ -45,10 +45,10 @@ class Draining:
             self._refuse_the_last_director(seen)
             self._do({self.host: ("ownership", "off")}, "takes no VIP")
             if self._names(held):
-                unmet = self._wait_for_memory(time.monotonic() + max(deadline / 2, MEMORY_SECONDS_LEAST), self.host, [self._address])
+                unmet = self._wait_for_memory(time.monotonic() + max(deadline / 2, MEMORY_SECONDS_LEAST), self.host, self._addresses)
         self._do(dict.fromkeys(seen, ("rotation", "out", self._address)), f"gives {self.host} no new connection")
         self._wait_for_connections(ends, deadline)
-        if unmet and (left := unmet & set(self._connections(self.host, [self._address]))):
+        if unmet and (left := unmet & set(self._connections(self.host, self._addresses))):
             raise Refused(f"{self.host}: {len(left)} silent connections that its VIPs' new holder does not know; they end with the node")
         if silent:
             raise Refused(f"{_told(silent)}; when that is mended: drain {self.host} again")
@@ -75,6 +75,14 @@ class Draining:
     @property
     def _address(self) -> str:
         return str(self.cluster.node(self.host).host.address)
+
+    @property
+    def _addresses(self) -> list[str]:
+        return [str(address) for address in self.cluster.node(self.host).host.addresses]
+
+    def _address_among(self, servers: Mapping[str, RealServer]) -> str:
+        """The host's address as a real server of a service: that of the service's family."""
+        return next((address for address in self._addresses if address in servers), "")
 
     @property
     def _directors(self) -> list[str]:
@@ -104,7 +112,7 @@ class Draining:
     def _refuse_the_last_server(self, seen: Mapping[str, Facts]) -> None:
         for name in self.cluster.vips_of(self._pool):
             for label, service, servers in self._services(seen, name):
-                if [address for address, server in servers.items() if server.weight and server.healthy] == [self._address]:
+                if [address for address, server in servers.items() if server.weight and server.healthy] == [self._address_among(servers)]:
                     move = ", or move the service to another host" if service.expected_servers else ""
                     raise Refused(f"{self.host} is the last live server of {label}; undrain or mend another first{move}")
 
@@ -167,13 +175,14 @@ class Draining:
         if not self._holder(seen, name):
             yield f"no reachable node holds {name}"
         for label, _, servers in self._services(seen, name):
-            if self._address in servers and (number := servers[self._address].connections):
+            own = self._address_among(servers)
+            if own in servers and (number := servers[own].connections):
                 yield f"{number} connections left on {label}"
 
     def _bring_home(self) -> str:
         """Its own VIPs to it; why they stay where they are, when they do."""
         own = [name for name, vip in self.cluster.vips_of(self._pool).items() if vip.owner == self.host]
-        servers = [str(host.address) for host in self.cluster.pools[self._pool].hosts.values()]
+        servers = [str(address) for host in self.cluster.pools[self._pool].hosts.values() for address in host.addresses]
         for _ in _looks(time.monotonic() + RETURN_SECONDS):
             seen, _ = self._look()
             mine = seen.get(self.host)

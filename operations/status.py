@@ -200,7 +200,7 @@ def _service(cluster: Cluster, vip: Vip, service: VirtualService, directors: Map
     hosts, mark = cluster.pools[vip.pool].hosts, vip.mark(service)
     servers = {}
     for server, machine in hosts.items():
-        address = str(machine.address)
+        address = str(machine.address_of(vip.address.version))
         there = shown.table[mark].servers.get(address) if shown and mark in shown.table else None
         health = {host: _health(seen, mark, address, service.weight(server)) for host, seen in directors.items()}
         servers[server] = Server(address, there.weight if there else None, there.connections if there else None, health)

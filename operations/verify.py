@@ -14,7 +14,7 @@ from pathlib import Path
 
 from components import keepalived
 from components.configuration import Cluster, Vip, VirtualService
-from components.configuration.model import endpoint
+from components.configuration.model import AnyAddress, endpoint
 from node.openshift_lvs.facts import Facts
 from node.openshift_lvs.ipvs import VirtualServer
 from operations.nodes import Answer, Nodes
@@ -228,7 +228,7 @@ def _service(cluster: Cluster, host: str, name: str, vip: Vip, service: VirtualS
     faults, drained, failing, live = [], [], [], 0
     hosts = cluster.pools[vip.pool].hosts
     for server, machine in hosts.items():
-        address = str(machine.address)
+        address = str(machine.address_of(vip.address.version))
         real, weight = there.servers.get(address), service.weight(server)
         if address in seen.drained:
             drained.append(server)
@@ -246,7 +246,7 @@ def _service(cluster: Cluster, host: str, name: str, vip: Vip, service: VirtualS
     if not enough:
         says = "gets connections although its check fails here" if there.open_since else "is out of rotation: its check fails here"
         faults = [f"{server} {says}" for server in failing] + faults
-    others = set(there.servers) - {str(machine.address) for machine in hosts.values()} - {str(service.sorry_server)}
+    others = set(there.servers) - {str(machine.address_of(vip.address.version)) for machine in hosts.values()} - {str(service.sorry_server)}
     faults += [f"{address} is no real server of ours; on the node: ipvsadm -d -f {number} -r {address}" for address in sorted(others)]
     seen_live = f"{live} of {len(hosts)} servers live"
     if expected := service.expected_servers:
@@ -309,11 +309,18 @@ def _from_outside(nodes: Nodes, cluster: Cluster, known: Mapping[str, Facts]) ->
         elif len(having) == 1:
             yield Finding(name, "outside", None, f"no host outside pool {vip.pool} can be asked, so nothing was seen from outside")
     asked = nodes.ask_each({asker: ("outside", *words) for asker, words in jobs.items()})
-    clients = {holders(cluster.vips[name], known)[0]: str(cluster.node(asker).host.address) for name, asker in askers.items()}
-    arrived = nodes.ask_each({holder: ("connections", "from", client) for holder, client in clients.items()})
+    clients: dict[tuple[str, int], AnyAddress] = {}
+    for name, asker in askers.items():
+        of_vip = cluster.vips[name].address.version
+        clients[holders(cluster.vips[name], known)[0], of_vip] = cluster.node(asker).host.address_of(of_vip)
+    arrived: dict[tuple[str, int], Answer] = {}
+    for version in sorted({version for _, version in clients}):
+        asked_of = {holder: ("connections", "from", str(client)) for (holder, family), client in clients.items() if family == version}
+        arrived |= {(holder, version): answer for holder, answer in nodes.ask_each(asked_of).items()}
     for name, asker in askers.items():
         vip = cluster.vips[name]
         holder = holders(vip, known)[0]
+        there = holder, vip.address.version
         lines = [line.split() for line in asked[asker].said.splitlines()]
         protocol = "arp" if vip.address.version == 4 else "ndp"
         macs = {words[2] for words in lines if words[:2] == [protocol, str(vip.address)]}
@@ -323,11 +330,11 @@ def _from_outside(nodes: Nodes, cluster: Cluster, known: Mapping[str, Facts]) ->
             if not live:
                 yield Finding(name, check, False, f"{holder} has no live server: mend one, or undrain one (operations status)")
                 continue
-            if fault := asked[asker].fault or arrived[holder].fault:
-                yield Finding(name, check, False, f"could not be asked: {fault}", asked=asked[asker].reached and arrived[holder].reached)
+            if fault := asked[asker].fault or arrived[there].fault:
+                yield Finding(name, check, False, f"could not be asked: {fault}", asked=asked[asker].reached and arrived[there].reached)
                 continue
-            ours = {f"{clients[holder]}:{port}" for words in lines if words[:2] == ["tcp", at] for port in words[2:]}
-            new = [words for words in map(str.split, arrived[holder].said.splitlines()) if words[1] in ours and words[2] == at]
+            ours = {endpoint(clients[there], int(port)) for words in lines if words[:2] == ["tcp", at] for port in words[2:]}
+            new = [words for words in map(str.split, arrived[there].said.splitlines()) if words[1] in ours and words[2] == at]
             found = _handshakes(cluster, name, check, set(live), _one_server(service), asker, new)
             yield found if found.holds else replace(found, seen=found.seen + _filtered(holder, known[holder]) + _translated(holder, known[holder], at))
 
@@ -392,9 +399,9 @@ def _translated(host: str, seen: Facts, at: str) -> str:
 
 def _handshakes(cluster: Cluster, name: str, check: str, live: set[str], one_server: bool, asker: str, new: Sequence[Sequence[str]]) -> Finding:
     """What became of the connections that were opened: each is `STATE CLIENT:PORT VIP:PORT SERVER:PORT` of the holder's table."""
-    names = {str(node.host.address): node.name for node in cluster.nodes()}
-    done = Counter(server.rpartition(":")[0] for state, _, _, server in new if state != "SYN_RECV")
-    stuck = Counter(server.rpartition(":")[0] for state, _, _, server in new if state == "SYN_RECV")
+    names = {str(address): node.name for node in cluster.nodes() for address in node.host.addresses}
+    done = Counter(server.rpartition(":")[0].strip("[]") for state, _, _, server in new if state != "SYN_RECV")
+    stuck = Counter(server.rpartition(":")[0].strip("[]") for state, _, _, server in new if state == "SYN_RECV")
     shown = ", ".join(f"{names.get(address, address)} {done[address]}" for address in sorted(live | set(done)) if done[address] or not one_server)
     faults = [
         f"{names.get(address, address)} does not answer through the address ({number} without a handshake): does it listen there, is the address on its lo?"

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 FILE = "openshift_lvs.prom"
 TIMER = "openshift-lvs-metrics.timer"
 STATES = ("MASTER", "BACKUP", "FAULT")
-_OF_A_HOST = ("priority", "router_id", "unicast_src_ip", "notify_up", "notify_down")
+_OF_A_HOST = ("priority", "router_id", "unicast_src_ip", "mcast_src_ip", "notify_up", "notify_down")
 """Words of keepalived.conf whose values differ between the directors of a pool."""
 METRICS = {
     # name: type, help

@@ -116,7 +116,7 @@ def report(seen: Facts, description: Description | None) -> str:
         holds += f" ({last.state} since {journal.utc(last.since)})" if last else ""
         why = [f"drain {drain} since {journal.since(state.drain_file(vip.name))}"] if drain else []
         why += [f"view {view} since {journal.since(state.view_file(vip.name))}"] if view else []
-        owner = "this host" if vip.owner == description.address else names.get(str(vip.owner), str(vip.owner))
+        owner = "this host" if vip.owner in description.addresses else names.get(str(vip.owner), str(vip.owner))
         lines.append(_vip_on_lo(vip.name, str(vip.address), seen) + f", {holds}, owner {owner}" + (f"; priority lowered: {', '.join(why)}" if why else ""))
         for service in vip.services:
             virtual = seen.table.get(service.mark)
