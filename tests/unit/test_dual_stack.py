@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import re
 from ipaddress import IPv6Network
+from types import SimpleNamespace
 from typing import Any
 
 import pulumi
@@ -17,7 +18,9 @@ from components.ingress import ingress_rules
 from components.keepalived import File
 from components.network import ClusterNetwork, NetworkArgs, allocation_pool
 from components.servers import Servers, ServersArgs
+from components.stack import Stack
 from node.openshift_lvs.description import Description
+from node.openshift_lvs.firewall import _rules
 from tests.unit.node_root import node
 from tests.unit.recording import Deploy, Deployment
 from tests.unit.test_cluster import REMOVED, put
@@ -322,3 +325,17 @@ def test_a_server_has_one_port_with_an_address_of_each_family(finished: None, de
     port = deploy(program).of("Port")["master1"].inputs
     assert port["fixedIps"] == [{"subnetId": "subnet-id", "ipAddress": "192.168.0.3"}, {"subnetId": "subnet-v6-id", "ipAddress": "fd00:0:0:1::3"}]
     assert {"ipAddress": "fd00:0:0:1::250"} in port["allowedAddressPairs"] and {"ipAddress": "192.168.0.250"} in port["allowedAddressPairs"]
+
+
+def test_the_outputs_name_both_addresses_of_a_vip(finished: None) -> None:
+    given = Stack.endpoints(SimpleNamespace(cluster=Cluster.parse(written())), None)  # type: ignore[arg-type]
+    assert given["master"]["services"] == ["192.168.0.250:6443/TCP", "192.168.0.250:53/UDP"]
+    assert given["master-v6"]["services"] == ["[fd00:0:0:1::250]:6443/TCP", "[fd00:0:0:1::250]:53/UDP"]
+
+
+def test_firewalld_lets_in_adverts_and_clients_of_each_family(finished: None) -> None:
+    rules_of = list(_rules(keepalived.describe(Cluster.parse(written()), "master0")))
+    assert (6, 'source address="fd00:0:0:1::3" protocol value="112"') in rules_of
+    assert (6, 'destination address="fd00:0:0:1::250" port port="6443" protocol="tcp"') in rules_of
+    assert (4, 'source address="192.168.0.3" port port="8848" protocol="udp"') in rules_of
+    assert all((":" in rule) == (version == 6) for version, rule in rules_of)
