@@ -222,7 +222,7 @@ TABLE: list[tuple[str, Any, str]] = [
         {"address": "192.168.0.5", "installed": "two words"},
         "pools.infra.hosts.infra0.installed: 'two words': must be a word of at most 40 letters, digits and _.:+-, such as the date 2026-03-01",
     ),
-    ("pools.infra.directors", [], "pools.infra.directors: empty; name at least one director for vips.infra, or leave it out: then every host is one"),
+    ("pools.infra.directors", [], "pools.infra.directors: empty; name at least one director for vips.infra, or leave it out: then every managed host is one"),
     ("pools.infra.directors", "infra0", "pools.infra.directors: 'infra0': must be a list: [infra0]"),
     ("pools.infra.witnesses", ["192.168.0.1"], f"pools.infra.witnesses.0: '192.168.0.1': {WITNESS}"),
     ("pools.infra.witnesses", ["192.168.0.1:1"] * 4, "pools.infra.witnesses: 4 given; at most 3"),
