@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from .description import Description
 
-ACCEPTING, KEPT = "accepting", "kept"
-"""Sets of lvs.nft: VIPs and ports whose new connections are added to `kept`, and connections that IPVS does not balance."""
+ACCEPTING, KEPT, HELD, HELD_BEFORE = "accepting", "kept", "held", "held_before"
+"""Sets of lvs.nft: VIPs and ports whose new connections are added to `kept`; connections that IPVS does not balance; connections whose packets are held."""
 _TABLES = "/proc/net/tcp", "/proc/net/tcp6"
 _LISTEN, _TIME_WAIT = "0A", "06"
 
@@ -29,7 +29,7 @@ _LISTEN, _TIME_WAIT = "0A", "06"
 def kept_connections(description: Description, marks: Iterable[int]) -> Iterator[None]:
     """Put virtual servers back in here: the connections that this node's own server has accepted so far stay with it."""
     ports = {(str(vip.address), service.port) for vip in description.vips for service in vip.services if service.mark in marks and service.protocol == "TCP"}
-    if not ports:
+    if not (description.director and ports):
         yield
         return
     # From now on the rules add each new connection. Those before are listed by the kernel.
@@ -39,7 +39,8 @@ def kept_connections(description: Description, marks: Iterable[int]) -> Iterator
     try:
         yield
     finally:
-        _nft(f"flush set ip {host.TABLE} {ACCEPTING}")
+        # Held connections are balanced again. They may be held once more when the table is emptied again.
+        _nft("\n".join(f"flush set ip {host.TABLE} {name}" for name in (ACCEPTING, HELD, HELD_BEFORE)))
 
 
 def connections(shown: str, ports: Iterable[tuple[str, int]]) -> list[str]:
