@@ -97,8 +97,8 @@ def test_each_thing_that_the_cloud_lacks_is_named(tmp_path: Path) -> None:
     assert status == 1, said
     missing = [line.removeprefix("MISSING ") for line in lines if line.startswith("MISSING ")]
     expected = [
-        "pools.master.image: 'debian-99': no such image; `openstack image list` shows what there is",
         "pools.infra.flavor: 'm1.huge': no such flavor; `openstack flavor list` shows what there is",
+        "pools.master.image: 'debian-99': no such image; `openstack image list` shows what there is",
         "availability zone: 'az2': not available; this cloud has nova",
         "network.external: 'internet': no such network; `openstack network list --external`",
         "vips.master.floating_ip: 203.0.113.199: no such floating IP in this project",
