@@ -7,9 +7,9 @@ Per host (h) and address (v) this makes the commands
     secret-h         adds the VRRP passwords to that folder, for instances that have one
     activate-h       swaps the link, reloads, waits for health, goes back if it does not come; one host of a pool after the other,
                      backups first and owners last, so that the first backup is the canary, and the rest are untouched when it fails
-    return-v-from-h  a backup that holds the address hands it to its owner
+    return-v-from-h  a backup that holds the VIP hands it to its owner
     check-adverts-v-on-h
-                     no director hears one that is none any more, so that a host which holds the address is not removed
+                     no director hears adverts of a former director, so a host that holds the VIP is not removed
     proof-v          every service answers through the address, asked from a host outside its pool where there is one
 
 Nothing here replaces a resource: what changes is text in `create` or `stdin`, which a preview shows and an update runs.
@@ -263,5 +263,5 @@ def _digest(said: Sequence[str]) -> str:
 
 
 def _fingerprint(secrets: Mapping[str, str], key: str) -> str:
-    """A name for secret text that changes with it and tells nothing of it to who has not the key."""
+    """A name for secret text. It changes with the text, and without the key it tells nothing about the text."""
     return hmac.new(key.encode(), repr(sorted(secrets.items())).encode(), hashlib.sha256).hexdigest()[:8]

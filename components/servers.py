@@ -15,8 +15,8 @@ from components.configuration import Cluster, Node, RootVolume
 from components.network import ClusterNetwork, look_up
 
 FIRST_BOOT_ONLY = ["image_id", "flavor_name", "user_data", "key_pair", "availability_zone", "scheduler_hints", "block_devices", "networks"]
-"""What a server is born with; another flavor would resize, and so reboot, all servers of a pool at once. A change of it is for servers yet to be
-made, also a host that is removed and added again."""
+"""Settings that count only when a server is created. Another flavor would resize, and so reboot, all servers of a
+pool at once. A host that is removed and added again is created with the new settings."""
 
 
 def find_images(cluster: Cluster, opts: pulumi.InvokeOptions | None = None) -> dict[str, str]:

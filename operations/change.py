@@ -100,7 +100,7 @@ class Side:
         return {host: str(given["address"]) for host, given in self.described.items() if "address" in given}
 
     def directs(self, host: str) -> bool:
-        """Whether a host is a director: a server that is none has a keepalived.conf without VRRP instances."""
+        """Whether a host is a director. A server that is not a director has a keepalived.conf without VRRP instances."""
         return "keepalived.conf" in self.hosts.get(host, {}) and not self.described[host].get("checks_only")
 
     @cached_property

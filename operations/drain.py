@@ -18,7 +18,7 @@ RETURN_SECONDS = 30
 MEMORY_SECONDS = 10
 """Until a VIP's new holder has met the connections of the one before."""
 MEMORY_SECONDS_LEAST = 3
-"""The same, when the operator is in a hurry."""
+"""The same with a short deadline."""
 
 
 class Refused(Exception):
@@ -54,7 +54,7 @@ class Draining:
             raise Refused(f"{_told(silent)}; when that is mended: drain {self.host} again")
 
     def back(self) -> None:
-        """Let it take VIPs, and put it back into rotation; those that are its own come home. Raises Refused. Safe to run again.
+        """Let it take VIPs, put it back into rotation, and return the VIPs that it owns to it. Raises Refused. Safe to run again.
 
         Its VIPs come first: as long as it is out of rotation everywhere, all directors send an unknown connection to the same server.
         """

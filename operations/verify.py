@@ -336,7 +336,7 @@ def _from_outside(nodes: Nodes, cluster: Cluster, known: Mapping[str, Facts]) ->
             ours = {endpoint(clients[there], int(port)) for words in lines if words[:2] == ["tcp", at] for port in words[2:]}
             new = [words for words in map(str.split, arrived[there].said.splitlines()) if words[1] in ours and words[2] == at]
             found = _handshakes(cluster, name, check, set(live), _one_server(service), asker, new)
-            yield found if found.holds else replace(found, seen=found.seen + _filtered(holder, known[holder]) + _translated(holder, known[holder], at))
+            yield found if found.holds else replace(found, seen=found.seen + _filtered(holder, known[holder]))
 
 
 def _asked(vip: Vip, holder: Facts) -> Iterator[tuple[VirtualService, dict[str, int]]]:
@@ -392,11 +392,6 @@ def _filtered(host: str, seen: Facts) -> str:
     return f"; {host} drops what no rule accepts in {', '.join(seen.filters)}" if seen.filters else ""
 
 
-def _translated(host: str, seen: Facts, at: str) -> str:
-    """The translation that is the reason why nothing for a service arrives at a holder's IPVS."""
-    return "".join(f"; {host} translates it to {each.to}: see translation of {host}" for each in seen.translated if each.to and each.at == f"{at}/TCP")
-
-
 def _handshakes(cluster: Cluster, name: str, check: str, live: set[str], one_server: bool, asker: str, new: Sequence[Sequence[str]]) -> Finding:
     """What became of the connections that were opened: each is `STATE CLIENT:PORT VIP:PORT SERVER:PORT` of the holder's table."""
     names = {str(address): node.name for node in cluster.nodes() for address in node.host.addresses}
@@ -410,9 +405,6 @@ def _handshakes(cluster: Cluster, name: str, check: str, live: set[str], one_ser
     if not one_server:
         faults += [f"{names.get(address, address)} was sent nothing" for address in sorted(live - set(done) - set(stuck))]
     if not done and not stuck:
-        faults = [
-            f"nothing that {asker} sent arrived at the holder: has its port the address pair, and its security group the service's port? Does no rule for "
-            "its interface translate the destination?"
-        ]
+        faults = [f"nothing that {asker} sent arrived at the holder: has its port the address pair, and its security group the service's port?"]
     alone = " (one client has one server)" if one_server else ""
     return Finding(name, check, not faults, "; ".join([f"handshakes from {asker}: {shown or 'none'}{alone}", *faults]))

@@ -70,7 +70,7 @@ class Facts(Record):
     filters: tuple[str, ...] = ()
     """Other programs' nftables chains that drop incoming packets unless a rule accepts them."""
     translated: tuple[Translation, ...] = ()
-    """Services whose packets another program's rules send elsewhere before IPVS, or of which that is not known."""
+    """Services whose destination another program's rules change for calls from this host, and those of which this is not known."""
     moved: str = ""
     """Another interface than the pool's that has this host's own address, and the remedy."""
 

@@ -123,9 +123,9 @@ class TraceEvents(Events):
                     continue
                 told = dict(_attributes(body, 4))
                 if _NFTA_TRACE_NETWORK_HEADER in told:
-                    # The kernel shows the packet with the first message of each walk.
+                    # The kernel shows the packet with the first message of each walk. Another one that is traced may be a fragment without ports.
                     came_from = {}
-                    port = struct.unpack_from("!H", told[_NFTA_TRACE_TRANSPORT_HEADER], 2)[0]
+                    port = struct.unpack_from("!H", told.get(_NFTA_TRACE_TRANSPORT_HEADER, bytes(4)), 2)[0]
                     destination = (socket.inet_ntoa(told[_NFTA_TRACE_NETWORK_HEADER][16:20]), port)
                 if struct.unpack("!I", told[_NFTA_TRACE_TYPE])[0] != _NFT_TRACETYPE_RULE:
                     continue

@@ -1,4 +1,4 @@
-"""What is said of a service whose packets get another destination before IPVS sees them: by whose rule, and the remedy. test_packets.py finds it."""
+"""What is said of a service whose packets get another destination by a rule of another program: by whose rule, and the remedy. test_packets.py finds it."""
 
 from __future__ import annotations
 

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from .description import Description
 
-ACCEPTING, KEPT = "accepting", "kept"
-"""Sets of lvs.nft: VIPs and ports whose new connections are added to `kept`, and connections that IPVS does not balance."""
+ACCEPTING, KEPT, HELD, HELD_BEFORE = "accepting", "kept", "held", "held_before"
+"""Sets of lvs.nft: VIPs and ports whose new connections are added to `kept`; connections that IPVS does not balance; connections whose packets are held."""
 _TABLES = "/proc/net/tcp", "/proc/net/tcp6"
 _LISTEN, _TIME_WAIT = "0A", "06"
 _MAPPED = bytes(10) + b"\xff\xff"
@@ -33,7 +33,7 @@ def kept_connections(description: Description, marks: Iterable[int]) -> Iterator
     ports = {(str(vip.address), service.port) for vip in description.vips for service in vip.services if service.mark in marks and service.protocol == "TCP"}
     by_family = {family: sorted(each for each in ports if (":" in each[0]) == (version == 6)) for version, family in host.FAMILIES.items()}
     by_family = {family: own for family, own in by_family.items() if own}
-    if not by_family:
+    if not (description.director and by_family):
         yield
         return
     # From now on the rules add each new connection. Those before are listed by the kernel.
@@ -44,8 +44,9 @@ def kept_connections(description: Description, marks: Iterable[int]) -> Iterator
     try:
         yield
     finally:
+        # Held connections are balanced again. They may be held once more when the table is emptied again.
         for family in by_family:
-            _nft(f"flush set {family} {host.TABLE} {ACCEPTING}")
+            _nft("\n".join(f"flush set {family} {host.TABLE} {name}" for name in (ACCEPTING, HELD, HELD_BEFORE)))
 
 
 def connections(shown: str, ports: Iterable[tuple[str, int]]) -> list[str]:

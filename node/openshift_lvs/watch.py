@@ -188,10 +188,15 @@ class Watch:
 
     def _find_address(self, description: Description) -> None:
         """Write a line to the journal when this host's own address has moved to another interface, or is not there any more."""
+        try:
+            before, self._moved = self._moved, host.moved(description, host.all_addresses())
+        except (Refused, OSError) as fault:
+            # The next look asks again.
+            journal.note(f"addresses were not read: {fault}")
+            return
         self.address_due = False
-        before, self._moved = self._moved, host.moved(description, host.all_addresses())
         if self._moved != before:
-            journal.note(self._moved or f"{description.address} is no longer on another interface than {description.interface}")
+            journal.note(self._moved or f"{description.address}: no other interface than {description.interface} has it any more")
 
     def _repair(self, lasting: list[tuple[str, str]]) -> None:
         """Repair what is still wrong now that no other command changes anything."""

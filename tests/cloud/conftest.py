@@ -48,6 +48,21 @@ def as_tenant(program: str, *words: str) -> str:
     return done.stdout
 
 
+def delete_network(name: str, port: str) -> None:
+    """Delete a network of the tenant and its port of that name, where they are there."""
+    as_tenant(
+        """
+network = cloud.network.find_network(sys.argv[1])
+if network:
+    for port in cloud.network.ports(network_id=network.id, name=sys.argv[2]):
+        cloud.network.delete_port(port)
+    cloud.network.delete_network(network)
+""",
+        name,
+        port,
+    )
+
+
 @dataclass(frozen=True)
 class Changes:
     """What one `pulumi up` did, by the name of the resource: created, updated, deleted, replaced."""

@@ -58,7 +58,7 @@ def test_what_only_directors_send_has_no_effect_from_another_port_of_the_network
 
 def test_verify_reports_the_sender_until_the_nodes_forget_it(cluster: Cluster) -> None:
     reported = cluster.operate("verify")
-    for host in MASTERS:
+    for host in cluster.hosts:
         cluster.on(host, LVS, "apply")
     assert reported.returncode and f"{NEIGHBOUR} connection sync" in reported.stdout, reported.stdout + reported.stderr
     after = cluster.operate("verify")

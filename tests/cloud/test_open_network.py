@@ -16,7 +16,7 @@ import yaml
 from lab import cloud, local
 from lab.phases import Phases
 from lab.stack import CLUSTER, Stack
-from tests.cloud.conftest import as_tenant
+from tests.cloud.conftest import as_tenant, delete_network
 
 pytestmark = pytest.mark.long
 
@@ -32,13 +32,6 @@ network = cloud.network.create_network(name="management")
 subnet = cloud.network.create_subnet(network_id=network.id, name="management", ip_version=4, cidr="192.168.0.0/24", gateway_ip="192.168.0.1")
 fixed = [{"subnet_id": subnet.id, "ip_address": "192.168.0.100"}]
 cloud.network.create_port(network_id=network.id, name="bastion", fixed_ips=fixed, is_port_security_enabled=False, security_group_ids=[])
-"""
-DELETE_MANAGEMENT = """
-network = cloud.network.find_network("management")
-if network:
-    for port in cloud.network.ports(network_id=network.id, name="bastion"):
-        cloud.network.delete_port(port)
-    cloud.network.delete_network(network)
 """
 PORTS = """
 import json
@@ -82,7 +75,7 @@ def open_cluster() -> dict[str, Any]:
 def stack() -> Iterator[Stack]:
     """The stack, made by one `pulumi up` beside a management network that was there."""
     cloud.up(Phases())
-    as_tenant(DELETE_MANAGEMENT)
+    delete_network("management", "bastion")
     assert not as_tenant(TAKEN).strip(), "the example cluster is there, and the cloud has no space for both; first: python -m lab pulumi destroy --yes"
     as_tenant(MAKE_MANAGEMENT)
     made = Stack("open", cloud.state() / "stack-open", cloud.enter(), {"OS_CLIENT_CONFIG_FILE": str(cloud.clouds_yaml())})
@@ -97,7 +90,7 @@ def stack() -> Iterator[Stack]:
             # Also after a failed test: the example cluster needs the space.
             made.run("destroy", "--yes", "--skip-preview")
     finally:
-        as_tenant(DELETE_MANAGEMENT)
+        delete_network("management", "bastion")
 
 
 def test_up_ends_with_the_vip_proven_and_verify_finds_nothing(stack: Stack) -> None:

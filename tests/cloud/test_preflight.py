@@ -16,7 +16,7 @@ import yaml
 from lab import cloud, local
 from lab.phases import Phases
 from lab.stack import CLUSTER, PROJECT
-from tests.cloud.conftest import as_tenant
+from tests.cloud.conftest import as_tenant, delete_network
 
 MAKE_BARE = """
 network = cloud.network.create_network(name="bare", is_port_security_enabled=False)
@@ -24,13 +24,6 @@ subnet = cloud.network.create_subnet(network_id=network.id, name="bare", ip_vers
 cloud.network.create_port(network_id=network.id, name="printer", fixed_ips=[{"subnet_id": subnet.id, "ip_address": "192.168.0.250"}])
 """
 """A network without port security and without a router, on which another machine has the address of a VIP."""
-DELETE_BARE = """
-network = cloud.network.find_network("bare")
-if network:
-    for port in cloud.network.ports(network_id=network.id, name="printer"):
-        cloud.network.delete_port(port)
-    cloud.network.delete_network(network)
-"""
 
 
 def example() -> dict[str, Any]:
@@ -78,10 +71,10 @@ def running() -> None:
 @pytest.fixture
 def bare() -> Iterator[None]:
     """The network of MAKE_BARE, as long as the test lasts."""
-    as_tenant(DELETE_BARE)
+    delete_network("bare", "printer")
     as_tenant(MAKE_BARE)
     yield
-    as_tenant(DELETE_BARE)
+    delete_network("bare", "printer")
 
 
 def test_the_cloud_has_what_the_example_cluster_needs(tmp_path: Path) -> None:
@@ -97,8 +90,8 @@ def test_each_thing_that_the_cloud_lacks_is_named(tmp_path: Path) -> None:
     assert status == 1, said
     missing = [line.removeprefix("MISSING ") for line in lines if line.startswith("MISSING ")]
     expected = [
-        "pools.master.image: 'debian-99': no such image; `openstack image list` shows what there is",
         "pools.infra.flavor: 'm1.huge': no such flavor; `openstack flavor list` shows what there is",
+        "pools.master.image: 'debian-99': no such image; `openstack image list` shows what there is",
         "availability zone: 'az2': not available; this cloud has nova",
         "network.external: 'internet': no such network; `openstack network list --external`",
         "vips.master.floating_ip: 203.0.113.199: no such floating IP in this project",

@@ -25,7 +25,6 @@ REPRESENTATIVE = {
     "keepalived restarted on the owner",
     "kill -9 of all of keepalived on the owner",
     "a server's process gone",
-    "kube-proxy cleans up on the owner",
     "a pod opens 400 connections to outside and to another node",
 }
 DEPLOYING = {"change", "wrong update", "stranger", "release"}

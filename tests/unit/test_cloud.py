@@ -48,6 +48,15 @@ def alive(pid: int) -> bool:
     return Path(f"/proc/{pid}").exists()
 
 
+def test_the_socket_has_no_name_before_it_accepts_connections(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(init, "SOCKET", str(tmp_path / "socket"))
+    named = []
+    monkeypatch.setattr(socket.socket, "listen", lambda self, backlog: named.append(Path(init.SOCKET).exists()))
+    init.listening().close()
+    assert named == [False]
+    assert Path(init.SOCKET).is_socket()
+
+
 def test_a_service_that_is_started_twice_runs_once(supervisor: subprocess.Popen[bytes]) -> None:
     init.start("one", "sleep", "100")
     first = pid_of("one")

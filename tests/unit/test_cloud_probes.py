@@ -66,13 +66,13 @@ def test_what_is_sent_on_one_end_of_a_wire_is_heard_on_the_other() -> None:
         ip link set lo up; ip link add eth0 type veth peer name wire address {WIRE}; ip link set wire up; ip link set eth0 up
         ip address add {NEIGHBOUR}/24 dev eth0; ip route add default via 192.168.0.1
         ip neighbour add {DIRECTOR} dev eth0 lladdr {WIRE}
-        exec sleep 60
+        echo ready; exec sleep 60
     """
-    with subprocess.Popen(["unshare", "--net", "sh", "-euc", begin]) as namespace:
+    with subprocess.Popen(["unshare", "--net", "sh", "-euc", begin], stdout=subprocess.PIPE, text=True) as namespace:
         try:
+            # Before that, the process may still be in this machine's network.
+            assert namespace.stdout and namespace.stdout.readline() == "ready\n"
             within = ["nsenter", f"--net=/proc/{namespace.pid}/ns/net"]
-            ready = "until ip neighbour show dev eth0 2>/dev/null | grep -q PERMANENT; do sleep 0.05; done"
-            subprocess.run([*within, "timeout", "20", "sh", "-c", ready], check=True)
             with probes.Running({"wire": [*within, *program("hear", "wire")], "client": [*within, *program("hear", "wire", NEIGHBOUR)]}) as ends:
                 subprocess.run([*within, *program("forge", json.dumps(config))], check=True, timeout=30)
         finally:
@@ -147,8 +147,10 @@ def test_the_qemu_of_a_server_is_found_by_novas_id() -> None:
     server = "5a2f9d1e-0000-4000-8000-4c564c564c56"
     with pytest.raises(cloud.CloudError, match=f"no QEMU on this machine runs the server {server}"):
         cloud.machine_of(server)
-    words = [sys.executable, "-c", "input()", "-name", "guest=instance-1", "-uuid", server]
-    with subprocess.Popen(words, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL) as qemu:
+    words = [sys.executable, "-c", "input('ready\\n')", "-name", "guest=instance-1", "-uuid", server]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as qemu:
+        # Before that, the kernel may show no arguments of the new program.
+        assert qemu.stdout and qemu.stdout.readline() == "ready\n"
         found = cloud.machine_of(server)
         qemu.kill()
     assert found == qemu.pid

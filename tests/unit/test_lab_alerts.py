@@ -125,7 +125,8 @@ def test_a_fault_is_ended_and_its_samples_stand_for_longer_than_the_alert_waits(
 
     recording: list[Recorded] = []
     monkeypatch.setattr(rows, "Recording", lambda samples: recording.append(Recorded(samples)) or recording[0])  # type: ignore[func-returns-value]
-    monkeypatch.setattr("time.sleep", sleep)
+    # Threads of other tests of this process may sleep too.
+    monkeypatch.setattr(rows, "time", SimpleNamespace(sleep=sleep))
     monkeypatch.setattr(probe, "at", lambda *_: 1002.0)
     monkeypatch.setattr(machine, "run", lambda *_, **__: SimpleNamespace(stdout="", returncode=0))
     experiment = rows._fires(fault._replace(begin=lambda scene: done.append("begun"), end=lambda scene: done.append("ended")))

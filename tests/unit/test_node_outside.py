@@ -75,9 +75,9 @@ N
 
 
 @contextmanager
-def server(return_ports: str) -> Iterator[Node]:
+def server(return_ports: str, stack: dict[str, Any] = STACK) -> Iterator[Node]:
     """A server of the stack with listeners, a pod behind masquerade, and a NodePort; the world is at the other end of its wire."""
-    data: dict[str, Any] = copy.deepcopy(STACK)
+    data: dict[str, Any] = copy.deepcopy(stack)
     data["network"] |= {"client_cidrs": [f"{CLIENT}/32"], "return_ports": return_ports}
     with node() as made:
         made.roll_out(Cluster.parse(data), "master0")
@@ -155,3 +155,14 @@ def test_a_host_that_existed_before_has_no_such_rules() -> None:
     with node() as made:
         made.roll_out(Cluster.parse(data), "master0")
         assert "answers" not in made.sh("nft list table ip openshift_lvs")
+
+
+def test_a_udp_service_in_the_range_is_open_to_its_clients_only() -> None:
+    data: dict[str, Any] = copy.deepcopy(STACK)
+    service = {"port": 40053, "protocol": "UDP", "client_cidrs": [f"{CLIENT}/32"], "health_check": {"type": "tcp", "connect_port": 8443}}
+    data["vips"]["master"]["services"].append(service)
+    with server("32768-60999", data) as made:
+        made.sh("nft 'table ip other { chain input { type filter hook input priority 0; udp dport 40053 ip daddr 192.168.0.250 counter; }; }'")
+        for source, packets in ((OUTSIDE, 0), (CLIENT, 1)):
+            called(made, "udp", source, 40053, "192.168.0.250")
+            assert f"packets {packets} " in made.sh("nft list chain ip other input"), source

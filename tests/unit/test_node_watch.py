@@ -341,7 +341,7 @@ def test_the_journal_names_the_interface_that_the_nodes_own_address_moves_to_onc
     assert running.system.notes == [
         f"{HERE} is on br-ex, not on eth0, where keepalived and the rules expect it; set pools.master.interface, or the one of host master0, to br-ex "
         "and pulumi up",
-        f"{HERE} is no longer on another interface than eth0",
+        f"{HERE}: no other interface than eth0 has it any more",
     ], "the kernel told of nothing at the end"
 
 

@@ -44,9 +44,11 @@ def test_every_verb_has_a_description_and_an_example(verbs: dict[str, argparse.A
 
 def test_every_example_is_accepted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
     key = tmp_path / ".ssh" / "id_ed25519"
     key.parent.mkdir()
     key.touch()
+    Path("bootstrap.ign").touch()
     called: list[str] = []
 
     def run(options: argparse.Namespace) -> int:

@@ -8,6 +8,7 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -264,7 +265,8 @@ def test_watch_draws_again_until_it_is_interrupted_and_the_last_look_counts(
             raise KeyboardInterrupt
         reached.facts["infra1"] = replace(reached.facts["infra1"], repairs=(Repair("table", 1, 0),))
 
-    monkeypatch.setattr(time, "sleep", sleep)
+    # Only for this module: threads of other tests of this process sleep too.
+    monkeypatch.setattr("operations.__main__.time", SimpleNamespace(sleep=sleep, monotonic=time.monotonic, time=time.time))
     assert run("status", "--watch") == 0
     drawn = capsys.readouterr().out.split("\x1b[H\x1b[J")
     assert drawn[0] == "" and len(drawn) == 4

@@ -128,9 +128,7 @@ class Init:
         signal.set_wakeup_fd(wake.fileno())
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.signal(signal.SIGTERM, lambda *_: setattr(self, "ending", True))
-        server = socket.socket(socket.AF_UNIX)
-        server.bind(SOCKET)
-        server.listen(16)
+        server = listening()
         with selectors.DefaultSelector() as selector:
             selector.register(server, selectors.EVENT_READ)
             selector.register(woken, selectors.EVENT_READ)
@@ -152,6 +150,15 @@ class Init:
                 stream.write(json.dumps(self.answer(json.loads(stream.readline()))) + "\n")
         except (OSError, ValueError, TypeError) as error:
             print(f"init: a request failed: {error!r}", flush=True)
+
+
+def listening() -> socket.socket:
+    """The socket for requests. It gets its name only when it accepts connections: who finds the name may connect."""
+    server = socket.socket(socket.AF_UNIX)
+    server.bind(f"{SOCKET}.new")
+    server.listen(16)
+    Path(f"{SOCKET}.new").rename(SOCKET)
+    return server
 
 
 def ask(request: dict[str, Any]) -> Any:

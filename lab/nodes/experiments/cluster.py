@@ -101,8 +101,9 @@ def _repaired(_: Scene) -> Bound:
 
 
 def _rules(node: str) -> str:
-    """The rules of a node as it has them, without what changes by itself."""
-    return machine.run("lab", "exec", node, "nft", "--stateless", "--terse", "list", "table", "ip", "openshift_lvs", check=False).stdout
+    """The rules of a node as it has them, without what changes by itself, and with OWN for the node's own address."""
+    shown = machine.run("lab", "exec", node, "nft", "--stateless", "--terse", "list", "table", "ip", "openshift_lvs", check=False).stdout
+    return shown.replace(f"{machine.NODES[node]},", "OWN,")
 
 
 def _as_rendered(which: Which) -> Callable[[Scene], Iterable[str]]:
