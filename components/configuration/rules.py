@@ -160,16 +160,14 @@ def bastion(cluster: Cluster) -> None:
     if not cluster.network.external:
         raise ValueError("network.external: missing; a bastion that the program creates gets a floating IP from it; name the external network")
     if cluster.network.cidr.version == 6:
-        raise ValueError(
-            f"{image}, and network.cidr is {cluster.network.cidr}; its floating IP needs an IPv4 subnet: name a bastion that exists (host, host_key)"
-        )
+        raise ValueError(f"{image}, and network.cidr is {cluster.network.cidr}, where it gets no floating IP; name a bastion that exists (host, host_key)")
     if not cluster.ssh.allowed_cidrs:
         state = "missing" if cluster.ssh.allowed_cidrs is None else "empty"
         raise ValueError(f"ssh.allowed_cidrs: {state}, so no client could use the bastion; name the ranges from which ssh may come, such as [198.51.100.0/24]")
     for index, range_ in enumerate(cluster.ssh.allowed_cidrs):
         if range_.version == 6:
             raise ValueError(
-                f"ssh.allowed_cidrs.{index}: {range_}, and a bastion that the program creates has an IPv4 address only; remove it, or name a bastion that exists"
+                f"ssh.allowed_cidrs.{index}: {range_}, and a bastion that the program creates has IPv4 only; remove it, or name a bastion that exists"
             )
     for node in cluster.nodes():
         if node.ssh_address not in cluster.network.cidr:

@@ -142,7 +142,7 @@ REFUSED: list[tuple[str, list[tuple[str, Any]], str]] = [
     ("a script", [("vips.new.services.0.health_check", {"type": "misc", "script": "checks/etcd"})],
      "vips.new.services.0.health_check.type: misc, and the VIP has an IPv6 address; scripts were tried with IPv4 only: use tcp, http, ssl or smtp"),
     ("a bastion that only IPv4 reaches", [("ssh", {"bastion": {"image": "debian-12", "flavor": "m1.small"}, "allowed_cidrs": ["2001:db8::/32"]})],
-     "ssh.allowed_cidrs.0: 2001:db8::/32, and a bastion that the program creates has an IPv4 address only; remove it, or name a bastion that exists"),
+     "ssh.allowed_cidrs.0: 2001:db8::/32, and a bastion that the program creates has IPv4 only; remove it, or name a bastion that exists"),
     ("one VRID in two pools", [("vips.new.virtual_router_id", 60), ("pools.other", {**WRITTEN["pools"]["master"], "directors": ["other0"], "hosts": {
         "other0": {"address": "192.168.0.9", "address_v6": "fd00:0:0:1::9"}}}), ("vips.else", {**WRITTEN["vips"]["new"], "address": "fd00:0:0:1::252",
         "pool": "other", "owner": "other0"})],
@@ -167,7 +167,8 @@ REFUSED: list[tuple[str, list[tuple[str, Any]], str]] = [
      "that takes or refuses a connection, such as 192.168.0.1:22"),
     ("a host that is not managed", [("pools.master.hosts.master2.managed", False)],
      "vips.master.address_v6: fd00:0:0:1::250, and master2 has managed: false, where only IPv4 works so far; remove one of the two"),
-    ("an address with a zone", [("vips.new.address", "fe80::1%eth0")], "vips.new.address: 'fe80::1%eth0': must be an IPv4 or IPv6 address, such as 192.168.0.5"),
+    ("an address with a zone", [("vips.new.address", "fe80::1%eth0")], "vips.new.address: 'fe80::1%eth0': must be an IPv4 or IPv6 "
+     "address, such as 192.168.0.5"),
     ("clients in multicast", [("network.client_cidrs", ["fe00::/7"])],
      "network.client_cidrs: fe00::/7 overlaps multicast, which Neutron refuses; use ::/0 or 2000::/3, fc00::/7"),
 ]  # fmt: skip
@@ -202,7 +203,7 @@ REFUSED_ALONE: list[tuple[str, list[tuple[str, Any]], str]] = [
      "pools.master.hosts.master1.address_v6: fd00:0:0:1::9, and network.cidr_v6 is not set; set it to the subnet of this address, or remove this"),
     ("a bastion", [("ssh", {"bastion": {"image": "debian-12", "flavor": "m1.small"}, "allowed_cidrs": ["2001:db8::/32"]}),
                    ("network.external", "public"), ("network.gateway", "fd00:0:0:1::1")],
-     "ssh.bastion.image: 'debian-12', and network.cidr is fd00:0:0:1::/64; its floating IP needs an IPv4 subnet: name a bastion that exists (host, host_key)"),
+     "ssh.bastion.image: 'debian-12', and network.cidr is fd00:0:0:1::/64, where it gets no floating IP; name a bastion that exists (host, host_key)"),
 ]  # fmt: skip
 
 

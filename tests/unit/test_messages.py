@@ -442,7 +442,7 @@ TABLE: list[tuple[str, Any, str]] = [
     (
         "pools.master.hosts.master0",
         "192.168.0.2000",
-        "pools.master.hosts.master0.address: '192.168.0.2000': must be an IPv4 or IPv6 address, such as 192.168.0.5",
+        f"pools.master.hosts.master0.address: '192.168.0.2000': {ADDRESS}",
     ),
     ("vips.master.address", "10.0.0.250", f"vips.master.address: 10.0.0.250 {SUBNET}"),
     (
