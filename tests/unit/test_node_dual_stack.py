@@ -195,8 +195,35 @@ def test_a_host_port_of_ipv6_is_found_with_the_chains_that_translate_it(director
 
 
 def test_a_chain_of_ipv6_that_drops_packets_is_named(director: Node) -> None:
-    director.sh("nft 'add table ip6 filter { chain input { type filter hook input priority 0; policy drop; }; }'")
+    director.sh("nft 'add table ip6 filter { chain input { type filter hook input priority 0; policy drop; iif lo accept; }; }'")
     assert director.facts.filters == ("table ip6 filter, chain input, priority 0",)
+
+
+def test_a_vip_of_ipv6_that_leaves_lo_is_put_back_and_deprecated(director: Node) -> None:
+    told = director.python(
+        "from openshift_lvs import kernel_events\nimport os\nevents = kernel_events.AddressEvents()\n"
+        f"os.system('ip -6 address delete {VIP}/128 dev lo'); print(events.left_lo(), host.add_vips(here))\n"
+    )
+    assert told == f"True ['{VIP}']"
+    (again,) = (each for each in json.loads(director.sh("ip -json -6 address show dev lo"))[0]["addr_info"] if each["local"] == VIP)
+    assert (again["prefixlen"], again["preferred_life_time"]) == (128, 0)
+
+
+def test_connections_of_ipv6_are_kept_while_the_table_is_put_back(director: Node) -> None:
+    begun = "python3 -c 'import socket; made = socket.create_server((\"::\", 6443), family=socket.AF_INET6); print(flush=True); made.accept(); input()'"
+    director.sh(f"({begun} >/stub/listens 2>&1 </dev/null &); until [ -s /stub/listens ]; do /usr/bin/sleep 0.1; done")
+    director.sh(f"ip -6 address add {VIP}/128 dev eth0 nodad")
+    outside(director, "ip -6 neighbour flush dev wire")
+    ask = f'import socket, time; made = socket.create_connection(("{VIP}", 6443), source_address=("{CLIENT}", 40000)); print(flush=True); time.sleep(30)'
+    director.sh(f"(nsenter --net=/proc/$(cat /stub/client)/ns/net python3 -c '{ask}' >/stub/asked 2>&1 </dev/null &)")
+    director.sh("until [ -s /stub/asked ]; do /usr/bin/sleep 0.1; done")
+    shown = director.python(
+        "with unbalanced.kept_connections(here, {service.mark for service in here.services}):\n"
+        "    import subprocess\n    for name in ('accepting', 'kept'):\n"
+        "        print(subprocess.run(['nft', 'list', 'set', 'ip6', 'openshift_lvs', name], capture_output=True, text=True).stdout)\n"
+    )
+    assert f"{VIP} . 6443" in shown and f"{CLIENT} . 40000 . {VIP} . 6443" in shown
+    assert "elements" not in director.sh("nft list set ip6 openshift_lvs accepting")
 
 
 def test_the_own_address_of_ipv6_on_another_interface_is_named(director: Node) -> None:

@@ -10,6 +10,7 @@ import pytest
 from components import keepalived
 from node.openshift_lvs import state, vrrp
 from node.openshift_lvs.errors import Refused, TimedOut
+from node.openshift_lvs.record import replace
 from node.openshift_lvs.vrrp import Transition
 from operations import render
 from tests.unit.conftest import GOLDEN
@@ -63,6 +64,19 @@ def test_a_director_that_passes_one_of_its_checks_is_alive(system: System) -> No
     for address in ADDRESSES[1:]:
         system.table[MARK][address] = ("DR", 0, 0)
     assert vrrp.others_able(said, said)
+
+
+def test_a_director_is_dead_when_the_checks_of_its_second_address_fail_and_no_vip_has_the_first(system: System) -> None:
+    servers = {f"fd00::{number}": 1 for number in (2, 3, 4)}
+    said = replace(
+        description(vip(address="fd00::250", owner="fd00::2", services=(service(weights=servers),))),
+        address_v6=ip_address("fd00::2"),
+        directors_v6=(ip_address("fd00::3"), ip_address("fd00::4")),
+    )
+    system.fill(said)
+    assert vrrp.others_able(said, said)
+    system.fails("fd00::3", "fd00::4")
+    assert not vrrp.others_able(said, said)
 
 
 def test_no_director_is_able_while_one_that_leaves_could_take_the_vip(system: System) -> None:
