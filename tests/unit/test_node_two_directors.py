@@ -40,7 +40,7 @@ while True:
 OVERRIDE = "32"
 """The flag by which a neighbour replaces the MAC that it knows (RFC 4861, 4.4); the kernel's own answers have S too."""
 REPEATED = 5 + 5 + 2
-QUICK = (("pools.master.witnesses", []), ("vips.master.garp_master_delay", 2), ("vips.master.garp_master_refresh", 1))
+QUICK: tuple[tuple[str, Any], ...] = (("pools.master.witnesses", []), ("vips.master.garp_master_delay", 2), ("vips.master.garp_master_refresh", 1))
 
 
 @dataclass
