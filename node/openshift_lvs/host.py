@@ -186,8 +186,9 @@ def load_rules(folder: str) -> None:
         programs.run("nft", "--file", f"{folder}/{RULES}")
         _admit(state.read(state.ROLL_OUT_DIRECTORS).splitlines())
         there = families(folder)
+    # Each costs a process, and only stacks with IPv6 have the second one.
     delivered = {family for name in state.names(state.VERSIONS) for family in families(f"{state.VERSIONS}/{name}")}
-    for family in sorted(delivered.difference(there)):
+    for family in sorted({"ip", *delivered}.difference(there)):
         if programs.succeeds("nft", "list", "table", family, TABLE):
             programs.attempt("nft", "delete", "table", family, TABLE)
 
