@@ -14,6 +14,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from .ipvs import Table
+
 FAULT_WEIGHT = -254
 """keepalived's FAULT state: the instance holds no VIP."""
 LEAVE_S = 10
@@ -206,20 +208,37 @@ def recount(description: Description) -> None:
     """
     for vip in description.vips if description.director else ():
         for service in vip.services:
-            if state.read(f"{state.QUORUM}/{vip.name}/{service.name}") in ("", "0") or not _has_quorum(service):
+            if state.read(f"{state.QUORUM}/{vip.name}/{service.name}") in ("", "0") or not _has_quorum(service, belief.table()):
                 continue
             quorum.quorum(vip.name, service.name, "0")
             # Health checks may remove servers meanwhile, and what keepalived reported of that must not be lost.
-            if not _has_quorum(service):
+            if not _has_quorum(service, belief.table()):
                 quorum.quorum(vip.name, service.name, str(description.poor_view_weight))
 
 
-def _has_quorum(service: Service) -> bool:
-    """Whether the kernel's table has as much live weight as keepalived needs to call the quorum gained.
+def wrong_weights(description: Description, table: Table, said: dict[int, bool]) -> list[tuple[str, str, int]]:
+    """VIP, service, and the weight that should be recorded, of each service of which another one is. `said`: what keepalived reported last, by mark.
+
+    keepalived does not wait for one report to end before it starts the next: on a busy node the first may be recorded last.
+    """
+    wrong = []
+    for vip in description.vips if description.director else ():
+        for service in vip.services:
+            recorded = state.read(f"{state.QUORUM}/{vip.name}/{service.name}")
+            has_it = _has_quorum(service, table)
+            if recorded not in ("", "0") and has_it:
+                wrong.append((vip.name, service.name, 0))
+            elif recorded == "0" and not has_it and said.get(service.mark) is False:
+                wrong.append((vip.name, service.name, description.poor_view_weight))
+    return wrong
+
+
+def _has_quorum(service: Service, table: Table) -> bool:
+    """Whether this table has as much live weight as keepalived needs to call the quorum gained.
 
     A server to which a service fails open does not count.
     """
-    virtual = belief.table().get(service.mark)
+    virtual = table.get(service.mark)
     named = {str(server.address) for server in service.real_servers}
     live = sum(real.weight for address, real in virtual.servers.items() if address in named and real.healthy) if virtual else -1
     return live >= sum(service.quorum_without(state.drained()))

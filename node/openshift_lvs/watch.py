@@ -12,9 +12,10 @@ import os
 import select
 import socket
 import sys
+from functools import partial
 
 from . import belief as beliefs
-from . import clock, host, ipvs, journal, own_calls, repairs, state, unbalanced
+from . import clock, host, ipvs, journal, own_calls, quorum, repairs, state, unbalanced, vrrp
 from .belief import Belief
 from .description import Description, current, in_force
 from .errors import Refused, TimedOut
@@ -36,13 +37,15 @@ AGAIN_S = 0.2
 """Seconds until a difference is looked at again: keepalived changes the kernel first and tells of it then."""
 SETTLE_S = 5.0
 """Seconds after a drain or its end in which keepalived, not this process, changes the weights."""
+REPORT_S = 3.0
+"""Seconds after keepalived's last verdict until its reports of a quorum, which processes of their own record, are compared with what is recorded."""
 ALIVE_S = 5.0
 """Seconds between two signs of life for systemd's watchdog."""
 PROC_TABLE = "/proc/net/ip_vs"
 PROC_UDP = "/proc/net/udp"
 SYNC_GROUP = ("224.0.0.81", 8848)
 """Where both sides of connection sync have a socket of the kernel's (linux/ip_vs.h)."""
-IPVS, RULES, OWN_RULES, VIPS, SYNC = "IPVS table", "nftables rules", "nftables rules of own calls", "VIPs on lo", "connection sync"
+IPVS, RULES, OWN_RULES, VIPS, SYNC, VIEW = "IPVS table", "nftables rules", "nftables rules of own calls", "VIPs on lo", "connection sync", "view"
 
 
 class Fault(Record):
@@ -79,6 +82,8 @@ class Watch:
         self.rules_by = ""
         self._follow_due = True
         self._part = ""
+        self._view_from: float | None = None
+        """When the view is compared; None while nothing happened that could change it."""
 
     @property
     def again(self) -> bool:
@@ -97,6 +102,7 @@ class Watch:
         self._sysctls = host.wanted_sysctls(state.CURRENT) if version else []
         self._shown, self._live = "", None
         self.rules_due = self.vips_due = self.address_due = self._follow_due = True
+        self._view_from = clock.now() + REPORT_S
         return True
 
     def read_belief(self) -> None:
@@ -116,6 +122,7 @@ class Watch:
         if self.belief != before or beliefs.START in lines:
             self.follow()
             state.write(state.BELIEF, self.belief.to_json())
+            self._view_from = clock.now() + REPORT_S
         self._shown = ""
 
     def follow(self) -> None:
@@ -185,6 +192,8 @@ class Watch:
                 self._seen = []
                 self.rules_due |= any(fault.what in (RULES, OWN_RULES) for fault in faults)
                 self.vips_due |= any(fault.what == VIPS for fault in faults)
+                if any(fault.what == VIEW for fault in faults):
+                    self._view_from = clock.now()
 
     def _find_address(self, description: Description) -> None:
         """Write a line to the journal when this host's own address has moved to another interface, or is not there any more."""
@@ -226,6 +235,8 @@ class Watch:
             faults += self._sync_faults(self.description)
         if self.rules_due or any(what in (RULES, OWN_RULES) for what, _ in self._seen):
             faults += self._rule_faults()
+        if any(what == VIEW for what, _ in self._seen) or (self._view_from is not None and clock.now() >= self._view_from):
+            faults += self._view_faults(self.description)
         return faults
 
     def _table_faults(self, description: Description) -> list[Fault]:
@@ -280,6 +291,16 @@ class Watch:
             faults.append(Fault(RULES, differs, lambda: host.load_rules(state.CURRENT), self.rules_by))
         if own_calls.missing():
             faults.append(Fault(OWN_RULES, f"table ip {own_calls.TABLE} was missing", own_calls.load_again, self.rules_by))
+        return faults
+
+    def _view_faults(self, description: Description) -> list[Fault]:
+        self._view_from = None
+        if not host.keepalived_runs():
+            return []
+        faults = []
+        for vip, service, weight in vrrp.wrong_weights(description, beliefs.judged(self._kernel(), self.belief), self.belief.quorums):
+            how = f"{service} {'lost' if weight else 'has'} its quorum, and was recorded as if it {'had it' if weight else 'had lost it'}"
+            faults.append(Fault(VIEW, how, partial(quorum.quorum, vip, service, str(weight)), "a late report of keepalived"))
         return faults
 
     def _kernel(self) -> Table:

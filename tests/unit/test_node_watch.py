@@ -537,6 +537,43 @@ def test_a_director_that_fails_open_keeps_its_poor_view(running: Running) -> Non
     assert state.read(f"{state.QUORUM}/master/master-8443") == "0"
 
 
+@pytest.fixture
+def recorded(running: Running) -> Path:
+    """The record of the service's quorum, as keepalived's reports leave it."""
+    record = Path(state.QUORUM, "master", "master-8443")
+    record.parent.mkdir()
+    record.write_text("0\n")
+    running.look(4)
+    return record
+
+
+def test_reports_of_a_quorum_that_were_recorded_in_the_wrong_order_are_corrected_after_three_seconds(running: Running, recorded: Path) -> None:
+    running.hear(down(*ADDRESSES) + f"VS FWM {MARK} DOWN\n")
+    running.hear(up(*ADDRESSES) + f"VS FWM {MARK} UP\n")
+    recorded.write_text("-100\n")
+    running.look(2)
+    assert recorded.read_text() == "-100\n", "a report may take that long"
+    running.look(2)
+    assert recorded.read_text() == "0\n"
+    assert state.read(state.view_file("master")) == "0"
+    assert [each.what for each in repairs.read(running.system.now)] == ["view"]
+
+
+def test_a_lost_quorum_that_nobody_recorded_is_recorded(running: Running, recorded: Path) -> None:
+    running.system.fails(*ADDRESSES)
+    running.hear(down(*ADDRESSES) + f"VS FWM {MARK} DOWN\n")
+    running.look(5)
+    assert recorded.read_text() == "-100\n"
+    assert state.read(state.view_file("master")) == "-100"
+
+
+def test_a_quorum_of_which_keepalived_said_nothing_stays_as_recorded(running: Running, recorded: Path) -> None:
+    running.system.fails(*ADDRESSES)
+    running.hear(down(*ADDRESSES))
+    running.look(5)
+    assert recorded.read_text() == "0\n"
+
+
 def test_own_calls_follow_a_verdict_at_once_and_end_at_the_own_server_while_the_service_fails_open(running: Running) -> None:
     running.system.fails(HERE)
     running.hear(down(HERE))
