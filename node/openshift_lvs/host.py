@@ -177,7 +177,7 @@ def load_rules(folder: str) -> None:
         programs.run("nft", "--file", f"{folder}/{RULES}")
         _admit(state.read(state.ROLL_OUT_DIRECTORS).splitlines())
     elif rules_loaded():
-        remove_rules()
+        remove_table("ip", TABLE)
 
 
 def admit_for_roll_out(new: Description, now: Description | None) -> None:
@@ -243,9 +243,9 @@ def rules_loaded() -> bool:
     return programs.succeeds("nft", "list", "table", "ip", TABLE)
 
 
-def remove_rules() -> None:
-    """Remove our nftables table, if it is there."""
-    programs.attempt("nft", "delete", "table", "ip", TABLE)
+def remove_table(family: str, name: str) -> None:
+    """Remove an nftables table, if it is there."""
+    programs.attempt("nft", "delete", "table", family, name)
 
 
 def _units(program: str) -> dict[str, str]:
