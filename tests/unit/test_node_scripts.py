@@ -1590,7 +1590,7 @@ def test_removing_deletes_every_nftables_table_of_the_program_and_the_copy_that_
     serving.python("from openshift_lvs import programs, remove\nfor each in remove.TABLES: programs.run('nft', 'add', 'table', *each)")
     serving.succeeds("remove")
     assert serving.sh("nft list tables") == "table ip other\n"
-    assert serving.run("ls", f"/etc/keepalived/validate.killed").returncode != 0
+    assert serving.run("ls", "/etc/keepalived/validate.killed").returncode != 0
 
 
 def test_the_tables_that_are_removed_and_not_taken_for_other_programs_are_all_that_the_program_names() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 from collections.abc import Iterator
 from ipaddress import ip_address
 from pathlib import Path
@@ -280,9 +281,17 @@ def test_a_second_in_which_nothing_happens_reads_the_length_of_the_table_four_ti
                 raise Ended
             return []
 
-    monkeypatch.setattr(watch.select, "poll", Poll)
-    monkeypatch.setattr(ipvs.ProcTable, "text", lambda _: read.append("whole") or running.system.proc)
-    monkeypatch.setattr(ipvs.ProcTable, "first_part", lambda _: read.append("length") or b"")
+    def text(_: object) -> str:
+        read.append("whole")
+        return running.system.proc
+
+    def first_part(_: object) -> bytes:
+        read.append("length")
+        return b""
+
+    monkeypatch.setattr(select, "poll", Poll)
+    monkeypatch.setattr(ipvs.ProcTable, "text", text)
+    monkeypatch.setattr(ipvs.ProcTable, "first_part", first_part)
     with pytest.raises(Ended):
         watch.watch()
     # The first look also compares own calls.
@@ -314,7 +323,7 @@ def test_a_kernel_that_loads_ipvs_later_or_anew_shows_its_table(tmp_path: Path) 
     (tmp_path / "ip_vs").write_text("before\n")
     assert table.text() == "before\n"
     # As after rmmod and modprobe: the open file can be read no more, and another one is there.
-    with open(tmp_path / "unreadable", "w") as unreadable:
+    with (tmp_path / "unreadable").open("w") as unreadable:
         os.dup2(unreadable.fileno(), table._file)
     (tmp_path / "ip_vs").write_text("after\n")
     assert table.text() == "after\n"
@@ -451,7 +460,7 @@ def test_rules_that_another_program_removed_are_loaded_again_and_name_it(running
     monkeypatch.setattr(host, "rules_that_differ", lambda: differ.pop() if differ else "")
     Path(state.CURRENT, host.RULES).touch()
     state.write(state.OWN_CALLS, own_calls.rules(served(), {}))
-    running.system.answers["nft list table ip openshift_lvs_own"] = (1, "", "No such file")
+    running.system.answers |= {f"nft list {each}": (1, "", "No such file") for each in ("table ip openshift_lvs_own", "set ip openshift_lvs kept")}
     running.watch.rules_due, running.watch.rules_by = True, "nft (process 7, started by firewalld)"
     differ.append("table ip openshift_lvs is missing")
     assert running.look() == [f"nft --file {state.CURRENT}/{host.RULES}", "nft --file -"]
