@@ -19,6 +19,9 @@ LISTED_RULES = "lvs.nft.listed"
 _LIST = ("nft", "--stateless", "--terse", "list", "table", "ip", TABLE)
 SYSCTLS = "sysctl.conf"
 MODULES = "modules.conf"
+KEPT = "kept"
+"""The set of connections that IPVS does not balance (unbalanced.py)."""
+_KEPT_ELEMENT = r"(?:\d+\.){3}\d+ \. \d+ \. (?:\d+\.){3}\d+ \. \d+(?: timeout \w+)?(?: expires \w+)?"
 _FOREIGN = {
     **dict.fromkeys(("4", "ipencap", "ipip"), "IPIP"),
     **dict.fromkeys(("51", "ah"), "VRRP behind AH"),
@@ -174,10 +177,19 @@ def release_vips(description: Description) -> None:
 def load_rules(folder: str) -> None:
     """Load the nftables rules of a version in one transaction; remove ours where it has none, since nothing would keep the table of a former director."""
     if os.path.exists(f"{folder}/{RULES}"):
-        programs.run("nft", "--file", f"{folder}/{RULES}")
+        _load(f"{folder}/{RULES}")
         _admit(state.read(state.ROLL_OUT_DIRECTORS).splitlines())
     elif rules_loaded():
-        remove_rules()
+        remove_table("ip", TABLE)
+
+
+def _load(rules: str) -> None:
+    """Load a file of rules. Connections that are kept at this node's own server (unbalanced.py) stay there for as long as they would have."""
+    kept = re.findall(_KEPT_ELEMENT, programs.attempt("nft", "list", "set", "ip", TABLE, KEPT)[1])
+    together = f'include "{rules}"\nadd element ip {TABLE} {KEPT} {{ {", ".join(kept)} }}\n'
+    # Rules of another release may have no such set.
+    if not kept or not programs.succeeds("nft", "--file", "-", stdin=together):
+        programs.run("nft", "--file", rules)
 
 
 def admit_for_roll_out(new: Description, now: Description | None) -> None:
@@ -243,9 +255,9 @@ def rules_loaded() -> bool:
     return programs.succeeds("nft", "list", "table", "ip", TABLE)
 
 
-def remove_rules() -> None:
-    """Remove our nftables table, if it is there."""
-    programs.attempt("nft", "delete", "table", "ip", TABLE)
+def remove_table(family: str, name: str) -> None:
+    """Remove an nftables table, if it is there."""
+    programs.attempt("nft", "delete", "table", family, name)
 
 
 def _units(program: str) -> dict[str, str]:

@@ -79,8 +79,3 @@ def missing() -> bool:
 def load_again() -> None:
     """Load the rules that were there last."""
     programs.run("nft", "--file", "-", stdin=state.text(state.OWN_CALLS))
-
-
-def remove() -> None:
-    """Remove the chains."""
-    programs.attempt("nft", "delete", "table", "ip", TABLE)

@@ -24,7 +24,7 @@ WITNESS_S = 1.0
 """Seconds for all witnesses together to take or refuse a connection."""
 _ANSWERED = (0, errno.ECONNREFUSED)
 ARP_S = 2
-_ARP_TABLE = "openshift_lvs_answers"
+ARP_TABLE = "openshift_lvs_answers"
 _DISCARD_PORT = 9
 
 
@@ -168,15 +168,15 @@ def outside(description: Description, jobs: list[str]) -> list[str]:
         # Every answer counts, also one that comes after the first.
         with contextlib.suppress(TimedOut):
             clock.wait_for(ends - clock.now() if vips else 0, "answers", lambda: "more may come")
-        shown = programs.run("nft", "list", "set", "arp", _ARP_TABLE, "answers")
+        shown = programs.run("nft", "list", "set", "arp", ARP_TABLE, "answers")
     pairs = re.findall(r"([0-9.]+) \. ([0-9a-f:]{17})", shown)
     return [f"arp {vip} {mac}" for vip in vips for answered, mac in pairs if answered == vip] + connected
 
 
 @contextlib.contextmanager
 def _recorded_answers() -> Iterator[None]:
-    programs.attempt("nft", "delete", "table", "arp", _ARP_TABLE)
-    rules = f"""table arp {_ARP_TABLE} {{
+    programs.attempt("nft", "delete", "table", "arp", ARP_TABLE)
+    rules = f"""table arp {ARP_TABLE} {{
         set answers {{ type ipv4_addr . ether_addr; size 1024; flags dynamic; }}
         chain input {{
             type filter hook input priority 0
@@ -187,4 +187,4 @@ def _recorded_answers() -> Iterator[None]:
     try:
         yield
     finally:
-        programs.attempt("nft", "delete", "table", "arp", _ARP_TABLE)
+        programs.attempt("nft", "delete", "table", "arp", ARP_TABLE)

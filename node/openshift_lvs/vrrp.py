@@ -24,7 +24,7 @@ LISTEN_S = 4
 """Seconds in which every router on the segment sends an advert: the longest interval is 3 s."""
 NAMED = 5
 """So many routers are named in a message."""
-_LISTEN_TABLE = "openshift_lvs_listen"
+LISTEN_TABLE = "openshift_lvs_listen"
 _VRRP_GROUP = "01:00:5e:00:00:12"
 """The Ethernet address of VRRP's multicast group 224.0.0.18."""
 _JOURNAL_LINES = 300
@@ -308,17 +308,17 @@ def strangers(description: Description, current: Description | None) -> str:
     if in_force is not None:
         return in_force
     # An interrupted command left its own table.
-    programs.attempt("nft", "delete", "table", "ip", _LISTEN_TABLE)
+    programs.attempt("nft", "delete", "table", "ip", LISTEN_TABLE)
     # Without keepalived no program has joined VRRP's group on the interface.
     programs.attempt("ip", "maddress", "add", _VRRP_GROUP, "dev", description.interface)
     try:
         programs.run("nft", "--file", "-", stdin=_listening_rules(description))
         deadline = clock.now() + LISTEN_S
-        while not (routers := found(_LISTEN_TABLE)) and clock.now() < deadline:
+        while not (routers := found(LISTEN_TABLE)) and clock.now() < deadline:
             clock.pause()
         return routers or ""
     finally:
-        programs.attempt("nft", "delete", "table", "ip", _LISTEN_TABLE)
+        programs.attempt("nft", "delete", "table", "ip", LISTEN_TABLE)
         programs.attempt("ip", "maddress", "delete", _VRRP_GROUP, "dev", description.interface)
 
 
@@ -343,4 +343,4 @@ def _listening_rules(description: Description) -> str:
     # The same id on another network does no harm.
     chain = [f'iifname != "{description.interface}" return', *rules]
     lines = [*sets, "chain prerouting { type filter hook prerouting priority mangle;", *chain, "}"]
-    return f"table ip {_LISTEN_TABLE} {{\n" + "\n".join(lines) + "\n}\n"
+    return f"table ip {LISTEN_TABLE} {{\n" + "\n".join(lines) + "\n}\n"

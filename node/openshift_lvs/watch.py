@@ -1,8 +1,8 @@
 """The resident process: it repairs what other programs change, lets services fail open, and keeps this node's own calls on live servers.
 
 It sleeps until keepalived writes a verdict, the kernel tells of a change, or a second has passed. In a second in which nothing happens it reads some
-files of /proc, and starts no process. The kernel does not tell of changes of its IPVS table, so its length is read more often. While another command
-changes versions (lock.Changes) it repairs nothing.
+files of /proc, and starts no process. The kernel does not tell of changes of its IPVS table, so the table's length is read more often. While another
+command changes versions (lock.Changes) it repairs nothing.
 """
 
 from __future__ import annotations
@@ -69,7 +69,8 @@ class Watch:
         self.belief = Belief()
         self._drained = state.drained()
         self._table_from = 0.0
-        self._virtual_servers = 0
+        self._table = ipvs.ProcTable(PROC_TABLE)
+        self._length = 0
         self._shown = ""
         self._turn = 0
         self._sync_hidden = False
@@ -109,7 +110,7 @@ class Watch:
         """Begin with what the process before recorded, or with what the kernel's table tells."""
         recorded = beliefs.read()
         if recorded is None and self.description and self.description.runs_keepalived and host.keepalived_runs():
-            recorded = beliefs.from_table(self.description, ipvs.parse_proc(state.text(PROC_TABLE)), state.drained())
+            recorded = beliefs.from_table(self.description, self._kernel(), state.drained())
             state.write(state.BELIEF, recorded.to_json())
         self.belief = recorded or Belief()
 
@@ -153,11 +154,10 @@ class Watch:
                     journal.note(f"{service.name} no longer fails open: only servers that pass their health check get connections")
         self._redirect(self._kernel())
 
-    def lost_services(self) -> bool:
-        """Whether the kernel's table has fewer virtual servers than a moment ago."""
-        before = self._virtual_servers
-        self._virtual_servers = state.text(PROC_TABLE).count("FWM")
-        return self._virtual_servers < before
+    def became_shorter(self) -> bool:
+        """Whether the kernel's table is shorter than a moment ago. Of a long one only the first page counts: an emptied one has three lines."""
+        before, self._length = self._length, len(self._table.first_part())
+        return self._length < before
 
     def look(self) -> None:
         """Compare everything that is due, and repair what was wrong at the last look too."""
@@ -221,6 +221,8 @@ class Watch:
             self.repairs.done(fault.what, f"{fault.how}{failed}", fault.by or repairs.suspects())
         self._seen = []
         self._shown = ""
+        # From now on the repaired table counts: it may be emptied again before the next glance.
+        self.became_shorter()
 
     def _faults(self) -> list[Fault]:
         """What is not as the version in force and keepalived's belief say."""
@@ -240,7 +242,7 @@ class Watch:
         return faults
 
     def _table_faults(self, description: Description) -> list[Fault]:
-        shown = state.text(PROC_TABLE)
+        shown = self._table.text()
         if shown == self._shown or clock.now() < self._table_from or not host.keepalived_runs():
             return []
         kernel = ipvs.parse_proc(shown)
@@ -304,7 +306,7 @@ class Watch:
         return faults
 
     def _kernel(self) -> Table:
-        return ipvs.parse_proc(state.text(PROC_TABLE))
+        return ipvs.parse_proc(self._table.text())
 
     def _redirect(self, kernel: Table) -> None:
         """Bring own calls to the live servers of the table."""
@@ -372,7 +374,8 @@ def watch() -> None:
     notify("READY=1")
     looked = alive = clock.now()
     while True:
-        wait = max(0.0, looked + (AGAIN_S if watched.again else LOOK_S) - clock.now())
+        due = looked + (AGAIN_S if watched.again else LOOK_S)
+        wait = max(0.0, due - clock.now())
         ready = {file for file, _ in poll.poll(min(wait, GLANCE_S) * 1000)}
         if pipe in ready:
             watched.hear(os.read(pipe, 1 << 16))
@@ -384,7 +387,8 @@ def watch() -> None:
             watched.rules_due |= rules.changed()
             watched.rules_by = rules.by
         now = clock.now()
-        if not watched.lost_services() and now < looked + (AGAIN_S if watched.again else LOOK_S):
+        # A look reads the whole table.
+        if now < due and not watched.became_shorter():
             continue
         looked = now
         if not watched.read_version():
