@@ -84,7 +84,7 @@ class RecordingMonitor(mocks.MockMonitor):
 
 
 class Cloud(mocks.Mocks):
-    """Gives every resource an id and finds every name but the absent ones."""
+    """Gives every resource an id and finds every name but the absent ones. An existing network whose name begins with `open` has no port security."""
 
     def __init__(self, deployment: Deployment, absent: frozenset[str]) -> None:
         self.deployment = deployment
@@ -98,6 +98,8 @@ class Cloud(mocks.Mocks):
             outputs["name"] = f"{args.name}-autonamed"
         if args.typ.endswith(":Command"):
             outputs["stdout"] = f"said by {args.name} to {outputs['create']}"
+        if args.typ.endswith(":Network") and args.resource_id:
+            outputs["portSecurityEnabled"] = not args.resource_id.startswith("open")
         return f"{args.name}-id", outputs
 
     def call(self, args: mocks.MockCallArgs) -> Any:
