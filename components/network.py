@@ -17,7 +17,7 @@ from pulumi.runtime.sync_await import _sync_await
 from pulumi_openstack import networking
 
 from components.configuration import Cluster, ConfigurationError, Network
-from components.ingress import Rule, ingress_rules, ordered, pool_rules
+from components.ingress import Rule, ingress_rules, management_rules, pool_rules
 
 Found = TypeVar("Found")
 
@@ -175,10 +175,7 @@ class ClusterNetwork(pulumi.ComponentResource):
     def _management_group(self, cluster: Cluster) -> pulumi.Output[str] | None:
         if not self.port_security or not cluster.network.management:
             return None
-        port = (cluster.ssh.port, cluster.ssh.port)
-        sources = (cluster.network.management.cidr, *(cluster.ssh.allowed_cidrs or ()))
-        rules = [Rule("icmp", None, cluster.network.management.cidr), *(Rule("tcp", port, source) for source in sources)]
-        return self._security_group("management", "Management of an LVS cluster", ordered(rules))
+        return self._security_group("management", "Management of an LVS cluster", management_rules(cluster))
 
     def _find_external(self, name: str) -> str:
         """The id of the external network of that name."""
