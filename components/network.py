@@ -51,9 +51,10 @@ def look_up(key: str, value: str, kind: str, find: Callable[[], Found]) -> Found
         return find()
     except Exception as error:
         shown = f"`openstack {kind} list` shows what this cloud has"
-        if "returned no" in str(error):
+        # The words of the provider's data sources; that of floating IPs has its own.
+        if "returned no" in str(error) or "No openstack_" in str(error):
             raise ConfigurationError(f"{key}: {value!r}: no such {kind} that this project can see; {shown}") from None
-        if "more than one" in str(error):
+        if "more than one" in str(error).lower():
             raise ConfigurationError(f"{key}: {value!r}: more than one {kind} has this name; {shown}, and names must be unique") from None
         raise ConfigurationError(f"{key}: {value!r}: the cloud could not be asked for this {kind} ({error}); check openstack:cloud and clouds.yaml") from None
 

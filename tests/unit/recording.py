@@ -107,7 +107,12 @@ class Cloud(mocks.Mocks):
         self.deployment.looked_up.append((kind, dict(args.args)))
         name = args.args.get("name") or args.args.get("cidr") or args.args.get("address")
         if name in self.absent:
-            return {}, [("", "Your query returned no results. Please change your search criteria and try again.")]
+            said = (
+                "No openstack_networking_floatingip_v2 found"
+                if kind == "getFloatingIp"
+                else "Your query returned no results. Please change your search criteria"
+            )
+            return {}, [("", said)]
         return {"id": f"{name}-id"}
 
 

@@ -338,6 +338,17 @@ def test_a_name_that_the_cloud_has_not_is_refused_before_anything_is_made(
     assert done.looked_up and not [resource for resource in done.resources if resource.type.startswith("openstack:")]
 
 
+def test_a_name_that_two_things_of_the_cloud_have_is_refused(deploy: Deploy, article: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    def ambiguous(**_: Any) -> None:
+        raise Exception("Your query returned more than one result. Please try a more specific search criteria")
+
+    monkeypatch.setattr("pulumi_openstack.networking.get_network", ambiguous)
+    with pytest.raises(
+        ConfigurationError, match=r"^network\.external: 'public': more than one network has this name; `openstack network list` shows .*unique$"
+    ):
+        make(deploy, article)
+
+
 def test_the_subnet_gives_away_no_address_that_the_configuration_names(deploy: Deploy, article: dict[str, Any]) -> None:
     article["network"]["reserved"] = {"bastion": "192.168.0.100"}
     subnet = make(deploy, article).of("Subnet")["subnet"].inputs
