@@ -89,7 +89,9 @@ def management(cluster: Cluster) -> None:
         if network is None:
             raise ValueError(f"{key}: {address}, and a created server has only its address in the subnet; set network.management, or remove it")
         if address not in network.cidr or address in (network.cidr.network_address, network.cidr.broadcast_address):
-            raise ValueError(f"{key}: {address} is not a host address of network.management.cidr {network.cidr}")
+            raise ValueError(
+                f"{key}: {address} is not a host address of network.management.cidr {network.cidr}; choose one from {network.cidr[1]} to {network.cidr[-2]}"
+            )
     if network and not any(node.host.ssh_address for node in cluster.nodes() if not node.pool.existing):
         raise ValueError(
             f"network.management: {network.existing!r}, and no created host has an address there; set ssh_address of the hosts in {network.cidr}, or remove it"
