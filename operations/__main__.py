@@ -41,10 +41,14 @@ HOME_AND_CLEAR = "\x1b[H\x1b[J"
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one verb. The exit status is as `--help` says: no error that a user can cause ends in a traceback."""
-    options = _parse(arguments)
+    options = argparse.Namespace(verb="")
     try:
+        options = _parse(arguments)
         with nullcontext() if "watch" in options and options.watch else progress(" ".join((options.verb, options.stack if "stack" in options else "")).strip()):
-            return _run(options)
+            status = _run(options)
+        # What is left in the buffer fails here, and not when Python ends.
+        print(end="", flush=True)
+        return status
     except (ConfigurationError, Refused) as error:
         return _failed(FAULT, error)
     except (UsageError, diff.BaseError, imported.ImportFault) as error:
@@ -54,14 +58,25 @@ def main(arguments: list[str] | None = None) -> int:
     except subprocess.SubprocessError as error:
         return _failed(COULD_NOT_ASK, f"{options.verb}: {error}")
     except BrokenPipeError:
-        # The reader, such as `head`, has enough. What is left in the buffer must not fail again at exit (Python's documentation of SIGPIPE).
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader, such as `head`, has enough.
         return BROKEN_PIPE
     except OSError as error:
         return _failed(USAGE, f"{error.filename or options.verb}: {error.strerror or error}")
+    except UnicodeError as error:
+        return _failed(USAGE, f"{options.verb}: {error}; set a locale with UTF-8, such as LC_ALL=C.UTF-8")
     except KeyboardInterrupt:
         again = f"; {options.host} may be half way: run the same command again" if options.verb in ("drain", "undrain") else ""
         return _failed(INTERRUPTED, f"{options.verb}: interrupted{again}")
+    finally:
+        _end_output()
+
+
+def _end_output() -> None:
+    """Write what is left in the buffer, or drop it when it cannot be written: Python would print an error at its end (its documentation of SIGPIPE)."""
+    try:
+        print(end="", flush=True)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _failed(status: int, error: object) -> int:
@@ -142,7 +157,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         verb.add_argument("--identity", type=_file, metavar="FILE", help="the ssh key that opens the nodes, else what agent and ssh configuration offer")
     for name, verb in verbs.choices.items():
         if name != "import":
-            verb.add_argument("--root", type=Path, default=Path.cwd(), help="the project's folder (here)")
+            verb.add_argument("--root", type=_project, default=Path.cwd(), help="the project's folder (here)")
     help.explain(parser, verbs.choices)
     return parser.parse_args(arguments)
 
@@ -150,6 +165,12 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
 def _folder(text: str) -> Path:
     if Path(text).exists() and not Path(text).is_dir():
         raise argparse.ArgumentTypeError(f"{text!r} is a file; name a folder")
+    return Path(text)
+
+
+def _project(text: str) -> Path:
+    if not Path(text).is_dir():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a folder; name the project's folder")
     return Path(text)
 
 

@@ -96,6 +96,8 @@ def _git(root: Path, *arguments: str) -> str:
 
 
 def _merge_base(root: Path, base: str) -> str:
+    if subprocess.run(["git", "-C", root, "rev-parse", "--git-dir"], capture_output=True).returncode:
+        raise BaseError(f"--root: {root} is not in a git repository; name the project's folder in a clone of its repository")
     for arguments in (["rev-parse", "--verify", "--quiet", f"{base}^{{commit}}"], ["merge-base", base, "HEAD"]):
         done = subprocess.run(["git", "-C", root, *arguments], capture_output=True, text=True)
         if done.returncode:

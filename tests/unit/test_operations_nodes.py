@@ -105,6 +105,7 @@ def test_root_needs_no_sudo_and_an_identity_is_the_only_key_offered(article: dic
         ("echo 'usage: openshift-lvs status ' >&2; exit 2", OLDER),
         ("echo 'python3: no memory' >&2; exit 2", "python3: no memory"),
         ("echo 'waited 10 s' >&2; exit 1", "waited 10 s"),
+        ("printf 'mot de passe exig\\351' >&2; exit 1", "mot de passe exig\ufffd"),
         ("exit 3", "status: exit status 3"),
     ],
 )

@@ -208,8 +208,8 @@ def test_five_hosts_take_no_longer_than_the_slowest_of_them(article: dict[str, A
     )
     begin = time.monotonic()
     assert operations.main(["status", "--stack", "dev", "--root", str(tmp_path)]) == 0
-    # Half of the five seconds leaves a busy machine time for the rest.
-    assert time.monotonic() - begin < 2.5
+    # One second, and what is left for a busy machine.
+    assert time.monotonic() - begin < 4
     assert (tmp_path / "asked").read_text() == "\n" * 5
 
 
