@@ -137,7 +137,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         "verify": "check that the cluster is what is rendered, from inside and from outside; exit status 1 with a fault, 3 when something could not be asked",
         "diagnose": "collect what a bug report about a host needs into one file, without secrets",
         "drain": "take a host out of service without a lost request, and wait for its connections; exit status 1 when some are left",
-        "undrain": "put it back",
+        "undrain": "put a drained host back into service",
     }.items():
         verb = verbs.add_parser(name, help=what)
         if name in ("status", "verify"):
@@ -256,7 +256,7 @@ def _on_nodes(options: argparse.Namespace) -> int:
             case "verify":
                 return _verify(options, nodes, cluster)
             case "diagnose" if options.host not in cluster.managed():
-                raise UsageError(f"host: {options.host!r} has managed: false, so no program of this project is there to collect anything")
+                raise UsageError(f"host: {options.host!r} has managed: false, so this project's program is not installed there; name another host")
             case "diagnose":
                 print(diagnose(nodes, cluster, options.host, options.root, options.output))
                 return 0

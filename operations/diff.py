@@ -32,7 +32,7 @@ def diff(root: Path, base: str, output: Path) -> bool:
     """
     commit = _merge_base(root, base)
     if foreign := sorted(path.name for path in output.glob("*") if path.name not in WRITTEN):
-        raise UsageError(f"--output: {output} has {foreign[0]!r}, which no comparison wrote, and would be made anew; name another folder")
+        raise UsageError(f"--output: {output} has {foreign[0]!r}, which no comparison wrote; name another folder, because this one would be emptied")
     shutil.rmtree(output, ignore_errors=True)
     with tempfile.TemporaryDirectory() as folder:
         _check_out(root, commit, Path(folder))

@@ -159,7 +159,7 @@ def _host_keys(cluster: Cluster, stack: str, outputs: Callable[[], Outputs]) -> 
             known[host] = key or hosts.get(host, {}).get("host_key")
     lacking = [host for host, key in known.items() if not key]
     if lacking:
-        raise NodesError(f"{', '.join(lacking)}: not in the outputs of stack {stack!r}, so not made yet: pulumi up --stack {stack}")
+        raise NodesError(f"{', '.join(lacking)}: not in the outputs of stack {stack!r}, so not created yet; run pulumi up --stack {stack}")
     return {host: key for host, key in known.items() if key}
 
 
@@ -168,7 +168,7 @@ def _created_bastion(cluster: Cluster, stack: str, outputs: Callable[[], Outputs
     if not cluster.ssh.creates_bastion:
         return None
     if not (given := outputs().get("bastion")):
-        raise NodesError(f"bastion: not in the outputs of stack {stack!r}, so not made yet: pulumi up --stack {stack}")
+        raise NodesError(f"bastion: not in the outputs of stack {stack!r}, so not created yet; run pulumi up --stack {stack}")
     return Bastion.model_validate(given)
 
 

@@ -78,7 +78,7 @@ def read(path: Path) -> Mapping[str, Any]:
     except OSError as error:
         raise ConfigurationError(f"{path}: {error.strerror}; name the file with the output of pulumi preview --json") from None
     except ValueError as error:
-        raise ConfigurationError(f"{path}: not JSON ({error}); pulumi preview --json writes it, and only its standard output belongs into the file") from None
+        raise ConfigurationError(f"{path}: not JSON ({error}); write only the standard output of pulumi preview --json into the file") from None
     steps = given.get("steps") if isinstance(given, Mapping) else None
     if not isinstance(steps, list) or not all(
         isinstance(step, Mapping) and {"op", "urn"} <= step.keys() and str(step["urn"]).count("::") == 3 for step in steps

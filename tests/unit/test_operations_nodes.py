@@ -147,7 +147,7 @@ def test_keys_of_made_servers_come_from_the_stacks_outputs_and_existing_hosts_ne
     ("pulumi", "words"),
     [
         ("echo 'error: no stack named dev found' >&2; exit 1", "pulumi stack output: error: no stack named dev found"),
-        ("echo '{}'", "master0, master1, master2, infra0, infra1: not in the outputs of stack 'dev', so not made yet: pulumi up --stack dev"),
+        ("echo '{}'", "master0, master1, master2, infra0, infra1: not in the outputs of stack 'dev', so not created yet; run pulumi up --stack dev"),
         (None, "pulumi: not on this machine"),
     ],
 )
