@@ -33,7 +33,8 @@ BROKEN_PIPE = 141
 """128 + the number of the signal, as a shell says it."""
 EXIT = {"ok": 0, "failed": FAULT, "unknown": COULD_NOT_ASK}
 JSON_FORMAT = 1
-"""Of `status --json` and `verify --json`. It changes with the name or the meaning of a field; a field that is added does not change it."""
+"""Of everything that `--json` prints. It changes with the name or the meaning of a field; a field that is added does not change it."""
+JSON_HELP = "print JSON: docs/reference/operations.md describes it"
 REFRESH_S = 2
 HOME_AND_CLEAR = "\x1b[H\x1b[J"
 """Cursor to the upper left corner, and the rest of the screen cleared (ECMA-48)."""
@@ -126,10 +127,12 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     verb.add_argument("--stack", required=True, help="name of the stack")
     verb.add_argument("--base", required=True, help="the commit that is deployed now: what it names and Pulumi.STACK.yaml does not may be deleted")
     verb.add_argument("--allow", action="append", default=[], metavar="RESOURCE", help="let this one pass, such as 'Port master0'; may be repeated")
+    verb.add_argument("--json", action="store_true", help=JSON_HELP)
     verb = verbs.add_parser("preflight", help="ask the cloud whether it has what the stack needs, before the first up; exit status 1 when something is missing")
     verb.add_argument("--stack", required=True, help="name of the stack: reads Pulumi.STACK.yaml")
     verb.add_argument("--config-file", type=Path, help="the stack's configuration file, when it is another")
     verb.add_argument("--cloud", help="entry of clouds.yaml; openstack:cloud of the stack when left out")
+    verb.add_argument("--json", action="store_true", help=JSON_HELP)
     verb = verbs.add_parser("import", help="print the configuration for what a keepalived.conf does, and list what could not be carried over")
     verb.add_argument("source", metavar="HOST_OR_FILE", help="a keepalived.conf here, or a host that ssh reaches without a question")
     for name, what in {
@@ -142,7 +145,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         verb = verbs.add_parser(name, help=what)
         if name in ("status", "verify"):
             how = verb.add_mutually_exclusive_group()
-            how.add_argument("--json", action="store_true", help="print JSON: docs/reference/operations.md describes it")
+            how.add_argument("--json", action="store_true", help=JSON_HELP)
         if name == "status":
             how.add_argument("--watch", action="store_true", help=f"refresh every {REFRESH_S} seconds, until Ctrl-C")
         if name == "diagnose":
@@ -212,13 +215,18 @@ def _preflight(options: argparse.Namespace) -> int:
     cluster = render.read(path)
     for warning in render.warnings(path):
         print(f"warning: {warning}", file=sys.stderr)
-    lacking = 0
     cloud = preflight.connect(options.cloud or render.cloud(path)) if cluster.needs_openstack else None
+    found: list[preflight.Finding] = []
     for finding in preflight.preflight(cloud, cluster):
-        print(finding, flush=True)
-        lacking += finding.holds is False
-    print(f"{lacking} missing" if lacking else "the cloud has what was looked for")
-    return 1 if lacking else 0
+        found.append(finding)
+        if not options.json:
+            print(finding, flush=True)
+    lacking = sum(finding.holds is False for finding in found)
+    if options.json:
+        print(_json(options, {"result": "failed" if lacking else "ok", "findings": [finding.to_json() for finding in found]}))
+    else:
+        print(f"{lacking} missing" if lacking else "the cloud has what was looked for")
+    return FAULT if lacking else 0
 
 
 def _diff(options: argparse.Namespace) -> int:
@@ -226,14 +234,17 @@ def _diff(options: argparse.Namespace) -> int:
         return 0 if diff.diff(options.root, options.base, options.output) else 1
     with tempfile.TemporaryDirectory() as folder:
         accepted = diff.diff(options.root, options.base, Path(folder))
-        print(report.report(Path(folder)), end="")
+        print(report.report(Path(folder)).rstrip("\n"))
     return 0 if accepted else 1
 
 
 def _check_preview(options: argparse.Namespace) -> int:
     found = preview.check(preview.read(options.file), preview.removed_names(options.root, options.stack, options.base), options.allow)
-    print("\n".join(map(str, found)) or "nothing that is kept would be deleted or replaced, and no allowed address pair removed")
-    return 1 if found else 0
+    if options.json:
+        print(_json(options, {"result": "failed" if found else "ok", "findings": [refusal.to_json() for refusal in found]}))
+    else:
+        print("\n".join(map(str, found)) or "nothing that is kept would be deleted or replaced, and no allowed address pair removed")
+    return FAULT if found else 0
 
 
 def _import(options: argparse.Namespace) -> int:

@@ -40,6 +40,10 @@ class Refusal(NamedTuple):
     def __str__(self) -> str:
         return f"refused  {self.resource}: {self.text}; if this is intended, deploy by hand with --allow {self.resource!r}"
 
+    def to_json(self) -> dict[str, str]:
+        """The refusal as JSON has it: see docs/reference/operations.md."""
+        return {"subject": self.resource, "result": "failed", "text": self.text}
+
 
 def check(preview: Mapping[str, Any], removed: Collection[str], allowed: Collection[str]) -> list[Refusal]:
     """The steps of a preview that are refused. `removed` has the names that the change removes from the configuration (`removed_names`)."""

@@ -137,6 +137,9 @@ def test_the_command_prints_each_refusal_with_its_remedy_and_ends_with_1(reposit
     done = subprocess.run(command, cwd=repository, capture_output=True, text=True)
     assert done.returncode == 1 and "refused  Port vip-master: would be replaced" in done.stdout
     assert "--allow 'Port vip-master'" in done.stdout
+    shown = subprocess.run([*command, "--json"], cwd=repository, capture_output=True, text=True)
+    assert shown.returncode == 1 and json.loads(shown.stdout)["result"] == "failed"
+    assert [(each["subject"], each["result"]) for each in json.loads(shown.stdout)["findings"]] == [("Port vip-master", "failed")]
     assert subprocess.run([*command, "--allow", "Port vip-master"], cwd=repository).returncode == 0
 
 
