@@ -15,20 +15,25 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from components.configuration import Cluster, ConfigurationError, UsageError
-from node.openshift_lvs.journal import utc
-from operations import diff, help, imported, machine_config, preflight, preview, render, report
-from operations.diagnose import diagnose
-from operations.drain import Draining, Refused
-from operations.nodes import Nodes, NodesError, reach
-from operations.progress import progress
-from operations.status import status
-from operations.verify import Finding, outcome, verify
+INTERRUPTED = 130
+
+try:
+    from components.configuration import Cluster, ConfigurationError, UsageError
+    from node.openshift_lvs.journal import utc
+    from operations import diff, help, imported, machine_config, preflight, preview, render, report
+    from operations.diagnose import diagnose
+    from operations.drain import Draining, Refused
+    from operations.nodes import Nodes, NodesError, reach
+    from operations.progress import progress
+    from operations.status import status
+    from operations.verify import Finding, outcome, verify
+except KeyboardInterrupt:
+    # These imports take half a second or more.
+    sys.exit(INTERRUPTED)
 
 FAULT = 1
 USAGE = 2
 COULD_NOT_ASK = 3
-INTERRUPTED = 130
 BROKEN_PIPE = 141
 """128 + the number of the signal, as a shell says it."""
 EXIT = {"ok": 0, "failed": FAULT, "unknown": COULD_NOT_ASK}

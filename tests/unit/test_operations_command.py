@@ -101,6 +101,22 @@ def test_an_error_ends_in_one_line_and_an_exit_status(
     assert capsys.readouterr() == ("", f"{said}\n")
 
 
+def test_an_interrupt_while_the_command_starts_prints_no_traceback() -> None:
+    script = """
+import runpy, sys
+
+class Interrupted:
+    def find_spec(self, name, path=None, target=None):
+        if name == "components.configuration":
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Interrupted())
+runpy.run_module("operations", run_name="__main__")
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=PROJECT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
 def test_an_interrupted_drain_says_what_to_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def interrupted(_: Any) -> int:
         raise KeyboardInterrupt
