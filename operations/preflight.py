@@ -50,6 +50,10 @@ class Finding(NamedTuple):
         state = {True: "ok", False: "MISSING", None: "unknown"}[self.holds]
         return f"{state:<8}{self.what}: {self.said}"
 
+    def to_json(self) -> dict[str, str]:
+        """The finding as JSON has it: see docs/reference/operations.md."""
+        return {"subject": self.what, "result": {True: "ok", False: "failed", None: "unknown"}[self.holds], "text": self.said}
+
 
 def preflight(cloud: Any, cluster: Cluster) -> Iterator[Finding]:
     """Every need of the stack that is looked at, in the order in which `pulumi up` would meet it. `cloud` is an openstack.connection.Connection."""

@@ -252,7 +252,7 @@ class HttpCheck(ConnectingCheck):
     @model_validator(mode="after")
     def _something_to_get(self) -> HttpCheck:
         if not self.urls:
-            raise ValueError("path: missing; an http or ssl check gets at least one path, such as path: /healthz")
+            raise ValueError("path: missing; an http or ssl check needs at least one path, such as path: /healthz")
         if self.enable_sni and self.type != "ssl":
             raise ValueError("enable_sni: an http check has no TLS; use type: ssl or leave it out")
         return self

@@ -106,7 +106,7 @@ TABLE: list[tuple[str, Any, str]] = [
     ("network.allow", {"protocol": "tcp"}, "network.allow: {'protocol': 'tcp'}: must be a list of mappings: begin each with `- `"),
     ("network.allow", [{"protocol": "icmp", "ports": 1}], "network.allow.0.ports: 1, and protocol icmp has no ports; leave it out"),
     ("network.allow", [{"protocol": "ipencap"}], f"network.allow.0.protocol: 'ipencap': {PROTOCOL}"),
-    ("network.allow", [{"protocol": 256}], "network.allow.0.protocol: 256 is no number of a protocol; 0 to 255"),
+    ("network.allow", [{"protocol": 256}], "network.allow.0.protocol: 256 is not the number of a protocol; give one from 0 to 255"),
     ("network.allow", [{"protocol": True}], f"network.allow.0.protocol: true: {PROTOCOL}; {YAML}"),
     ("network.allow", [{"protocol": 6}], "network.allow.0.ports: missing; give a port from 1 to 65535 or a range of them, such as 6443 or 2379-2380"),
     ("network.allow", [{"cidr": "10.0.0.0/8"}], "network.allow.0.protocol: missing; give a protocol, such as tcp, or rules: kubernetes, openshift, calico"),
@@ -511,7 +511,7 @@ TABLE: list[tuple[str, Any, str]] = [
     ),
     (f"{SERVICE}.port", 65536, f"{SERVICE}.port: 65536: must be a whole number from 1 to 65535"),
     (CHECK, {"connect_timeout": 1}, f"{CHECK}.type: missing; give 'tcp', 'http', 'ssl', 'smtp' or 'misc'"),
-    (CHECK, {"type": "http"}, f"{CHECK}.path: missing; an http or ssl check gets at least one path, such as path: /healthz"),
+    (CHECK, {"type": "http"}, f"{CHECK}.path: missing; an http or ssl check needs at least one path, such as path: /healthz"),
     (
         CHECK,
         {"type": "misc", "script": "../../bin/sh"},
@@ -575,7 +575,7 @@ TABLE: list[tuple[str, Any, str]] = [
     (
         "vips.master.answers_within",
         2,
-        "vips.master.answers_within: 2 s is less than a takeover and a check take by these timings (2.736 s); give it more, or 0 to ask nothing",
+        "vips.master.answers_within: 2 s is shorter than a takeover and a health check with these timings (2.736 s); give more, or 0 to ask nothing",
     ),
     (SERVICE, {**BARE, "affinity": "client", "scheduler": "wlc"}, f"{SERVICE}.affinity: client needs scheduler mh or sh; with wlc use persistence_timeout"),
     (
@@ -634,7 +634,7 @@ TABLE: list[tuple[str, Any, str]] = [
         "vips.infra.priorities",
         {"infra1": 101},
         "vips.infra.priorities: infra1 has 101; with witnesses 102 is the least: "
-        "a director that sees too few servers adds -100, and one that is cut off must come to stand below it. "
+        "a director that sees too few servers adds -100, and one that is cut off must then rank below it. "
         "Set higher priorities, or no witnesses (pools.infra.witnesses: [])",
     ),
     (

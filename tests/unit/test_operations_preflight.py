@@ -175,6 +175,16 @@ def test_a_cloud_that_has_everything_passes_and_is_only_read(
     assert [asked for asked in cloud.asked if not asked.startswith("GET ")] == ["POST /v3/auth/tokens"]
 
 
+def test_json_has_the_same_findings_as_the_text(cloud: FakeCloud, article: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cloud.has["image/v2/images"] = []
+    status, lines = preflight(article, tmp_path, capsys)
+    assert operations.main(["preflight", "--stack", "test", "--root", str(tmp_path), "--json"]) == status == 1
+    said = json.loads(capsys.readouterr().out)
+    assert (said["format"], said["stack"], said["result"]) == (1, "test", "failed")
+    word = {"ok": "ok", "failed": "MISSING", "unknown": "unknown"}
+    assert [f"{word[each['result']]:<8}{each['subject']}: {each['text']}" for each in said["findings"]] == lines[:-1]
+
+
 def lacking(lines: list[str]) -> list[str]:
     return [line.removeprefix("MISSING ") for line in lines if line.startswith("MISSING ")]
 
