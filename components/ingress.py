@@ -96,6 +96,15 @@ def pool_rules(cluster: Cluster, pool: str) -> list[Rule]:
     return ordered(allow_rules(cluster.pools[pool].allow, cluster.network.cidrs))
 
 
+def management_rules(cluster: Cluster) -> list[Rule]:
+    """What the servers accept on the management network: ssh from its subnet and from `ssh.allowed_cidrs`."""
+    if not (management := cluster.network.management):
+        return []
+    port = (cluster.ssh.port, cluster.ssh.port)
+    sources = (management.cidr, *(cluster.ssh.allowed_cidrs or ()))
+    return ordered([Rule("icmp", None, management.cidr), *(Rule("tcp", port, source) for source in sources)])
+
+
 def allow_rules(entries: Iterable[Allow], subnets: tuple[AnyRange, ...]) -> Iterator[Rule]:
     """The rules of `allow` entries; from each subnet where an entry names no source."""
     for entry in entries:

@@ -13,11 +13,12 @@ from ipaddress import IPv4Address
 from typing import Any, NamedTuple, TypeVar
 
 import pulumi
+from pulumi.runtime.sync_await import _sync_await
 from pulumi_openstack import networking
 
 from components.configuration import Cluster, ConfigurationError, Network
 from components.configuration.model import AnyAddress, AnyRange
-from components.ingress import Rule, ingress_rules, ordered, pool_rules
+from components.ingress import Rule, ingress_rules, management_rules, pool_rules
 
 Found = TypeVar("Found")
 
@@ -60,9 +61,10 @@ def look_up(key: str, value: str, kind: str, find: Callable[[], Found]) -> Found
         return find()
     except Exception as error:
         shown = f"`openstack {kind} list` shows what this cloud has"
-        if "returned no" in str(error):
+        # The words of the provider's data sources; that of floating IPs has its own.
+        if "returned no" in str(error) or "No openstack_" in str(error):
             raise ConfigurationError(f"{key}: {value!r}: no such {kind} that this project can see; {shown}") from None
-        if "more than one" in str(error):
+        if "more than one" in str(error).lower():
             raise ConfigurationError(f"{key}: {value!r}: more than one {kind} has this name; {shown}, and names must be unique") from None
         raise ConfigurationError(f"{key}: {value!r}: the cloud could not be asked for this {kind} ({error}); check openstack:cloud and clouds.yaml") from None
 
@@ -146,6 +148,11 @@ class ClusterNetwork(pulumi.ComponentResource):
         """The existing network of that name, and its subnet with the configured range."""
         options = pulumi.InvokeOptions(parent=self)
         network_id = look_up("network.existing", existing, "network", partial(networking.get_network, name=existing, opts=options)).id
+        if self._has_port_security("existing", network_id) not in (None, network.port_security):
+            has = "has no" if network.port_security else "has"
+            raise ConfigurationError(
+                f"network.port_security: {str(network.port_security).lower()}, and {existing!r} {has} port security; set it to what the network has"
+            )
         if network.external:
             self._find_external(network.external)
         self.network_id, self.subnet_ids = pulumi.Output.from_input(network_id), {}
@@ -160,6 +167,11 @@ class ClusterNetwork(pulumi.ComponentResource):
         key, options, cidr = "network.management", pulumi.InvokeOptions(parent=self), str(management.cidr)
         by_name = partial(networking.get_network, name=management.existing, opts=options)
         network_id = look_up(f"{key}.existing", management.existing, "network", by_name).id
+        if cluster.network.port_security and self._has_port_security("management", network_id) is False:
+            raise ConfigurationError(
+                f"{key}.existing: {management.existing!r}: this network has no port security, and the ports of the hosts there get a security group; "
+                "name a network with port security"
+            )
         subnet_id = look_up(f"{key}.cidr", cidr, "subnet", partial(networking.get_subnet, network_id=network_id, cidr=cidr, opts=options)).id
         for node in cluster.nodes():
             if node.pool.existing or not node.host.ssh_address:
@@ -173,13 +185,19 @@ class ClusterNetwork(pulumi.ComponentResource):
                     )
         return network_id, subnet_id
 
+    def _has_port_security(self, name: str, network_id: str) -> bool | None:
+        """Whether an existing network has port security; None if that is not known yet.
+
+        No data source says it, so the network is read as a resource. The program neither changes nor deletes what it reads.
+        """
+        found = networking.Network.get(name, network_id, opts=self._child())
+        # Pulumi's own way to wait for the answer of an invoke.
+        return _sync_await(found.port_security_enabled.future())
+
     def _management_group(self, cluster: Cluster) -> pulumi.Output[str] | None:
         if not self.port_security or not cluster.network.management:
             return None
-        port = (cluster.ssh.port, cluster.ssh.port)
-        sources = (cluster.network.management.cidr, *(cluster.ssh.allowed_cidrs or ()))
-        rules = [Rule("icmp", None, cluster.network.management.cidr), *(Rule("tcp", port, source) for source in sources)]
-        return self._security_group("management", "Management of an LVS cluster", ordered(rules))
+        return self._security_group("management", "Management of an LVS cluster", management_rules(cluster))
 
     def _find_external(self, name: str) -> str:
         """The id of the external network of that name."""

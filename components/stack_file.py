@@ -112,10 +112,12 @@ def _yaml(name: str, given: bytes) -> tuple[Any, yaml.Node | None]:
         for mapping in _mappings(nodes, set()):
             _no_key_twice(name, mapping)
         return (loader.construct_document(nodes) if nodes else None), nodes
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         # The parser's own text has several lines, and names the file in another way.
         mark = getattr(error, "problem_mark", None)
-        problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "not readable"
+        problem = (
+            getattr(error, "problem", None) or getattr(error, "reason", None) or ("nested too deeply" if isinstance(error, RecursionError) else "not readable")
+        )
         raise ConfigurationError(f"{name}:{mark.line + 1 if mark else 1}: not YAML: {problem}; correct this line or the one above it") from None
 
 

@@ -15,25 +15,31 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from components.configuration import Cluster, ConfigurationError, UsageError
-from node.openshift_lvs.journal import utc
-from operations import diff, help, imported, machine_config, preflight, preview, render, report
-from operations.diagnose import diagnose
-from operations.drain import Draining, Refused
-from operations.nodes import Nodes, NodesError, reach
-from operations.progress import progress
-from operations.status import status
-from operations.verify import Finding, outcome, verify
+INTERRUPTED = 130
+
+try:
+    from components.configuration import Cluster, ConfigurationError, UsageError
+    from node.openshift_lvs.journal import utc
+    from operations import diff, help, imported, machine_config, preflight, preview, render, report
+    from operations.diagnose import diagnose
+    from operations.drain import Draining, Refused
+    from operations.nodes import Nodes, NodesError, reach
+    from operations.progress import progress
+    from operations.status import status
+    from operations.verify import Finding, outcome, verify
+except KeyboardInterrupt:
+    # These imports take half a second or more.
+    sys.exit(INTERRUPTED)
 
 FAULT = 1
 USAGE = 2
 COULD_NOT_ASK = 3
-INTERRUPTED = 130
 BROKEN_PIPE = 141
 """128 + the number of the signal, as a shell says it."""
 EXIT = {"ok": 0, "failed": FAULT, "unknown": COULD_NOT_ASK}
 JSON_FORMAT = 1
-"""Of `status --json` and `verify --json`. It changes with the name or the meaning of a field; a field that is added does not change it."""
+"""Of everything that `--json` prints. It changes with the name or the meaning of a field; a field that is added does not change it."""
+JSON_HELP = "print JSON: docs/reference/operations.md describes it"
 REFRESH_S = 2
 HOME_AND_CLEAR = "\x1b[H\x1b[J"
 """Cursor to the upper left corner, and the rest of the screen cleared (ECMA-48)."""
@@ -41,10 +47,14 @@ HOME_AND_CLEAR = "\x1b[H\x1b[J"
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one verb. The exit status is as `--help` says: no error that a user can cause ends in a traceback."""
-    options = _parse(arguments)
+    options = argparse.Namespace(verb="")
     try:
+        options = _parse(arguments)
         with nullcontext() if "watch" in options and options.watch else progress(" ".join((options.verb, options.stack if "stack" in options else "")).strip()):
-            return _run(options)
+            status = _run(options)
+        # What is left in the buffer fails here, and not when Python ends.
+        print(end="", flush=True)
+        return status
     except (ConfigurationError, Refused) as error:
         return _failed(FAULT, error)
     except (UsageError, diff.BaseError, imported.ImportFault) as error:
@@ -54,14 +64,25 @@ def main(arguments: list[str] | None = None) -> int:
     except subprocess.SubprocessError as error:
         return _failed(COULD_NOT_ASK, f"{options.verb}: {error}")
     except BrokenPipeError:
-        # The reader, such as `head`, has enough. What is left in the buffer must not fail again at exit (Python's documentation of SIGPIPE).
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader, such as `head`, has enough.
         return BROKEN_PIPE
     except OSError as error:
         return _failed(USAGE, f"{error.filename or options.verb}: {error.strerror or error}")
+    except UnicodeError as error:
+        return _failed(USAGE, f"{options.verb}: {error}; set a locale with UTF-8, such as LC_ALL=C.UTF-8")
     except KeyboardInterrupt:
         again = f"; {options.host} may be half way: run the same command again" if options.verb in ("drain", "undrain") else ""
         return _failed(INTERRUPTED, f"{options.verb}: interrupted{again}")
+    finally:
+        _end_output()
+
+
+def _end_output() -> None:
+    """Write what is left in the buffer, or drop it when it cannot be written: Python would print an error at its end (its documentation of SIGPIPE)."""
+    try:
+        print(end="", flush=True)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _failed(status: int, error: object) -> int:
@@ -111,10 +132,12 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     verb.add_argument("--stack", required=True, help="name of the stack")
     verb.add_argument("--base", required=True, help="the commit that is deployed now: what it names and Pulumi.STACK.yaml does not may be deleted")
     verb.add_argument("--allow", action="append", default=[], metavar="RESOURCE", help="let this one pass, such as 'Port master0'; may be repeated")
+    verb.add_argument("--json", action="store_true", help=JSON_HELP)
     verb = verbs.add_parser("preflight", help="ask the cloud whether it has what the stack needs, before the first up; exit status 1 when something is missing")
     verb.add_argument("--stack", required=True, help="name of the stack: reads Pulumi.STACK.yaml")
     verb.add_argument("--config-file", type=Path, help="the stack's configuration file, when it is another")
     verb.add_argument("--cloud", help="entry of clouds.yaml; openstack:cloud of the stack when left out")
+    verb.add_argument("--json", action="store_true", help=JSON_HELP)
     verb = verbs.add_parser("import", help="print the configuration for what a keepalived.conf does, and list what could not be carried over")
     verb.add_argument("source", metavar="HOST_OR_FILE", help="a keepalived.conf here, or a host that ssh reaches without a question")
     for name, what in {
@@ -122,12 +145,12 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         "verify": "check that the cluster is what is rendered, from inside and from outside; exit status 1 with a fault, 3 when something could not be asked",
         "diagnose": "collect what a bug report about a host needs into one file, without secrets",
         "drain": "take a host out of service without a lost request, and wait for its connections; exit status 1 when some are left",
-        "undrain": "put it back",
+        "undrain": "put a drained host back into service",
     }.items():
         verb = verbs.add_parser(name, help=what)
         if name in ("status", "verify"):
             how = verb.add_mutually_exclusive_group()
-            how.add_argument("--json", action="store_true", help="print JSON: docs/reference/operations.md describes it")
+            how.add_argument("--json", action="store_true", help=JSON_HELP)
         if name == "status":
             how.add_argument("--watch", action="store_true", help=f"refresh every {REFRESH_S} seconds, until Ctrl-C")
         if name == "diagnose":
@@ -142,7 +165,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         verb.add_argument("--identity", type=_file, metavar="FILE", help="the ssh key that opens the nodes, else what agent and ssh configuration offer")
     for name, verb in verbs.choices.items():
         if name != "import":
-            verb.add_argument("--root", type=Path, default=Path.cwd(), help="the project's folder (here)")
+            verb.add_argument("--root", type=_project, default=Path.cwd(), help="the project's folder (here)")
     help.explain(parser, verbs.choices)
     return parser.parse_args(arguments)
 
@@ -150,6 +173,12 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
 def _folder(text: str) -> Path:
     if Path(text).exists() and not Path(text).is_dir():
         raise argparse.ArgumentTypeError(f"{text!r} is a file; name a folder")
+    return Path(text)
+
+
+def _project(text: str) -> Path:
+    if not Path(text).is_dir():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a folder; name the project's folder")
     return Path(text)
 
 
@@ -191,13 +220,18 @@ def _preflight(options: argparse.Namespace) -> int:
     cluster = render.read(path)
     for warning in render.warnings(path):
         print(f"warning: {warning}", file=sys.stderr)
-    lacking = 0
     cloud = preflight.connect(options.cloud or render.cloud(path)) if cluster.needs_openstack else None
+    found: list[preflight.Finding] = []
     for finding in preflight.preflight(cloud, cluster):
-        print(finding, flush=True)
-        lacking += finding.holds is False
-    print(f"{lacking} missing" if lacking else "the cloud has what was looked for")
-    return 1 if lacking else 0
+        found.append(finding)
+        if not options.json:
+            print(finding, flush=True)
+    lacking = sum(finding.holds is False for finding in found)
+    if options.json:
+        print(_json(options, {"result": "failed" if lacking else "ok", "findings": [finding.to_json() for finding in found]}))
+    else:
+        print(f"{lacking} missing" if lacking else "the cloud has what was looked for")
+    return FAULT if lacking else 0
 
 
 def _diff(options: argparse.Namespace) -> int:
@@ -205,14 +239,17 @@ def _diff(options: argparse.Namespace) -> int:
         return 0 if diff.diff(options.root, options.base, options.output) else 1
     with tempfile.TemporaryDirectory() as folder:
         accepted = diff.diff(options.root, options.base, Path(folder))
-        print(report.report(Path(folder)), end="")
+        print(report.report(Path(folder)).rstrip("\n"))
     return 0 if accepted else 1
 
 
 def _check_preview(options: argparse.Namespace) -> int:
     found = preview.check(preview.read(options.file), preview.removed_names(options.root, options.stack, options.base), options.allow)
-    print("\n".join(map(str, found)) or "nothing that is kept would be deleted or replaced, and no allowed address pair removed")
-    return 1 if found else 0
+    if options.json:
+        print(_json(options, {"result": "failed" if found else "ok", "findings": [refusal.to_json() for refusal in found]}))
+    else:
+        print("\n".join(map(str, found)) or "nothing that is kept would be deleted or replaced, and no allowed address pair removed")
+    return FAULT if found else 0
 
 
 def _import(options: argparse.Namespace) -> int:
@@ -235,7 +272,7 @@ def _on_nodes(options: argparse.Namespace) -> int:
             case "verify":
                 return _verify(options, nodes, cluster)
             case "diagnose" if options.host not in cluster.managed():
-                raise UsageError(f"host: {options.host!r} has managed: false, so no program of this project is there to collect anything")
+                raise UsageError(f"host: {options.host!r} has managed: false, so this project's program is not installed there; name another host")
             case "diagnose":
                 print(diagnose(nodes, cluster, options.host, options.root, options.output))
                 return 0

@@ -32,7 +32,7 @@ def diff(root: Path, base: str, output: Path) -> bool:
     """
     commit = _merge_base(root, base)
     if foreign := sorted(path.name for path in output.glob("*") if path.name not in WRITTEN):
-        raise UsageError(f"--output: {output} has {foreign[0]!r}, which no comparison wrote, and would be made anew; name another folder")
+        raise UsageError(f"--output: {output} has {foreign[0]!r}, which no comparison wrote; name another folder, because this one would be emptied")
     shutil.rmtree(output, ignore_errors=True)
     with tempfile.TemporaryDirectory() as folder:
         _check_out(root, commit, Path(folder))
@@ -96,6 +96,8 @@ def _git(root: Path, *arguments: str) -> str:
 
 
 def _merge_base(root: Path, base: str) -> str:
+    if subprocess.run(["git", "-C", root, "rev-parse", "--git-dir"], capture_output=True).returncode:
+        raise BaseError(f"--root: {root} is not in a git repository; name the project's folder in a clone of its repository")
     for arguments in (["rev-parse", "--verify", "--quiet", f"{base}^{{commit}}"], ["merge-base", base, "HEAD"]):
         done = subprocess.run(["git", "-C", root, *arguments], capture_output=True, text=True)
         if done.returncode:

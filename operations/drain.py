@@ -49,9 +49,9 @@ class Draining:
         self._do(dict.fromkeys(seen, ("rotation", "out", self._address)), f"gives {self.host} no new connection")
         self._wait_for_connections(ends, deadline)
         if unmet and (left := unmet & set(self._connections(self.host, self._addresses))):
-            raise Refused(f"{self.host}: {len(left)} silent connections that its VIPs' new holder does not know; they end with the node")
+            raise Refused(f"{self.host}: {len(left)} silent connections that its VIPs' new holder does not know; they end when the host stops")
         if silent:
-            raise Refused(f"{_told(silent)}; when that is mended: drain {self.host} again")
+            raise Refused(f"{_told(silent)}; when that is repaired, run drain {self.host} again")
 
     def back(self) -> None:
         """Let it take VIPs, put it back into rotation, and return the VIPs that it owns to it. Raises Refused. Safe to run again.
@@ -66,7 +66,7 @@ class Draining:
         if stays:
             raise Refused(stays)
         if silent:
-            raise Refused(f"{_told(silent)}; when that is mended: undrain {self.host} again")
+            raise Refused(f"{_told(silent)}; when that is repaired, run undrain {self.host} again")
 
     @property
     def _pool(self) -> str:
@@ -114,7 +114,7 @@ class Draining:
             for label, service, servers in self._services(seen, name):
                 if [address for address, server in servers.items() if server.weight and server.healthy] == [self._address_among(servers)]:
                     move = ", or move the service to another host" if service.expected_servers else ""
-                    raise Refused(f"{self.host} is the last live server of {label}; undrain or mend another first{move}")
+                    raise Refused(f"{self.host} is the last live server of {label}; undrain or repair another first{move}")
 
     def _refuse_the_last_director(self, seen: Mapping[str, Facts]) -> None:
         if seen[self.host].owns_nothing:
@@ -125,14 +125,14 @@ class Draining:
             if host != self.host and host in seen and seen[host].keepalived == "active" and not seen[host].owns_nothing and seen[host].view == "good"
         ]
         if not able:
-            raise Refused(f"no other director of pool {self._pool} could take the VIPs of {self.host}: status says why; undrain or mend one first")
+            raise Refused(f"no other director of pool {self._pool} could take the VIPs of {self.host}: status says why; undrain or repair one first")
 
     def _do(self, questions: Mapping[str, tuple[str, ...]], done: str) -> None:
         answers = self.nodes.ask_each(questions)
         for host, answer in answers.items():
             self.say(f"{host}: {answer.fault or done}")
         if any(answer.fault for answer in answers.values()):
-            raise Refused(f"{self.host}: not done everywhere; run it again when the cause is gone")
+            raise Refused(f"{self.host}: not done on every host, as shown above; repair that, and run the command again")
 
     def _wait_for_memory(self, ends: float, before: str, servers: Sequence[str]) -> set[tuple[str, str]]:
         """A director knows a connection of which it was told, or has passed a packet on; when the weights change it sends one that it does not know
@@ -149,7 +149,7 @@ class Draining:
                 unknown -= set(self._connections(holder, servers, every_state=True))
             if not unknown:
                 return unknown
-        self.say(f"{before}: {len(unknown)} connections were silent since the VIPs moved; each lives on only if it ends before it speaks")
+        self.say(f"{before}: {len(unknown)} connections sent nothing since the VIPs moved, so the new holder does not know them; they break if they send again")
         return unknown
 
     def _connections(self, director: str, servers: Sequence[str], every_state: bool = False) -> Iterator[tuple[str, str]]:
@@ -168,7 +168,7 @@ class Draining:
             if not left:
                 self.say(f"{self.host}: no connection left")
                 return
-        raise Refused(f"{self.host}: after {deadline:g} s: {', '.join(left)}; it stays drained, and drain again waits again")
+        raise Refused(f"{self.host}: after {deadline:g} s: {', '.join(left)}; it stays drained: run drain again to wait longer")
 
     def _left(self, seen: Mapping[str, Facts], name: str) -> Iterator[str]:
         """What is still to wait for on a VIP: its holder knows the connections."""

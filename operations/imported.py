@@ -111,7 +111,7 @@ def _pattern(path: str) -> str:
 def _ask(host: str, script: str) -> str:
     command = ["ssh", "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=yes", "--", host, script]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=SSH_SECONDS)
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=SSH_SECONDS)
     except subprocess.TimeoutExpired:
         raise ImportFault(f"{host}: no answer within {SSH_SECONDS} s") from None
     if done.returncode == 255:
@@ -585,10 +585,13 @@ def _truth(statement: Statement) -> bool:
 
 
 def import_(source: str) -> Imported:
-    """What a keepalived.conf says: of a file of this machine, or of a host by ssh. Raises ImportFault when it cannot be read."""
+    """What a keepalived.conf says: of a file of this machine, or of a host by ssh. Raises ImportFault when it cannot be read or has no VIP."""
     notes: list[Note] = []
     here = Path(source).exists() or "/" in source
-    return translate(parse(source if here else FILE, files_here if here else files_of(source), notes), notes)
+    top = parse(source if here else FILE, files_here if here else files_of(source), notes)
+    if not any(statement.name in ("vrrp_instance", "virtual_server") for statement in top):
+        raise ImportFault(f"{source}: has no vrrp_instance and no virtual_server; name a keepalived.conf that has one")
+    return translate(top, notes)
 
 
 def report(notes: Iterable[Note]) -> str:

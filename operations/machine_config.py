@@ -43,7 +43,10 @@ def into_ignition(cluster: Cluster, pool: str, path: Path) -> str:
         raise UsageError(f"--into: {path} has version {version!r} of Ignition; a version 3 is needed (OpenShift 4.6, Fedora CoreOS)")
     for section, added in _ignition(cluster, pool).items():
         for key, entries in added.items():
-            given.setdefault(section, {}).setdefault(key, []).extend(entries)
+            try:
+                given.setdefault(section, {}).setdefault(key, []).extend(entries)
+            except AttributeError:
+                raise UsageError(f"--into: {path}: {section}.{key} is not a list; name an Ignition configuration as openshift-install writes it") from None
     return json.dumps(given) + "\n"
 
 

@@ -103,7 +103,13 @@ class Nodes:
     def _ask(self, host: str, verb: str, *arguments: str) -> Answer:
         try:
             done = subprocess.run(
-                self.command(host, EXECUTABLE, verb, *arguments), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=COMMAND_SECONDS
+                self.command(host, EXECUTABLE, verb, *arguments),
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                # A host may speak another encoding, for example in the messages of its sudo.
+                errors="replace",
+                timeout=COMMAND_SECONDS,
             )
         except subprocess.TimeoutExpired:
             return Answer("", f"no end of {verb} after {COMMAND_SECONDS} s", reached=False)
@@ -153,7 +159,7 @@ def _host_keys(cluster: Cluster, stack: str, outputs: Callable[[], Outputs]) -> 
             known[host] = key or hosts.get(host, {}).get("host_key")
     lacking = [host for host, key in known.items() if not key]
     if lacking:
-        raise NodesError(f"{', '.join(lacking)}: not in the outputs of stack {stack!r}, so not made yet: pulumi up --stack {stack}")
+        raise NodesError(f"{', '.join(lacking)}: not in the outputs of stack {stack!r}, so not created yet; run pulumi up --stack {stack}")
     return {host: key for host, key in known.items() if key}
 
 
@@ -162,7 +168,7 @@ def _created_bastion(cluster: Cluster, stack: str, outputs: Callable[[], Outputs
     if not cluster.ssh.creates_bastion:
         return None
     if not (given := outputs().get("bastion")):
-        raise NodesError(f"bastion: not in the outputs of stack {stack!r}, so not made yet: pulumi up --stack {stack}")
+        raise NodesError(f"bastion: not in the outputs of stack {stack!r}, so not created yet; run pulumi up --stack {stack}")
     return Bastion.model_validate(given)
 
 
@@ -171,12 +177,14 @@ def _outputs(stack: str, root: Path) -> Outputs:
     try:
         done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=COMMAND_SECONDS)
     except FileNotFoundError:
-        raise NodesError("pulumi: not on this machine, and the host keys of made servers are in the stack's outputs; install the Pulumi CLI") from None
+        raise NodesError("pulumi: not on this machine, and the stack's outputs have the host keys of created servers; install the Pulumi CLI") from None
     except subprocess.TimeoutExpired:
         raise NodesError(f"pulumi stack output: no end after {COMMAND_SECONDS} s") from None
     if done.returncode:
         said = done.stderr.strip() or done.stdout.strip()
-        raise NodesError(f"pulumi stack output: {said}; the host keys of made servers are in it: pulumi login, PULUMI_CONFIG_PASSPHRASE, pulumi stack ls")
+        raise NodesError(
+            f"pulumi stack output: {said}; the outputs have the host keys of created servers: check pulumi login, PULUMI_CONFIG_PASSPHRASE and pulumi stack ls"
+        )
     outputs: Outputs = json.loads(done.stdout)
     return outputs
 

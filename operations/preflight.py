@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from ipaddress import ip_address
 from typing import Any, NamedTuple
 
-from components.configuration import Cluster
+from components.configuration import Cluster, RootVolume
 from components.configuration.model import AnyAddress
 from components.configuration.rules import vip_key
-from components.ingress import ingress_rules, pool_rules
+from components.ingress import ingress_rules, management_rules, pool_rules
 
 EXTENSIONS = {
     "security-group": "security groups",
     "stateful-security-group": "stateless security groups: a director sees half of each conversation",
     "allowed-address-pairs": "allowed address pairs: nodes send with the addresses of VIPs and clients",
-    "port-security": "port security, to switch it off (network.port_security: false)",
+    "port-security": "port security, for an existing network and to switch it off (network.port_security: false)",
     "router": "routers and floating IPs",
 }
 """The extensions of Neutron's API that a stack may need, by alias, and for what."""
@@ -52,13 +52,18 @@ class Finding(NamedTuple):
         state = {True: "ok", False: "MISSING", None: "unknown"}[self.holds]
         return f"{state:<8}{self.what}: {self.said}"
 
+    def to_json(self) -> dict[str, str]:
+        """The finding as JSON has it: see docs/reference/operations.md."""
+        return {"subject": self.what, "result": {True: "ok", False: "failed", None: "unknown"}[self.holds], "text": self.said}
+
 
 def preflight(cloud: Any, cluster: Cluster) -> Iterator[Finding]:
     """Every need of the stack that is looked at, in the order in which `pulumi up` would meet it. `cloud` is an openstack.connection.Connection."""
     if not cluster.needs_openstack:
         yield Finding("OpenStack", True, "this stack creates nothing in it")
         return
-    for question in (_extensions, _images_and_flavors, _zones, _network, _management, _external, _floating_ips, _addresses, _volumes, _quota):
+    questions = (_extensions, _images_and_flavors, _zones, _network, _management, _external, _floating_ips, _addresses, _volumes, _quota, _volume_quota)
+    for question in questions:
         yield from _asked(question.__name__.strip("_").replace("_", " "), lambda question=question: list(question(cloud, cluster)))  # type: ignore[misc]
 
 
@@ -73,6 +78,8 @@ def _asked(what: str, question: Callable[[], list[Finding]]) -> list[Finding]:
 def _extensions(cloud: Any, cluster: Cluster) -> Iterator[Finding]:
     network = cluster.network
     wanted = {"port-security"} if not network.port_security else {"security-group", "stateful-security-group", "allowed-address-pairs"}
+    if network.existing:
+        wanted.add("port-security")
     if (network.external and not network.existing) or cluster.new_floating_ips() or cluster.existing_floating_ips() or cluster.ssh.creates_bastion:
         wanted.add("router")
     there = {extension.alias for extension in cloud.network.extensions()}
@@ -81,23 +88,31 @@ def _extensions(cloud: Any, cluster: Cluster) -> Iterator[Finding]:
             yield Finding(f"extension {alias}", alias in there, "there" if alias in there else f"this cloud's Neutron lacks {use}")
 
 
-def _machines(cluster: Cluster) -> Iterator[tuple[str, str, str]]:
-    """Key, image and flavor of every server that the program creates."""
+class Machine(NamedTuple):
+    """A server that the program creates. `key` is the section that describes it."""
+
+    key: str
+    image: str
+    flavor: str
+    root_volume: RootVolume | None
+
+
+def _machines(cluster: Cluster) -> Iterator[Machine]:
+    """Every server that the program creates."""
     for node in cluster.nodes():
         if node.created:
-            yield f"pools.{node.pool_name}", str(node.pool.image), str(node.pool.flavor)
+            yield Machine(f"pools.{node.pool_name}", str(node.pool.image), str(node.pool.flavor), node.pool.root_volume)
     if cluster.ssh.bastion and cluster.ssh.bastion.created:
-        yield "ssh.bastion", str(cluster.ssh.bastion.image), str(cluster.ssh.bastion.flavor)
+        yield Machine("ssh.bastion", str(cluster.ssh.bastion.image), str(cluster.ssh.bastion.flavor), cluster.ssh.bastion.root_volume)
 
 
 def _images_and_flavors(cloud: Any, cluster: Cluster) -> Iterator[Finding]:
-    for key, image, flavor in dict.fromkeys(_machines(cluster)):
+    for key, image, flavor, root_volume in dict.fromkeys(_machines(cluster)):
         found = cloud.image.find_image(image, ignore_missing=True)
         yield Finding(f"{key}.image", bool(found), f"{image!r}" if found else f"{image!r}: no such image; `openstack image list` shows what there is")
         found = cloud.compute.find_flavor(flavor, ignore_missing=True)
         yield Finding(f"{key}.flavor", bool(found), f"{flavor!r}" if found else f"{flavor!r}: no such flavor; `openstack flavor list` shows what there is")
-        volume = cluster.ssh.bastion.root_volume if key == "ssh.bastion" and cluster.ssh.bastion else cluster.pools[key.partition(".")[2]].root_volume
-        if found and not found.disk and not volume:
+        if found and not found.disk and not root_volume:
             yield Finding(f"{key}.flavor", False, f"{flavor!r} has no disk; set root_volume: {{size: GIB}}, or another flavor")
 
 
@@ -145,6 +160,9 @@ def _management(cloud: Any, cluster: Cluster) -> Iterator[Finding]:
         subnet = found and next(iter(cloud.network.subnets(network_id=found.id, cidr=str(management.cidr))), None)
         said = f"{management.existing!r}, {management.cidr}"
         yield Finding("network.management", bool(subnet), said if subnet else f"{said}: no such {'subnet' if found else 'network'}; `openstack subnet list`")
+        if found and cluster.network.port_security and found.is_port_security_enabled is False:
+            lacks = "has no port security, and the ports of the hosts there get a security group; name a network with port security"
+            yield Finding("network.management.existing", False, f"{management.existing!r} {lacks}")
 
 
 def _external(cloud: Any, cluster: Cluster) -> Iterator[Finding]:
@@ -181,10 +199,12 @@ def _addresses(cloud: Any, cluster: Cluster) -> Iterator[Finding]:
 
 
 def _volumes(cloud: Any, cluster: Cluster) -> Iterator[Finding]:
-    volumes = {f"pools.{name}": pool.root_volume for name, pool in cluster.pools.items() if not pool.existing and pool.root_volume}
-    if cluster.ssh.bastion and cluster.ssh.bastion.root_volume:
-        volumes["ssh.bastion"] = cluster.ssh.bastion.root_volume
+    volumes = {machine.key: machine.root_volume for machine in _machines(cluster) if machine.root_volume}
     if not volumes:
+        return
+    if not cloud.has_service("block-storage"):
+        for key in volumes:
+            yield Finding(f"{key}.root_volume", False, "this cloud has no block storage (Cinder); remove it, and name a flavor with a disk")
         return
     there = {kind.name for kind in cloud.block_storage.types()}
     for key, volume in volumes.items():
@@ -196,7 +216,7 @@ def _volumes(cloud: Any, cluster: Cluster) -> Iterator[Finding]:
 def _quota(cloud: Any, cluster: Cluster) -> Iterator[Finding]:
     """Whether the project may create as much as a first `pulumi up` creates. What a stack has already is counted as used, so later runs need less."""
     servers = list(_machines(cluster))
-    flavors = Counter(flavor for _, _, flavor in servers)
+    flavors = Counter(machine.flavor for machine in servers)
     found = {name: cloud.compute.find_flavor(name, ignore_missing=True) for name in flavors}
     limits = cloud.compute.get_limits().absolute
     needs: list[tuple[str, int, int | None, int | None]] = [("servers", len(servers), limits.instances, limits.instances_used)]
@@ -206,19 +226,31 @@ def _quota(cloud: Any, cluster: Cluster) -> Iterator[Finding]:
         needs.append(("cores", sum(found[name].vcpus * count for name, count in flavors.items()), limits.total_cores, limits.total_cores_used))
         needs.append(("MB of memory", sum(found[name].ram * count for name, count in flavors.items()), limits.total_ram, limits.total_ram_used))
     quota = cloud.network.get_quota(cloud.current_project_id, details=True)
-    for what, count in _network_needs(cluster).items():
+    for what, count in network_needs(cluster).items():
         given = getattr(quota, re.sub(r"\W", "_", what)) or {}
         needs.append((what.replace("_", " "), count, given.get("limit"), given.get("used")))
-    for what, count, limit, used in needs:
-        if limit is None:
-            yield Finding(f"quota of {what}", None, f"needs {count}; the cloud does not say how many the project may have")
-            continue
-        free = limit - (used or 0)
-        enough = limit < 0 or free >= count
-        yield Finding(f"quota of {what}", enough, f"needs {count}, {'no limit' if limit < 0 else f'{free} of {limit} are free'}")
+    for need in needs:
+        yield _enough(*need)
 
 
-def _network_needs(cluster: Cluster) -> dict[str, int]:
+def _volume_quota(cloud: Any, cluster: Cluster) -> Iterator[Finding]:
+    """Whether the project may create the root volumes, as `_quota` asks for everything else."""
+    sizes = [machine.root_volume.size for machine in _machines(cluster) if machine.root_volume]
+    if sizes and cloud.has_service("block-storage"):
+        limits = cloud.block_storage.get_limits().absolute
+        yield _enough("volumes", len(sizes), limits.max_total_volumes, limits.total_volumes_used)
+        yield _enough("GiB of volumes", sum(sizes), limits.max_total_volume_gigabytes, limits.total_gigabytes_used)
+
+
+def _enough(what: str, count: int, limit: int | None, used: int | None) -> Finding:
+    """Whether a quota has space for `count` more. A `limit` below 0 is none."""
+    if limit is None:
+        return Finding(f"quota of {what}", None, f"needs {count}; the cloud does not say how many the project may have")
+    free = limit - (used or 0)
+    return Finding(f"quota of {what}", limit < 0 or free >= count, f"needs {count}, {'no limit' if limit < 0 else f'{free} of {limit} are free'}")
+
+
+def network_needs(cluster: Cluster) -> dict[str, int]:
     """How many of each resource of Neutron a first `pulumi up` creates, by the name of the quota."""
     network, made = cluster.network, [node for node in cluster.nodes() if not node.pool.existing]
     bastion = int(cluster.ssh.creates_bastion)
@@ -226,14 +258,14 @@ def _network_needs(cluster: Cluster) -> dict[str, int]:
         "ports": len(made) + len(cluster.vips) + len(network.reserved) + sum(1 for node in made if node.host.ssh_address) + bastion,
         "floating_ips": len(cluster.new_floating_ips()) + bastion,
         "networks": 0 if network.existing else 1,
-        "subnets": 0 if network.existing else 1,
+        "subnets": 0 if network.existing else len(network.cidrs),
         "routers": int(bool(network.external and not network.existing)),
     }
+    groups: list[Sequence[object]] = [cluster.ssh.allowed_cidrs or ()] * bastion
     if network.port_security:
-        pools = [name for name, pool in cluster.pools.items() if pool.allow]
-        needs["security_groups"] = 1 + len(pools) + bastion + int(network.management is not None)
-        # Each group begins with two rules of Neutron's own.
-        needs["security_group_rules"] = (
-            len(ingress_rules(cluster)) + sum(len(pool_rules(cluster, name)) for name in pools) + len(cluster.ssh.allowed_cidrs or ()) * bastion
-        ) + 2 * needs["security_groups"]
+        groups += [ingress_rules(cluster), *(pool_rules(cluster, name) for name, pool in cluster.pools.items() if pool.allow)]
+        groups += [management_rules(cluster)] if network.management else []
+    needs["security_groups"] = len(groups)
+    # Each group begins with two rules of Neutron's own.
+    needs["security_group_rules"] = sum(2 + len(rules) for rules in groups)
     return {what: count for what, count in needs.items() if count}

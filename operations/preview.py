@@ -40,6 +40,10 @@ class Refusal(NamedTuple):
     def __str__(self) -> str:
         return f"refused  {self.resource}: {self.text}; if this is intended, deploy by hand with --allow {self.resource!r}"
 
+    def to_json(self) -> dict[str, str]:
+        """The refusal as JSON has it: see docs/reference/operations.md."""
+        return {"subject": self.resource, "result": "failed", "text": self.text}
+
 
 def check(preview: Mapping[str, Any], removed: Collection[str], allowed: Collection[str]) -> list[Refusal]:
     """The steps of a preview that are refused. `removed` has the names that the change removes from the configuration (`removed_names`)."""
@@ -78,9 +82,11 @@ def read(path: Path) -> Mapping[str, Any]:
     except OSError as error:
         raise ConfigurationError(f"{path}: {error.strerror}; name the file with the output of pulumi preview --json") from None
     except ValueError as error:
-        raise ConfigurationError(f"{path}: not JSON ({error}); pulumi preview --json writes it, and only its standard output belongs into the file") from None
+        raise ConfigurationError(f"{path}: not JSON ({error}); write only the standard output of pulumi preview --json into the file") from None
     steps = given.get("steps") if isinstance(given, Mapping) else None
-    if not isinstance(steps, list) or not all(isinstance(step, Mapping) and {"op", "urn"} <= step.keys() for step in steps):
+    if not isinstance(steps, list) or not all(
+        isinstance(step, Mapping) and {"op", "urn"} <= step.keys() and str(step["urn"]).count("::") == 3 for step in steps
+    ):
         raise ConfigurationError(f"{path}: has no steps; write it with pulumi preview --json, and look whether that failed")
     assert isinstance(given, Mapping)
     return given
@@ -89,19 +95,24 @@ def read(path: Path) -> Mapping[str, Any]:
 def removed_names(root: Path, stack: str, base: str) -> set[str]:
     """What the configuration of `base` names and the project, as it lies here, does not: the names of hosts, and of the ports of VIPs and reserved addresses.
 
-    Raises ConfigurationError when there is no such commit.
+    Raises ConfigurationError when there is no such commit, or when a configuration cannot be read.
     """
     name = f"Pulumi.{stack}.yaml"
     known = subprocess.run(["git", "-C", root, "rev-parse", "--verify", "--quiet", f"{base}^{{commit}}"], capture_output=True)
     if known.returncode:
         raise ConfigurationError(f"--base: {base!r} is not a commit here; fetch it first: git fetch origin BRANCH (a shallow clone: git fetch --unshallow)")
-    shown = subprocess.run(["git", "-C", root, "show", f"{base}:./{name}"], capture_output=True, text=True)
-    return _names(shown.stdout if shown.returncode == 0 else "") - _names((root / name).read_text() if (root / name).is_file() else "")
+    shown = subprocess.run(["git", "-C", root, "show", f"{base}:./{name}"], capture_output=True)
+    before = _names(f"{name} of {base}", shown.stdout if shown.returncode == 0 else b"")
+    return before - _names(name, (root / name).read_bytes() if (root / name).is_file() else b"")
 
 
-def _names(text: str) -> set[str]:
+def _names(file: str, content: bytes) -> set[str]:
     """The names of ports and servers that a stack's file makes. Every release has had these keys."""
-    cluster = _below(yaml.safe_load(text), "config", "openshift-lvs:cluster")
+    try:
+        loaded = yaml.safe_load(content)
+    except (yaml.YAMLError, ValueError):
+        raise ConfigurationError(f"{file}: not YAML in UTF-8, so the hosts that it names are not known; correct it, or name another --base") from None
+    cluster = _below(loaded, "config", "openshift-lvs:cluster")
     names = {str(host) for pool in _below(cluster, "pools").values() if not _below(pool).get("existing") for host in _below(pool, "hosts")}
     names |= {f"management-{host}" for host in names}
     names |= {f"vip-{vip}" for vip in _below(cluster, "vips")} | {f"reserved-{name}" for name in _below(cluster, "network", "reserved")}

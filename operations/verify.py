@@ -371,7 +371,7 @@ def _answers(name: str, protocol: str, asker: str, holder: str, known: Mapping[s
         if macs
         else f"; on {holder}: journalctl -u keepalived, ip address; on its port: the address pair and the security group"
     )
-    return Finding(name, protocol, False, f"asked from {asker}, {shown or 'no MAC'} answers, {known[holder].mac} ({holder}) should alone{remedy}")
+    return Finding(name, protocol, False, f"asked from {asker}, {shown or 'no MAC'} answers; only {known[holder].mac} ({holder}) should{remedy}")
 
 
 def _drained_alike(cluster: Cluster, name: str, vip: Vip, known: Mapping[str, Facts]) -> Iterator[Finding]:

@@ -149,7 +149,7 @@ class Allow(Model):
         if not self.rules and not self.protocol:
             raise ValueError(f"protocol: missing; give a protocol, such as tcp, or rules: {', '.join(RULE_SETS)}")
         if self.protocol and self.protocol.isdecimal() and int(self.protocol) > 255:
-            raise ValueError(f"protocol: {self.protocol} is no number of a protocol; 0 to 255")
+            raise ValueError(f"protocol: {self.protocol} is not the number of a protocol; give one from 0 to 255")
         if self.protocol in NEEDS_PORTS and not self.ports:
             raise ValueError("ports: missing; give a port from 1 to 65535 or a range of them, such as 6443 or 2379-2380")
         if self.ports and self.protocol not in HAS_PORTS:

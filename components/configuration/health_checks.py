@@ -31,7 +31,7 @@ CHECKS = ("tcp", "http", "ssl", "smtp", "misc")
 
 
 class Check(Model):
-    """The keys of every health check (keepalived.conf(5), real_server). Times are in seconds. With the defaults an eviction takes 2 s at most."""
+    """The keys of every health check (keepalived.conf(5), real_server). Times are in seconds. With the defaults an eviction takes 3 s at most."""
 
     heading: ClassVar[str] = "health_check"
 
@@ -67,8 +67,8 @@ class ConnectingCheck(Check):
 
     heading: ClassVar[str] = "Checks that open a connection"
 
-    connect_timeout: Seconds = 0.7
-    """Timeout of one attempt (keepalived's default: 5 s). keepalived: `connect_timeout`."""
+    connect_timeout: Seconds = 1.2
+    """How long an attempt waits for the connection, and then for the answer (keepalived's default: 5 s). keepalived: `connect_timeout`."""
     connect_ip: Address | None = None
     """The address that the check connects to; the real server's if not set. keepalived: `connect_ip`."""
     connect_port: Port | None = None
@@ -252,7 +252,7 @@ class HttpCheck(ConnectingCheck):
     @model_validator(mode="after")
     def _something_to_get(self) -> HttpCheck:
         if not self.urls:
-            raise ValueError("path: missing; an http or ssl check gets at least one path, such as path: /healthz")
+            raise ValueError("path: missing; an http or ssl check needs at least one path, such as path: /healthz")
         if self.enable_sni and self.type != "ssl":
             raise ValueError("enable_sni: an http check has no TLS; use type: ssl or leave it out")
         return self

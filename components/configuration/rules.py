@@ -143,7 +143,9 @@ def management(cluster: Cluster) -> None:
         if network is None:
             raise ValueError(f"{key}: {address}, and a created server has only its address in the subnet; set network.management, or remove it")
         if address not in network.cidr or address in (network.cidr.network_address, network.cidr.broadcast_address):
-            raise ValueError(f"{key}: {address} is not a host address of network.management.cidr {network.cidr}")
+            raise ValueError(
+                f"{key}: {address} is not a host address of network.management.cidr {network.cidr}; choose one from {network.cidr[1]} to {network.cidr[-2]}"
+            )
     if network and not any(node.host.ssh_address for node in cluster.nodes() if not node.pool.existing):
         raise ValueError(
             f"network.management: {network.existing!r}, and no created host has an address there; set ssh_address of the hosts in {network.cidr}, or remove it"
@@ -298,12 +300,12 @@ def priorities(cluster: Cluster, key: str, vip: Vip) -> None:
     if highest - lowest >= -POOR_VIEW_WEIGHT:
         raise ValueError(
             f"{key}.priorities: from {highest} down to {lowest} is {-POOR_VIEW_WEIGHT} or more apart; "
-            f"a director that sees too few servers of every service adds {POOR_VIEW_WEIGHT}, and must come to stand below all others"
+            f"a director that sees too few servers of every service adds {POOR_VIEW_WEIGHT}, and must then rank below all others"
         )
     if cluster.witnesses(vip.pool) and lowest < 2 - POOR_VIEW_WEIGHT:
         raise ValueError(
             f"{key}.priorities: {by_priority[lowest]} has {lowest}; with witnesses {2 - POOR_VIEW_WEIGHT} is the least: "
-            f"a director that sees too few servers adds {POOR_VIEW_WEIGHT}, and one that is cut off must come to stand below it. "
+            f"a director that sees too few servers adds {POOR_VIEW_WEIGHT}, and one that is cut off must then rank below it. "
             f"Set higher priorities, or no witnesses (pools.{vip.pool}.witnesses: [])"
         )
     if by_priority[highest] != vip.owner:
@@ -330,8 +332,8 @@ def answers_within(cluster: Cluster, key: str, vip: Vip) -> None:
     needed = cluster.takeover_seconds(vip) + vip.recovery_seconds
     if 0 < vip.answers_within < needed:
         raise ValueError(
-            f"{key}.answers_within: {vip.answers_within} s is less than a takeover and a check take by these timings ({needed:g} s); "
-            "give it more, or 0 to ask nothing"
+            f"{key}.answers_within: {vip.answers_within} s is shorter than a takeover and a health check with these timings ({needed:g} s); "
+            "give more, or 0 to ask nothing"
         )
 
 

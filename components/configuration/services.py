@@ -105,6 +105,13 @@ class VirtualService(Model):
     def _preset(cls, data: Any) -> Any:
         return with_preset(data) if isinstance(data, Mapping) and isinstance(data.get("preset"), str) and data["preset"] in PRESETS else data
 
+    @model_validator(mode="before")
+    @classmethod
+    def _one_port(cls, data: Any) -> Any:
+        if isinstance(data, Mapping) and str(data.get("port")) == "0":
+            raise ValueError("port: 0 is keepalived's word for every port, and a service here has one; write a service for each port")
+        return data
+
     @model_validator(mode="after")
     def _together(self) -> VirtualService:
         if self.affinity == "client" and self.scheduler not in SCHEDULER_FLAGS:

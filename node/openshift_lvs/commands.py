@@ -56,14 +56,14 @@ def go_home(vip: str) -> str:
 
 
 def alone(seconds: str) -> None:
-    from . import clock, host, test_packets, vrrp
+    from . import clock, host, translation, vrrp
     from .description import in_force
 
     description = in_force()
     clock.wait_for(float(seconds), "former directors to fall silent", lambda: vrrp.strangers(description, description))
     host.end_roll_out()
     # The VIP is on lo and with its owner, and is not proven yet: its holder alone could answer all requests.
-    test_packets.require_none(description)
+    translation.require_none(description)
 
 
 def hear(version: str) -> None:

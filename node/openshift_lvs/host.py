@@ -22,6 +22,9 @@ RULES = "lvs.nft"
 LISTED_RULES = "lvs.nft.listed"
 SYSCTLS = "sysctl.conf"
 MODULES = "modules.conf"
+KEPT = "kept"
+"""The set of connections that IPVS does not balance (unbalanced.py)."""
+_KEPT_ELEMENT = r"\b[0-9a-f:.]+ \. \d+ \. [0-9a-f:.]+ \. \d+(?: timeout \w+)?(?: expires \w+)?"
 _FOREIGN = {
     **dict.fromkeys(("4", "ipencap", "ipip"), "IPIP"),
     **dict.fromkeys(("51", "ah"), "VRRP behind AH"),
@@ -183,14 +186,26 @@ def load_rules(folder: str) -> None:
     """
     there: list[str] = []
     if os.path.exists(f"{folder}/{RULES}"):
-        programs.run("nft", "--file", f"{folder}/{RULES}")
+        _load(folder)
         _admit(state.read(state.ROLL_OUT_DIRECTORS).splitlines())
         there = families(folder)
     # Each costs a process, and only stacks with IPv6 have the second one.
     delivered = {family for name in state.names(state.VERSIONS) for family in families(f"{state.VERSIONS}/{name}")}
     for family in sorted({"ip", *delivered}.difference(there)):
         if programs.succeeds("nft", "list", "table", family, TABLE):
-            programs.attempt("nft", "delete", "table", family, TABLE)
+            remove_table(family, TABLE)
+
+
+def _load(folder: str) -> None:
+    """Load the rules of a version. Connections that are kept at this node's own server (unbalanced.py) stay there for as long as they would have."""
+    rules = f"{folder}/{RULES}"
+    together = [f'include "{rules}"']
+    for family in families(folder):
+        if kept := re.findall(_KEPT_ELEMENT, programs.attempt("nft", "list", "set", family, TABLE, KEPT)[1]):
+            together.append(f"add element {family} {TABLE} {KEPT} {{ {', '.join(kept)} }}")
+    # Rules of another release may have no such set.
+    if len(together) == 1 or not programs.succeeds("nft", "--file", "-", stdin="".join(f"{line}\n" for line in together)):
+        programs.run("nft", "--file", rules)
 
 
 def families(folder: str) -> list[str]:
@@ -267,10 +282,9 @@ def rules_that_differ() -> str:
     return "loaded: fewer or more rules than rendered"
 
 
-def remove_rules() -> None:
-    """Remove our nftables tables, if they are there."""
-    for family in FAMILIES.values():
-        programs.attempt("nft", "delete", "table", family, TABLE)
+def remove_table(family: str, name: str) -> None:
+    """Remove an nftables table, if it is there."""
+    programs.attempt("nft", "delete", "table", family, name)
 
 
 def _units(program: str) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 
 from . import clock, journal, programs
@@ -26,6 +27,8 @@ SYNC_GROUPS = {4: "224.0.0.81", 6: "ff15::81"}
 address of its sender, by which the rules know a director; one to ff02:: would have the link-local address.
 """
 SYNC_PORT = 8848
+_PART_BYTES = 4096
+"""A page: the kernel shows no more of /proc/net/ip_vs at a time."""
 
 
 class RealServer(Record):
@@ -81,6 +84,40 @@ def parse(shown: str) -> Table:
         elif words[:1] in (["TCP"], ["UDP"], ["SCTP"]):
             current = None
     return found
+
+
+class ProcTable:
+    """/proc/net/ip_vs, kept open: the kernel shows the table anew to each reader that begins at its start."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._file = -1
+
+    def first_part(self) -> bytes:
+        """The table from its start, a page of it at most; nothing while this kernel has no IPVS."""
+        try:
+            return os.pread(self._file, _PART_BYTES, 0)
+        except OSError:
+            # It is not open yet, or the module was removed, and the file with it.
+            self._close()
+        try:
+            self._file = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return b""
+        return os.pread(self._file, _PART_BYTES, 0)
+
+    def text(self) -> str:
+        """The whole table."""
+        shown = part = self.first_part()
+        while part:
+            part = os.pread(self._file, _PART_BYTES, len(shown))
+            shown += part
+        return shown.decode()
+
+    def _close(self) -> None:
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
 
 
 def parse_proc(shown: str) -> Table:

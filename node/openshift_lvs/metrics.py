@@ -25,7 +25,7 @@ _OF_A_HOST = ("priority", "router_id", "unicast_src_ip", "mcast_src_ip", "notify
 """Words of keepalived.conf whose values differ between the directors of a pool."""
 METRICS = {
     # name: type, help
-    "version_info": ("gauge", "The version in force. Hosts of a pool with the same configuration and program have the same values of these two labels."),
+    "version_info": ("gauge", "The version in force. The directors of a pool have the same program and configuration, and so have its other servers."),
     "version_since_timestamp_seconds": ("gauge", "When the version came into force."),
     "keepalived_active": ("gauge", "Whether systemd says that keepalived is active."),
     "watch_active": ("gauge", "Whether the resident process runs, which repairs what other programs change and lets services fail open."),

@@ -5,16 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 
-from . import belief, clock, firewall, host, ipvs, journal, programs, repairs, state, vrrp
+from . import belief, clock, firewall, host, ipvs, journal, programs, repairs, state, translation, vrrp
 from .description import Description, current
 from .facts import Facts
 from .record import replace
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
-
-    from .translation import Translation
 
 
 def facts() -> Facts:
@@ -61,7 +55,7 @@ def facts() -> Facts:
         witnesses=_reached(description),
         strangers=vrrp.strangers(description, description),
         filters=firewall.dropping_chains(chains),
-        translated=_translated(description, chains),
+        translated=translation.found(description, chains),
         vrrp=vrrp.transitions(description.instances),
         priorities=vrrp.priorities(state.CURRENT),
     )
@@ -74,14 +68,6 @@ def _reached(description: Description) -> dict[str, bool]:
     from . import probes
 
     return probes.reached(description.witnesses)
-
-
-def _translated(description: Description, chains: list[dict[str, Any]]) -> tuple[Translation, ...]:
-    if not firewall.in_prerouting(description, chains):
-        return ()
-    from . import test_packets
-
-    return test_packets.translations(description, chains)
 
 
 def _files() -> dict[str, str]:

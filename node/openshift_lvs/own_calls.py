@@ -98,9 +98,3 @@ def _loaded() -> list[str]:
 def load_again() -> None:
     """Load the rules that were there last."""
     programs.run("nft", "--file", "-", stdin=state.text(state.OWN_CALLS))
-
-
-def remove() -> None:
-    """Remove the chains."""
-    for family in _loaded() or ["ip"]:
-        programs.attempt("nft", "delete", "table", family, TABLE)

@@ -24,7 +24,7 @@ WITNESS_S = 1.0
 """Seconds for all witnesses together to take or refuse a connection."""
 _ANSWERED = (0, errno.ECONNREFUSED)
 ARP_S = 2
-_ARP_TABLE = "openshift_lvs_answers"
+ARP_TABLE = "openshift_lvs_answers"
 _DISCARD_PORT = 9
 
 
@@ -169,8 +169,8 @@ def outside(description: Description, jobs: list[str]) -> list[str]:
         # Every answer counts, also one that comes after the first.
         with contextlib.suppress(TimedOut):
             clock.wait_for(ends - clock.now() if vips else 0, "answers", lambda: "more may come")
-        shown = programs.run("nft", "list", "set", "arp", _ARP_TABLE, "answers")
-        advertised = programs.run("nft", "list", "table", "ip6", _ARP_TABLE) if any(":" in vip for vip in vips) else ""
+        shown = programs.run("nft", "list", "set", "arp", ARP_TABLE, "answers")
+        advertised = programs.run("nft", "list", "table", "ip6", ARP_TABLE) if any(":" in vip for vip in vips) else ""
     pairs = re.findall(r"([0-9.]+) \. ([0-9a-f:]{17})", shown)
     found = [f"arp {vip} {mac}" for vip in vips for answered, mac in pairs if answered == vip]
     for number, vip in enumerate(vip for vip in vips if ":" in vip):
@@ -183,8 +183,8 @@ def outside(description: Description, jobs: list[str]) -> list[str]:
 def _recorded_answers(ipv6: list[str]) -> Iterator[None]:
     families = ("arp", "ip6") if ipv6 else ("arp",)
     for family in families:
-        programs.attempt("nft", "delete", "table", family, _ARP_TABLE)
-    rules = f"""table arp {_ARP_TABLE} {{
+        programs.attempt("nft", "delete", "table", family, ARP_TABLE)
+    rules = f"""table arp {ARP_TABLE} {{
         set answers {{ type ipv4_addr . ether_addr; size 1024; flags dynamic; }}
         chain input {{
             type filter hook input priority 0
@@ -198,10 +198,10 @@ def _recorded_answers(ipv6: list[str]) -> Iterator[None]:
         # The target of an advertisement is behind 8 bytes of ICMPv6.
         advertised = "icmpv6 type nd-neighbor-advert @th,64,128"
         recorded = "".join(f"{advertised} {int(ip_address(vip)):#034x} update @vip_{number} {{ ether saddr }}\n" for number, vip in enumerate(ipv6))
-        rules += f"\ntable ip6 {_ARP_TABLE} {{\n{sets}chain input {{\ntype filter hook input priority 0\n{recorded}}}\n}}"
+        rules += f"\ntable ip6 {ARP_TABLE} {{\n{sets}chain input {{\ntype filter hook input priority 0\n{recorded}}}\n}}"
     programs.run("nft", "--file", "-", stdin=rules)
     try:
         yield
     finally:
         for family in families:
-            programs.attempt("nft", "delete", "table", family, _ARP_TABLE)
+            programs.attempt("nft", "delete", "table", family, ARP_TABLE)

@@ -6,9 +6,16 @@ import contextlib
 import os
 import shutil
 
-from . import firewall, hearing, host, ipvs, metrics, own_calls, programs, state, versions
+from . import firewall, hearing, host, ipvs, metrics, own_calls, probes, programs, state, test_packets, versions, vrrp
 from .description import Description, current
 from .errors import Refused
+
+TABLES = (
+    *((family, name) for family in host.FAMILIES.values() for name in (host.TABLE, own_calls.TABLE, vrrp.LISTEN_TABLE, test_packets.TABLE)),
+    ("arp", probes.ARP_TABLE),
+    ("ip6", probes.ARP_TABLE),
+)
+"""Family and name of every nftables table of this program. A command that is killed leaves one of the last three names."""
 
 
 def remove() -> str:
@@ -18,21 +25,22 @@ def remove() -> str:
     if in_force:
         programs.attempt("systemctl", "-q", "disable", "--now", "keepalived.service")
         host.release_vips(in_force)
-        host.remove_rules()
-        hearing.end()
-        firewall.close()
-        if in_force.runs_keepalived:
-            own_calls.remove()
-            # The connections that are left end by themselves.
-            with contextlib.suppress(Refused):
-                ipvs.forget([in_force])
+    # Also where no version is in force: the first one may not have become healthy.
+    for family, name in TABLES:
+        host.remove_table(family, name)
+    hearing.end()
+    firewall.close()
     delivered = [Description.read(versions.folder(name)) for name in versions.delivered()]
+    # The connections that are left end by themselves.
+    with contextlib.suppress(Refused):
+        ipvs.forget(delivered)
     host.remove_vips(str(vip.address) for each in delivered for vip in each.vips)
     metrics.remove(delivered)
     programs.attempt("systemctl", "-q", "disable", "--now", "openshift-lvs.service")
     for link in (state.CURRENT, state.PROVEN, state.EXECUTABLE):
         if os.path.lexists(link):
             os.unlink(link)
+    versions.forget_interrupted_test()
     for folder in (state.VERSIONS, state.DRAINED, state.RUN):
         shutil.rmtree(folder, ignore_errors=True)
     ipvs.keep_sync(None)

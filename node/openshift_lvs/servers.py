@@ -60,7 +60,8 @@ def write_drained_files(folder: str, description: Description) -> None:
 def correct_weights(description: Description) -> None:
     """Give every real server in the kernel's table its configured weight, 0 when it is drained, and remove servers that are not named.
 
-    A keepalived that stops leaves the table as it is, and one that starts keeps what it finds.
+    A keepalived that stops leaves the table as it is, and one that starts keeps what it finds. Not by belief.difference, which also adds what is
+    missing, gives the servers of a service with `alpha` weight 0, and leaves the weight that a script has set.
     """
     kernel, drained, ours = ipvs.table(), state.drained(), named(description)
     for service in description.services:
@@ -77,7 +78,8 @@ def correct_weights(description: Description) -> None:
 def keep_place_of_drained(description: Description) -> None:
     """After a start, give drained servers the place in the hash table that they have on the other directors.
 
-    The kernel hashes by the last weight that was not 0, and a server that is added with weight 0 has none. Waits for keepalived's table.
+    The kernel hashes by the last weight that was not 0, and a server that is added with weight 0 has none. The table does not show it, so
+    belief.difference finds nothing to do. Waits for keepalived's table.
     """
     drained = state.drained()
     waiting = [(service, server) for service in description.services for server in service.real_servers if server.weight and str(server.address) in drained]

@@ -13,7 +13,7 @@ import re
 import socket
 import struct
 
-from . import firewall, host, programs, state
+from . import host, programs, state
 from .errors import Refused
 from .lock import Lock
 from .translation import Translation
@@ -52,15 +52,6 @@ def translations(description: Description, chains: list[dict[str, Any]]) -> tupl
             return tuple(_told(each, seen.get(each), chains) for each in asked if seen.get(each) != each[:2])
     except (Refused, OSError) as fault:
         return tuple(Translation(_at(each), rule=str(fault)) for each in asked)
-
-
-def require_none(description: Description) -> None:
-    """Raise Refused, which names every translation, where this director has one."""
-    chains = firewall.other_chains(description)
-    if description.director and firewall.in_prerouting(description, chains):
-        found = [str(each) for each in translations(description, chains) if each.to]
-        if found:
-            raise Refused("\n".join(found))
 
 
 def _told(asked: Asked, to: Destination | None, chains: list[dict[str, Any]]) -> Translation:

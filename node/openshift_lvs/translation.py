@@ -1,10 +1,18 @@
-"""What is said of a service whose packets get another destination by a rule of another program: by whose rule, and the remedy. test_packets.py finds it."""
+"""Services whose packets get another destination by a rule of another program: by whose rule, and the remedy. test_packets.py finds them."""
 
 from __future__ import annotations
 
 import re
 
+from . import firewall
+from .errors import Refused
 from .record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from .description import Description
 
 _HOST_PORT = "publish the pod with hostNetwork instead of hostPort, or choose another port"
 _SERVICE = "remove the VIP from the Service's externalIPs; for a NodePort choose another port, or keep the VIP out of nodePortAddresses"
@@ -42,3 +50,22 @@ class Translation(Record):
         program, remedy = next((program, remedy) for pattern, program, remedy in _PROGRAMS if re.search(pattern, self.rule))
         # Clients' packets are not tracked on a director, so no rule translates them.
         return f"{self.at} is translated to {self.to} by {program} ({self.rule}) for calls from this host, but not for clients; {remedy}"
+
+
+def found(description: Description, chains: list[dict[str, Any]]) -> tuple[Translation, ...]:
+    """The translations on this host. Where it is no director, or no other program has rules in prerouting, nothing is sent and there are none.
+
+    `chains` are other programs' (firewall.other_chains).
+    """
+    if not (description.director and firewall.in_prerouting(description, chains)):
+        return ()
+    # Most hosts do without its imports, which take long on a slow processor.
+    from . import test_packets
+
+    return test_packets.translations(description, chains)
+
+
+def require_none(description: Description) -> None:
+    """Raise Refused, which names every translation, where this host has one."""
+    if translated := [str(each) for each in found(description, firewall.other_chains(description)) if each.to]:
+        raise Refused("\n".join(translated))

@@ -1,7 +1,8 @@
 """Connections while another program has emptied the IPVS table: what the node does until `watch` has put the table back.
 
 Without virtual servers, every packet for a VIP ends at the holder's own server. That server answers new connections, but it resets the connections that
-other servers have. So the rules (lvs.nft) hold back what belongs to other servers, and here the new connections stay where they were accepted.
+other servers have. So the rules (lvs.nft) hold back what belongs to other servers, and here the new connections stay where they were accepted. IPVS
+gets no packet while its servers come back one after the other.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
 
     from .description import Description
 
-ACCEPTING, KEPT, HELD, HELD_BEFORE = "accepting", "kept", "held", "held_before"
-"""Sets of lvs.nft: VIPs and ports whose new connections are added to `kept`; connections that IPVS does not balance; connections whose packets are held."""
+ACCEPTING, HELD, HELD_BEFORE = "accepting", "held", "held_before"
+"""Sets of lvs.nft, besides host.KEPT: VIPs and ports that IPVS does not balance, and whose new connections are kept; connections whose packets are held."""
 _TABLES = "/proc/net/tcp", "/proc/net/tcp6"
 _LISTEN, _TIME_WAIT = "0A", "06"
 _MAPPED = bytes(10) + b"\xff\xff"
@@ -36,11 +37,11 @@ def kept_connections(description: Description, marks: Iterable[int]) -> Iterator
     if not (description.director and by_family):
         yield
         return
-    # From now on the rules add each new connection. Those before are listed by the kernel.
+    # From now on IPVS gets nothing, and the rules add each new connection. Those before are listed by the kernel.
     for family, own in by_family.items():
         _nft(f"add element {family} {host.TABLE} {ACCEPTING} {{ {', '.join(f'{vip} . {port}' for vip, port in own)} }}")
         if found := [connection for name in _TABLES for connection in connections(state.text(name), own)]:
-            _nft(f"add element {family} {host.TABLE} {KEPT} {{ {', '.join(found)} }}")
+            _nft(f"add element {family} {host.TABLE} {host.KEPT} {{ {', '.join(found)} }}")
     try:
         yield
     finally:
@@ -50,7 +51,7 @@ def kept_connections(description: Description, marks: Iterable[int]) -> Iterator
 
 
 def connections(shown: str, ports: Iterable[tuple[str, int]]) -> list[str]:
-    """The connections of these VIPs and ports in /proc/net/tcp or tcp6, as elements of `kept`: client, its port, VIP, port."""
+    """The connections of these VIPs and ports in /proc/net/tcp or tcp6, as elements of host.KEPT: client, its port, VIP, port."""
     wanted = set(ports)
     found = []
     for line in shown.splitlines()[1:]:

@@ -127,6 +127,12 @@ def _awaits_secret(new: str) -> bool:
     return any(line.split()[:1] == ["include"] and "auth-" in line for line in state.read(f"{new}/keepalived.conf").splitlines())
 
 
+def forget_interrupted_test() -> None:
+    """Remove the copy of a version that `validate` makes and that stays if it is killed. A password may be in it."""
+    for left in glob.glob(f"{_VALIDATED}*"):
+        shutil.rmtree(left)
+
+
 def validate(new: str) -> None:
     """Have keepalived and nft test a version's files. Any word of keepalived's is a fault: it uses what it understands and drops the rest.
 
@@ -143,9 +149,7 @@ def validate(new: str) -> None:
     vrrp.track_files_exist(description)
     servers.write_drained_files(new, description)
     _validate_checks(new, description)
-    # An interrupted test left its copy behind.
-    for left in glob.glob(f"{_VALIDATED}*"):
-        shutil.rmtree(left)
+    forget_interrupted_test()
     view = tempfile.mkdtemp(prefix=_VALIDATED)
     try:
         # The test looks for scripts where keepalived.conf says, so it sees this folder as the current one.

@@ -14,6 +14,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from .ipvs import Table
+
 FAULT_WEIGHT = -254
 """keepalived's FAULT state: the instance holds no VIP."""
 LEAVE_S = 10
@@ -22,7 +24,7 @@ LISTEN_S = 4
 """Seconds in which every router on the segment sends an advert: the longest interval is 3 s."""
 NAMED = 5
 """So many routers are named in a message."""
-_LISTEN_TABLE = "openshift_lvs_listen"
+LISTEN_TABLE = "openshift_lvs_listen"
 _VRRP_GROUPS = {4: "01:00:5e:00:00:12", 6: "33:33:00:00:00:12"}
 """The Ethernet addresses of VRRP's multicast groups 224.0.0.18 and ff02::12."""
 _ADDRESSES = {4: re.compile(r"\b(?:\d+\.){3}\d+\b"), 6: re.compile(r"(?<![\w:])[0-9a-f]*:[0-9a-f:]+")}
@@ -208,20 +210,37 @@ def recount(description: Description) -> None:
     """
     for vip in description.vips if description.director else ():
         for service in vip.services:
-            if state.read(f"{state.QUORUM}/{vip.name}/{service.name}") in ("", "0") or not _has_quorum(service):
+            if state.read(f"{state.QUORUM}/{vip.name}/{service.name}") in ("", "0") or not _has_quorum(service, belief.table()):
                 continue
             quorum.quorum(vip.name, service.name, "0")
             # Health checks may remove servers meanwhile, and what keepalived reported of that must not be lost.
-            if not _has_quorum(service):
+            if not _has_quorum(service, belief.table()):
                 quorum.quorum(vip.name, service.name, str(description.poor_view(vip)))
 
 
-def _has_quorum(service: Service) -> bool:
-    """Whether the kernel's table has as much live weight as keepalived needs to call the quorum gained.
+def wrong_weights(description: Description, table: Table, said: dict[int, bool]) -> list[tuple[str, str, int]]:
+    """VIP, service, and the weight that should be recorded, of each service of which another one is. `said`: what keepalived reported last, by mark.
+
+    keepalived does not wait for one report to end before it starts the next: on a busy node the first may be recorded last.
+    """
+    wrong = []
+    for vip in description.vips if description.director else ():
+        for service in vip.services:
+            recorded = state.read(f"{state.QUORUM}/{vip.name}/{service.name}")
+            has_it = _has_quorum(service, table)
+            if recorded not in ("", "0") and has_it:
+                wrong.append((vip.name, service.name, 0))
+            elif recorded == "0" and not has_it and said.get(service.mark) is False:
+                wrong.append((vip.name, service.name, description.poor_view(vip)))
+    return wrong
+
+
+def _has_quorum(service: Service, table: Table) -> bool:
+    """Whether this table has as much live weight as keepalived needs to call the quorum gained.
 
     A server to which a service fails open does not count.
     """
-    virtual = belief.table().get(service.mark)
+    virtual = table.get(service.mark)
     named = {str(server.address) for server in service.real_servers}
     live = sum(real.weight for address, real in virtual.servers.items() if address in named and real.healthy) if virtual else -1
     return live >= sum(service.quorum_without(state.drained()))
@@ -300,7 +319,7 @@ def strangers(description: Description, current: Description | None) -> str:
     try:
         programs.run("nft", "--file", "-", stdin=_listening_rules(description))
         deadline = clock.now() + LISTEN_S
-        while not (routers := found(_LISTEN_TABLE)) and clock.now() < deadline:
+        while not (routers := found(LISTEN_TABLE)) and clock.now() < deadline:
             clock.pause()
         return routers or ""
     finally:
@@ -311,7 +330,7 @@ def strangers(description: Description, current: Description | None) -> str:
 
 def _end_listening(versions: Iterable[int]) -> None:
     for version in versions:
-        programs.attempt("nft", "delete", "table", host.FAMILIES[version], _LISTEN_TABLE)
+        programs.attempt("nft", "delete", "table", host.FAMILIES[version], LISTEN_TABLE)
 
 
 def _some(routers: set[str]) -> str:
@@ -340,5 +359,5 @@ def _listening_rules(description: Description) -> str:
         # The same id on another network does no harm.
         chain = [f'iifname != "{description.interface}" return', *rules]
         lines = [*sets, "chain prerouting { type filter hook prerouting priority mangle;", *chain, "}"]
-        tables.append(f"table {family} {_LISTEN_TABLE} {{\n" + "\n".join(lines) + "\n}\n")
+        tables.append(f"table {family} {LISTEN_TABLE} {{\n" + "\n".join(lines) + "\n}\n")
     return "".join(tables)

@@ -1,8 +1,8 @@
 """The resident process: it repairs what other programs change, lets services fail open, and keeps this node's own calls on live servers.
 
 It sleeps until keepalived writes a verdict, the kernel tells of a change, or a second has passed. In a second in which nothing happens it reads some
-files of /proc, and starts no process. The kernel does not tell of changes of its IPVS table, so its length is read more often. While another command
-changes versions (lock.Changes) it repairs nothing.
+files of /proc, and starts no process. The kernel does not tell of changes of its IPVS table, so the table's length is read more often. While another
+command changes versions (lock.Changes) it repairs nothing.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ import os
 import select
 import socket
 import sys
+from functools import partial
 
 from . import belief as beliefs
-from . import clock, host, ipvs, journal, own_calls, repairs, state, unbalanced
+from . import clock, host, ipvs, journal, own_calls, quorum, repairs, state, unbalanced, vrrp
 from .belief import Belief
 from .description import Description, current, in_force
 from .errors import Refused, TimedOut
@@ -36,12 +37,14 @@ AGAIN_S = 0.2
 """Seconds until a difference is looked at again: keepalived changes the kernel first and tells of it then."""
 SETTLE_S = 5.0
 """Seconds after a drain or its end in which keepalived, not this process, changes the weights."""
+REPORT_S = 3.0
+"""Seconds after keepalived's last verdict until its reports of a quorum, which processes of their own record, are compared with what is recorded."""
 ALIVE_S = 5.0
 """Seconds between two signs of life for systemd's watchdog."""
 PROC_TABLE = "/proc/net/ip_vs"
 PROC_UDP = {4: "/proc/net/udp", 6: "/proc/net/udp6"}
 """Where both sides of connection sync have a socket of the kernel's."""
-IPVS, RULES, OWN_RULES, VIPS, SYNC = "IPVS table", "nftables rules", "nftables rules of own calls", "VIPs on lo", "connection sync"
+IPVS, RULES, OWN_RULES, VIPS, SYNC, VIEW = "IPVS table", "nftables rules", "nftables rules of own calls", "VIPs on lo", "connection sync", "view"
 
 
 class Fault(Record):
@@ -65,7 +68,8 @@ class Watch:
         self.belief = Belief()
         self._drained = state.drained()
         self._table_from = 0.0
-        self._virtual_servers = 0
+        self._table = ipvs.ProcTable(PROC_TABLE)
+        self._length = 0
         self._shown = ""
         self._turn = 0
         self._sync_hidden = False
@@ -78,6 +82,8 @@ class Watch:
         self.rules_by = ""
         self._follow_due = True
         self._part = ""
+        self._view_from: float | None = None
+        """When the view is compared; None while nothing happened that could change it."""
 
     @property
     def again(self) -> bool:
@@ -102,13 +108,14 @@ class Watch:
         self._sysctls = host.wanted_sysctls(state.CURRENT) if version else []
         self._shown, self._live = "", None
         self.rules_due = self.vips_due = self.address_due = self._follow_due = True
+        self._view_from = clock.now() + REPORT_S
         return True
 
     def read_belief(self) -> None:
         """Begin with what the process before recorded, or with what the kernel's table tells."""
         recorded = beliefs.read()
         if recorded is None and self.description and self.description.runs_keepalived and host.keepalived_runs():
-            recorded = beliefs.from_table(self.description, ipvs.parse_proc(state.text(PROC_TABLE)), state.drained())
+            recorded = beliefs.from_table(self.description, self._kernel(), state.drained())
             state.write(state.BELIEF, recorded.to_json())
         self.belief = recorded or Belief()
 
@@ -121,6 +128,7 @@ class Watch:
         if self.belief != before or beliefs.START in lines:
             self.follow()
             state.write(state.BELIEF, self.belief.to_json())
+            self._view_from = clock.now() + REPORT_S
         self._shown = ""
 
     def follow(self) -> None:
@@ -151,11 +159,10 @@ class Watch:
                     journal.note(f"{service.name} no longer fails open: only servers that pass their health check get connections")
         self._redirect(self._kernel())
 
-    def lost_services(self) -> bool:
-        """Whether the kernel's table has fewer virtual servers than a moment ago."""
-        before = self._virtual_servers
-        self._virtual_servers = state.text(PROC_TABLE).count("FWM")
-        return self._virtual_servers < before
+    def became_shorter(self) -> bool:
+        """Whether the kernel's table is shorter than a moment ago. Of a long one only the first page counts: an emptied one has three lines."""
+        before, self._length = self._length, len(self._table.first_part())
+        return self._length < before
 
     def look(self) -> None:
         """Compare everything that is due, and repair what was wrong at the last look too."""
@@ -190,6 +197,8 @@ class Watch:
                 self._seen = []
                 self.rules_due |= any(fault.what in (RULES, OWN_RULES) for fault in faults)
                 self.vips_due |= any(fault.what == VIPS for fault in faults)
+                if any(fault.what == VIEW for fault in faults):
+                    self._view_from = clock.now()
 
     def _find_address(self, description: Description) -> None:
         """Write a line to the journal when this host's own address has moved to another interface, or is not there any more."""
@@ -217,6 +226,8 @@ class Watch:
             self.repairs.done(fault.what, f"{fault.how}{failed}", fault.by or repairs.suspects())
         self._seen = []
         self._shown = ""
+        # From now on the repaired table counts: it may be emptied again before the next glance.
+        self.became_shorter()
 
     def _faults(self) -> list[Fault]:
         """What is not as the version in force and keepalived's belief say."""
@@ -231,10 +242,12 @@ class Watch:
             faults += self._sync_faults(self.description)
         if self.rules_due or any(what in (RULES, OWN_RULES) for what, _ in self._seen):
             faults += self._rule_faults()
+        if any(what == VIEW for what, _ in self._seen) or (self._view_from is not None and clock.now() >= self._view_from):
+            faults += self._view_faults(self.description)
         return faults
 
     def _table_faults(self, description: Description) -> list[Fault]:
-        shown = state.text(PROC_TABLE)
+        shown = self._table.text()
         if shown == self._shown or clock.now() < self._table_from or not host.keepalived_runs():
             return []
         kernel = ipvs.parse_proc(shown)
@@ -288,8 +301,18 @@ class Watch:
             faults.append(Fault(OWN_RULES, f"{missing} was missing", own_calls.load_again, self.rules_by))
         return faults
 
+    def _view_faults(self, description: Description) -> list[Fault]:
+        self._view_from = None
+        if not host.keepalived_runs():
+            return []
+        faults = []
+        for vip, service, weight in vrrp.wrong_weights(description, beliefs.judged(self._kernel(), self.belief), self.belief.quorums):
+            how = f"{service} {'lost' if weight else 'has'} its quorum, and was recorded as if it {'had it' if weight else 'had lost it'}"
+            faults.append(Fault(VIEW, how, partial(quorum.quorum, vip, service, str(weight)), "a late report of keepalived"))
+        return faults
+
     def _kernel(self) -> Table:
-        return ipvs.parse_proc(state.text(PROC_TABLE))
+        return ipvs.parse_proc(self._table.text())
 
     def _redirect(self, kernel: Table) -> None:
         """Bring own calls to the live servers of the table."""
@@ -359,7 +382,8 @@ def watch() -> None:
     looked = alive = clock.now()
     while True:
         addresses.own = watched.own_v6
-        wait = max(0.0, looked + (AGAIN_S if watched.again else LOOK_S) - clock.now())
+        due = looked + (AGAIN_S if watched.again else LOOK_S)
+        wait = max(0.0, due - clock.now())
         ready = {file for file, _ in poll.poll(min(wait, GLANCE_S) * 1000)}
         if pipe in ready:
             watched.hear(os.read(pipe, 1 << 16))
@@ -371,7 +395,8 @@ def watch() -> None:
             watched.rules_due |= rules.changed()
             watched.rules_by = rules.by
         now = clock.now()
-        if not watched.lost_services() and now < looked + (AGAIN_S if watched.again else LOOK_S):
+        # A look reads the whole table.
+        if now < due and not watched.became_shorter():
             continue
         looked = now
         if not watched.read_version():

@@ -28,7 +28,7 @@ REPRESENTATIVE = {
     "a pod opens 400 connections to outside and to another node",
 }
 DEPLOYING = {"change", "wrong update", "stranger", "release"}
-BY_HAND = {"alert", "example", "reuse", "spoofed", "own keepalived"}
+BY_HAND = {"alert", "example", "reuse", "spoofed", "own keepalived", "busy"}
 """Kinds of step."""
 
 

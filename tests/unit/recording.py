@@ -84,7 +84,7 @@ class RecordingMonitor(mocks.MockMonitor):
 
 
 class Cloud(mocks.Mocks):
-    """Gives every resource an id and finds every name but the absent ones."""
+    """Gives every resource an id and finds every name but the absent ones. An existing network whose name begins with `open` has no port security."""
 
     def __init__(self, deployment: Deployment, absent: frozenset[str]) -> None:
         self.deployment = deployment
@@ -98,6 +98,8 @@ class Cloud(mocks.Mocks):
             outputs["name"] = f"{args.name}-autonamed"
         if args.typ.endswith(":Command"):
             outputs["stdout"] = f"said by {args.name} to {outputs['create']}"
+        if args.typ.endswith(":Network") and args.resource_id:
+            outputs["portSecurityEnabled"] = not args.resource_id.startswith("open")
         return f"{args.name}-id", outputs
 
     def call(self, args: mocks.MockCallArgs) -> Any:
@@ -105,7 +107,12 @@ class Cloud(mocks.Mocks):
         self.deployment.looked_up.append((kind, dict(args.args)))
         name = args.args.get("name") or args.args.get("cidr") or args.args.get("address")
         if name in self.absent:
-            return {}, [("", "Your query returned no results. Please change your search criteria and try again.")]
+            said = (
+                "No openstack_networking_floatingip_v2 found"
+                if kind == "getFloatingIp"
+                else "Your query returned no results. Please change your search criteria"
+            )
+            return {}, [("", said)]
         return {"id": f"{name}-id"}
 
 

@@ -156,7 +156,7 @@ def test_operations_asks_the_engine_once(bastioned: dict[str, Any], outputs: dic
 
 
 def test_operations_before_the_first_up_says_that_it_is_not_there(bastioned: dict[str, Any], outputs: dict[str, Any], tmp_path: Path) -> None:
-    with pytest.raises(NodesError, match=r"^bastion: not in the outputs of stack 'test', so not made yet: pulumi up --stack test$"):
+    with pytest.raises(NodesError, match=r"^bastion: not in the outputs of stack 'test', so not created yet; run pulumi up --stack test$"):
         reach(Cluster.parse(bastioned), "test", tmp_path, None).__enter__()
 
 

@@ -15,7 +15,7 @@ import pytest
 from components.configuration import Cluster
 from lab import cloud
 from lab.nodes.probe import Request
-from operations.preflight import _network_needs
+from operations.preflight import network_needs
 from tests.cloud import packets, probes, test_open_network, test_preflight
 from tests.cloud.conftest import ORDER
 
@@ -173,4 +173,4 @@ def test_the_stack_that_lacks_things_exceeds_the_quota_of_servers_only() -> None
     cluster = Cluster.parse(described)
     assert len(list(cluster.nodes())) == 15
     # Neutron's defaults, less the four rules of the project's own group.
-    assert _network_needs(cluster)["security_group_rules"] <= 96 and _network_needs(cluster)["security_groups"] <= 9
+    assert network_needs(cluster)["security_group_rules"] <= 96 and network_needs(cluster)["security_groups"] <= 9

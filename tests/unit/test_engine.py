@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import re
@@ -10,6 +11,7 @@ import shutil
 import subprocess
 import sysconfig
 import threading
+from collections.abc import Callable, Coroutine, Iterator
 from importlib.metadata import distribution, version
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ import pytest
 from lab import cache
 from lab.phases import Phases
 from lab.pulumi import engine
+from lab.stack import Stack
 
 
 @pytest.fixture
@@ -105,19 +108,16 @@ local.Command("count", create="wc -l < {folder}/there", update="exit 3", trigger
 """
 
 
-@pytest.fixture
-def host() -> Any:
-    """The connection of a host that runs commands as this user."""
+Execute = Callable[["asyncssh.SSHServerProcess[str]"], Coroutine[Any, Any, None]]
+
+
+@contextlib.contextmanager
+def sshd(execute: Execute, server_factory: type[asyncssh.SSHServer] = asyncssh.SSHServer) -> Iterator[dict[str, Any]]:
+    """The connection to an ssh server on this machine, while the context lasts. `execute` answers each command."""
     key, client = asyncssh.generate_private_key("ssh-ed25519"), asyncssh.generate_private_key("ssh-ed25519")
     loop = asyncio.new_event_loop()
-
-    async def execute(process: asyncssh.SSHServerProcess[str]) -> None:
-        running = await asyncio.create_subprocess_shell(process.command or "", stdin=asyncio.subprocess.PIPE)
-        await running.communicate((await process.stdin.read()).encode())
-        process.exit(running.returncode or 0)
-
     keys = asyncssh.import_authorized_keys(client.export_public_key().decode())
-    listening = asyncssh.listen("127.0.0.1", 0, server_host_keys=[key], authorized_client_keys=keys, process_factory=execute)
+    listening = asyncssh.listen("127.0.0.1", 0, server_factory=server_factory, server_host_keys=[key], authorized_client_keys=keys, process_factory=execute)
     server = loop.run_until_complete(listening)
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
@@ -125,7 +125,7 @@ def host() -> Any:
         "host": "127.0.0.1",
         "port": server.get_port(),
         "private_key": client.export_private_key().decode(),
-        "host_key": key.export_public_key().decode(),
+        "host_key": key.export_public_key().decode().strip(),
     }
     loop.call_soon_threadsafe(loop.stop)
     thread.join()
@@ -135,8 +135,45 @@ def host() -> Any:
 
 
 @pytest.fixture
-def pulumi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Runs the engine in a folder with a project; skips where building it first would take minutes."""
+def host() -> Any:
+    """The connection of a host that runs commands as this user."""
+
+    async def execute(process: asyncssh.SSHServerProcess[str]) -> None:
+        running = await asyncio.create_subprocess_shell(process.command or "", stdin=asyncio.subprocess.PIPE)
+        await running.communicate((await process.stdin.read()).encode())
+        process.exit(running.returncode or 0)
+
+    with sshd(execute) as connection:
+        yield connection
+
+
+class Bastion(asyncssh.SSHServer):
+    """A bastion that is also every host behind it."""
+
+    def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
+        self._conn = conn
+
+    def connection_requested(self, dest_host: str, dest_port: int, orig_host: str, orig_port: int) -> Any:
+        here, port = self._conn.get_extra_info("sockname")
+        return self._conn.forward_connection(here, port)
+
+
+@pytest.fixture
+def bastion() -> Any:
+    """The connection of a bastion. Each host behind it says `done` to every command, and does nothing."""
+
+    async def execute(process: asyncssh.SSHServerProcess[str]) -> None:
+        await process.stdin.read()
+        process.stdout.write("done")
+        process.exit(0)
+
+    with sshd(execute, Bastion) as connection:
+        yield connection
+
+
+@pytest.fixture
+def built(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Skips where building the engine first would take minutes."""
     go = engine._go
 
     def only_quick(module: str, *arguments: str, note: Phases | None = None) -> str:
@@ -145,6 +182,11 @@ def pulumi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         return go(module, *arguments, note=note)
 
     monkeypatch.setattr(engine, "_go", only_quick)
+
+
+@pytest.fixture
+def pulumi(built: None, tmp_path: Path) -> Any:
+    """Runs the engine in a folder with a project."""
     environment = engine.environment() | {"PULUMI_BACKEND_URL": f"file://{tmp_path}", "PULUMI_CONFIG_PASSPHRASE": "test"}
     (tmp_path / "Pulumi.yaml").write_text("name: tiny\nruntime: python\n")
 
@@ -196,3 +238,31 @@ def test_an_input_that_joins_those_that_count_only_at_creation_is_no_change(pulu
     (tmp_path / "__main__.py").write_text(ignoring.replace("wc -l <", "cat"))
     assert "3 unchanged" in pulumi("up", "--yes", "--skip-preview", "--expect-no-changes")
     pulumi("destroy", "--yes", "--skip-preview")
+
+
+FORMER_NAMES = {"return-infra-from-infra1": "home-infra-infra1", **{f"check-adverts-infra-on-{host}": f"alone-infra-{host}" for host in ("infra0", "infra1")}}
+"""The commands that were renamed since release 0.1.0, with their names in that release."""
+
+
+def test_a_stack_of_the_former_release_keeps_the_commands_that_were_renamed(
+    built: None, bastion: dict[str, Any], article: dict[str, Any], tmp_path: Path
+) -> None:
+    del article["pools"]["master"], article["vips"]["master"], article["network"]["external"]
+    article["pools"]["infra"] = {
+        "existing": True,
+        "hosts": {name: {"address": address, "host_key": bastion["host_key"]} for name, address in article["pools"]["infra"]["hosts"].items()},
+    }
+    article["ssh"] = {"bastion": {key: bastion[key] for key in ("host", "port", "host_key")}}
+    stack = Stack("test", tmp_path)
+    stack.prepare(article, bastion["private_key"])
+    stack.run("up", "--yes", "--skip-preview")
+    state = stack.run("stack", "export")
+    for name, former in FORMER_NAMES.items():
+        assert f'::{name}"' in state
+        state = state.replace(f'::{name}"', f'::{former}"')
+    stack.run("stack", "import", stdin=state)
+
+    assert json.loads(stack.run("preview", "--json"))["changeSummary"].keys() == {"same"}
+    stack.run("up", "--yes", "--skip-preview", "--expect-no-changes")
+    deployed = {resource["urn"].rpartition("::")[2] for resource in json.loads(stack.run("stack", "export"))["deployment"]["resources"]}
+    assert FORMER_NAMES.keys() <= deployed and not deployed & set(FORMER_NAMES.values())

@@ -21,7 +21,7 @@ import pytest
 from components import keepalived
 from components.configuration import Cluster
 from lab.nodes import kube, machine, picture, probe, runner, stack
-from lab.nodes.experiments import EXPERIMENTS, changes, neighbours
+from lab.nodes.experiments import EXPERIMENTS, bounds, changes, neighbours
 from lab.nodes.experiments.changes import CHANGES
 from lab.nodes.experiments.cluster import TRANSLATED
 from lab.nodes.experiments.scene import Bound, Experiment, Scene, Step, two_directors
@@ -410,6 +410,17 @@ def test_a_table_counts_as_wrong_from_when_it_differs_to_when_it_is_right_again(
     assert seen(tables=tables[:-1]).tables_wrong_for(live, 1003.5) == 0.5
     bound = Bound("soon", tables_wrong_s=0.9)
     assert runner.late(bound, SCENE, seen(tables=tables[:-1]), live) == {"a director's table was wrong for 1.0 s": pytest.approx(0.1)}
+
+
+def test_a_server_that_leaves_the_rotation_for_a_moment_breaks_the_bound_of_one_that_stays() -> None:
+    bound, live = bounds.in_rotation(SCENE), {"master0": 3, "master1": 3}
+    assert runner.late(bound, SCENE, seen(), live) == {}
+    tables = (*seen().tables, Table(1003.0, "master0", 2), Table(1003.1, "master0", 3))
+    assert runner.late(bound, SCENE, seen(tables=tables), live) == {"a director's table was wrong for 0.1 s": pytest.approx(0.1)}
+
+
+def test_at_the_defaults_a_silent_server_is_evicted_within_the_bound_of_a_lost_server() -> None:
+    assert [name for name, vip in Cluster.parse(CLUSTER).vips.items() if vip.eviction_seconds > bounds.SERVER_S] == []
 
 
 def test_what_a_step_tells_stands_in_its_row_and_its_line() -> None:

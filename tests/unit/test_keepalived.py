@@ -38,6 +38,8 @@ from tests.unit.node_root import PASSWORD, Node, node
 GOLDEN = Path(__file__).parent / "golden"
 STACKS = [path.name.split(".")[1] for path in sorted(GOLDEN.glob("Pulumi.*.yaml"))]
 PASSWORDS = {"master": PASSWORD}
+IN_TIME_S, TIMER_LATE_S = 1, 0.17
+"""Within this a server may answer at the defaults; and how late a timer fired on the lab's busy nodes, at worst (docs/appendix/measurements.md)."""
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +126,15 @@ def test_a_check_script_comes_along_where_keepalived_looks_for_it() -> None:
     script = next(file for file in files if file.path == "checks/backlog")
     assert (script.mode, script.text) == (0o755, (GOLDEN / "checks/backlog").read_text())
     assert f'misc_path "{keepalived.CURRENT}/checks/backlog active --fast 192.168.0.5 9000"' in text(files)
+
+
+@pytest.mark.parametrize("check", [{"type": "tcp"}, {"type": "http", "path": "/"}, {"type": "ssl", "path": "/"}, {"type": "smtp"}])
+def test_at_the_defaults_keepalived_waits_for_a_server_that_answers_within_a_second(check: dict[str, Any]) -> None:
+    data = configuration()
+    data["vips"]["infra"]["services"] = [{"port": 80, "health_check": check}]
+    waits = re.findall(r"^ +connect_timeout (\S+)$", text(rendered(data)["infra0"]), flags=re.MULTILINE)
+    assert len(waits) == len(data["pools"]["infra"]["hosts"])
+    assert min(map(float, waits)) >= IN_TIME_S + TIMER_LATE_S
 
 
 def test_rendering_twice_gives_the_same_bytes() -> None:

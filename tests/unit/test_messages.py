@@ -107,7 +107,7 @@ TABLE: list[tuple[str, Any, str]] = [
     ("network.allow", {"protocol": "tcp"}, "network.allow: {'protocol': 'tcp'}: must be a list of mappings: begin each with `- `"),
     ("network.allow", [{"protocol": "icmp", "ports": 1}], "network.allow.0.ports: 1, and protocol icmp has no ports; leave it out"),
     ("network.allow", [{"protocol": "ipencap"}], f"network.allow.0.protocol: 'ipencap': {PROTOCOL}"),
-    ("network.allow", [{"protocol": 256}], "network.allow.0.protocol: 256 is no number of a protocol; 0 to 255"),
+    ("network.allow", [{"protocol": 256}], "network.allow.0.protocol: 256 is not the number of a protocol; give one from 0 to 255"),
     ("network.allow", [{"protocol": True}], f"network.allow.0.protocol: true: {PROTOCOL}; {YAML}"),
     ("network.allow", [{"protocol": 6}], "network.allow.0.ports: missing; give a port from 1 to 65535 or a range of them, such as 6443 or 2379-2380"),
     ("network.allow", [{"cidr": "10.0.0.0/8"}], "network.allow.0.protocol: missing; give a protocol, such as tcp, or rules: kubernetes, openshift, calico"),
@@ -316,6 +316,7 @@ TABLE: list[tuple[str, Any, str]] = [
     # services
     (f"{SERVICE}.port", True, f"{SERVICE}.port: true: {PORT}; {YAML}"),
     (f"{SERVICE}.port", "https", f"{SERVICE}.port: 'https': {PORT}"),
+    (f"{SERVICE}.port", 0, f"{SERVICE}.port: 0 is keepalived's word for every port, and a service here has one; write a service for each port"),
     (f"{SERVICE}.port", 22, f"{SERVICE}.port: 22 is the port of the nodes' ssh (ssh.port); choose another port for one of them"),
     (f"{SERVICE}.protocol", "tcp", f"{SERVICE}.protocol: 'tcp': must be 'TCP' or 'UDP'; did you mean 'TCP'?"),
     (f"{SERVICE}.forwarding_method", "TUNNEL", f"{SERVICE}.forwarding_method: 'TUNNEL': must be 'DR', 'NAT' or 'TUN'; did you mean 'TUN'?"),
@@ -515,7 +516,7 @@ TABLE: list[tuple[str, Any, str]] = [
     ),
     (f"{SERVICE}.port", 65536, f"{SERVICE}.port: 65536: must be a whole number from 1 to 65535"),
     (CHECK, {"connect_timeout": 1}, f"{CHECK}.type: missing; give 'tcp', 'http', 'ssl', 'smtp' or 'misc'"),
-    (CHECK, {"type": "http"}, f"{CHECK}.path: missing; an http or ssl check gets at least one path, such as path: /healthz"),
+    (CHECK, {"type": "http"}, f"{CHECK}.path: missing; an http or ssl check needs at least one path, such as path: /healthz"),
     (
         CHECK,
         {"type": "misc", "script": "../../bin/sh"},
@@ -573,13 +574,13 @@ TABLE: list[tuple[str, Any, str]] = [
     (
         CHECK,
         {"type": "tcp", "delay_loop": 3600},
-        f"{CHECK}: a silent server would be out after 3601.5 s; a roll-out waits for every check and gives up after 600 s; "
+        f"{CHECK}: a silent server would be out after 3602.5 s; a roll-out waits for every check and gives up after 600 s; "
         "lower delay_loop, connect_timeout, retry, delay_before_retry or warmup",
     ),
     (
         "vips.master.answers_within",
         2,
-        "vips.master.answers_within: 2 s is less than a takeover and a check take by these timings (2.236 s); give it more, or 0 to ask nothing",
+        "vips.master.answers_within: 2 s is shorter than a takeover and a health check with these timings (2.736 s); give more, or 0 to ask nothing",
     ),
     (SERVICE, {**BARE, "affinity": "client", "scheduler": "wlc"}, f"{SERVICE}.affinity: client needs scheduler mh or sh; with wlc use persistence_timeout"),
     (
@@ -638,7 +639,7 @@ TABLE: list[tuple[str, Any, str]] = [
         "vips.infra.priorities",
         {"infra1": 101},
         "vips.infra.priorities: infra1 has 101; with witnesses 102 is the least: "
-        "a director that sees too few servers adds -100, and one that is cut off must come to stand below it. "
+        "a director that sees too few servers adds -100, and one that is cut off must then rank below it. "
         "Set higher priorities, or no witnesses (pools.infra.witnesses: [])",
     ),
     (
@@ -950,12 +951,23 @@ def test_an_existing_floating_ip_that_cannot_work_is_refused(article: dict[str, 
     assert told(article) == says
 
 
+def existing_hosts(article: dict[str, Any]) -> dict[str, Any]:
+    """The article with hosts that exist, so that the program creates nothing in OpenStack."""
+    for pool in article["pools"].values():
+        hosts = {name: {"address": address, "host_key": HOST_KEY} for name, address in pool["hosts"].items()}
+        pool.update(existing=True, hosts=hosts)
+    return article
+
+
+def test_a_floating_ip_of_existing_hosts_is_connected_by_the_user(article: dict[str, Any]) -> None:
+    existing_hosts(article)["vips"]["infra"]["floating_ip"] = "203.0.113.9"
+    assert told(article) == ("vips.infra.floating_ip: 203.0.113.9, and this stack creates nothing in OpenStack; connect it in your cloud, and set false here")
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
         ({"network.external": REMOVED}, "network.external: missing; a bastion that the program creates gets a floating IP from it; name the external network"),
-        ({"pools.master": "existing", "pools.infra": "existing"}, "ssh.bastion.image: 'debian-12', and this stack creates nothing in OpenStack; "
-         "name a bastion that exists (host, host_key)"),
         ({"network.management": {"existing": "m", "cidr": "10.2.0.0/24"}, "pools.infra.hosts.infra0": {"address": "192.168.0.5", "ssh_address": "10.2.0.5"}},
          "pools.infra.hosts.infra0.ssh_address: 10.2.0.5, and a bastion that the program creates reaches only the subnet 192.168.0.0/24; "
          "remove ssh_address, or name a bastion that exists"),
@@ -964,16 +976,22 @@ def test_an_existing_floating_ip_that_cannot_work_is_refused(article: dict[str, 
 def test_a_bastion_that_could_not_be_created_or_used_is_refused(article: dict[str, Any], changes: dict[str, Any], says: str) -> None:
     article["ssh"].update(bastion=MADE, allowed_cidrs=["10.0.0.0/8"])
     for path, value in changes.items():
-        hosts = article["pools"][path.rpartition(".")[2]]["hosts"] if value == "existing" else {}
-        there = {"existing": True, "hosts": {name: {"address": address, "host_key": HOST_KEY} for name, address in hosts.items()}}
-        put(article, path, there if value == "existing" else value)
+        put(article, path, value)
     assert told(article) == says
+
+
+def test_a_stack_of_existing_hosts_creates_no_bastion(article: dict[str, Any]) -> None:
+    existing_hosts(article)["ssh"].update(bastion=MADE, allowed_cidrs=["10.0.0.0/8"])
+    assert told(article) == ("ssh.bastion.image: 'debian-12', and this stack creates nothing in OpenStack; name a bastion that exists (host, host_key)")
 
 
 def test_an_ssh_address_outside_the_management_network_is_refused(article: dict[str, Any]) -> None:
     article["network"]["management"] = {"existing": "mgmt", "cidr": "10.20.0.0/24"}
     article["pools"]["infra"]["hosts"]["infra0"] = {"address": "192.168.0.5", "ssh_address": "10.21.0.5"}
-    assert told(article) == "pools.infra.hosts.infra0.ssh_address: 10.21.0.5 is not a host address of network.management.cidr 10.20.0.0/24"
+    assert told(article) == (
+        "pools.infra.hosts.infra0.ssh_address: 10.21.0.5 is not a host address of network.management.cidr 10.20.0.0/24; "
+        "choose one from 10.20.0.1 to 10.20.0.254"
+    )
 
 
 def test_a_router_without_floating_ips_needs_no_clients(article: dict[str, Any]) -> None:

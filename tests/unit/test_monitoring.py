@@ -16,6 +16,8 @@ from lab import debian
 from node.openshift_lvs import metrics, state
 from operations import render
 from tests.unit.conftest import GOLDEN
+from tests.unit.node_functions import description
+from tests.unit.test_node_metrics import director
 from tests.unit.test_operations_verify import healthy
 
 FOLDER = Path(__file__).parents[2] / "monitoring"
@@ -25,6 +27,9 @@ TESTS = yaml.load((FOLDER / "alerts.test.yaml").read_text(), yaml.BaseLoader)["t
 DASHBOARD = json.loads((FOLDER / "dashboard.json").read_text())
 PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "metrics.md").read_text()
 NAMES = [rule["alert"] for rule in RULES]
+TARGETS = [target for panel in DASHBOARD["panels"] for target in panel["targets"]]
+ADDED = {"job", "instance"}
+"""The labels that Prometheus adds to every sample."""
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +45,19 @@ def run(*command: str | Path, stdin: str = "", folder: Path = FOLDER) -> subproc
 def used(text: str) -> set[str]:
     """The metrics of this program that a text names, without their prefix."""
     return set(re.findall(r"\bopenshift_lvs_([a-z_]+)", text))
+
+
+@pytest.fixture
+def labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, set[str]]:
+    """The labels with which a node writes each metric."""
+    monkeypatch.setattr(state, "CURRENT", str(tmp_path))
+    written = re.findall(r"^openshift_lvs_(\w+)(?:\{(.*)\})? ", metrics.text(director(), description()), re.MULTILINE)
+    return {name: set(re.findall(r'(\w+)="', pairs)) for name, pairs in written}
+
+
+def grouped(query: str, word: str) -> set[str]:
+    """The labels in the parentheses behind `by`, `on` or `group_left`."""
+    return {label for found in re.findall(rf"\b{word} \(([^)]*)\)", query) for label in found.split(", ")}
 
 
 # Alerts
@@ -101,9 +119,20 @@ def test_alerts_and_dashboard_use_metrics_that_a_node_writes() -> None:
     assert used(json.dumps(DASHBOARD)) <= set(metrics.METRICS)
 
 
-def test_every_metric_is_on_the_page_with_its_type() -> None:
-    assert dict(re.findall(r"^\| `openshift_lvs_(\w+)` \| (gauge|counter) \|", PAGE, re.MULTILINE)) == {
-        name: kind for name, (kind, _) in metrics.METRICS.items()
+def test_alerts_and_dashboard_use_labels_that_a_node_writes(labels: dict[str, set[str]]) -> None:
+    series = [each["series"] for test in TESTS for each in test["input_series"]]
+    for query in [*(rule["expr"] for rule in RULES), *(target["expr"] for target in TARGETS), *series]:
+        for name, matchers in re.findall(r"\bopenshift_lvs_([a-z_]+)\{([^}]*)\}", query):
+            assert set(re.findall(r'(\w+)(?:=~|!~|!=|=)"', matchers)) <= labels[name] | ADDED, query
+        if names := used(query):
+            written = ADDED.union(*(labels[name] for name in names), re.findall(r'label_replace\(.*?, "(\w+)"', query))
+            assert grouped(query, "by") | grouped(query, "on") | grouped(query, "group_left") <= written, query
+
+
+def test_every_metric_is_on_the_page_with_its_type_and_labels(labels: dict[str, set[str]]) -> None:
+    rows = re.findall(r"^\| `openshift_lvs_(\w+)` \| (gauge|counter) \| ([^|]*) \|", PAGE, re.MULTILINE)
+    assert {name: (kind, set(re.findall(r"`(\w+)`", listed))) for name, kind, listed in rows} == {
+        name: (kind, labels[name]) for name, (kind, _) in metrics.METRICS.items()
     }
 
 
@@ -125,8 +154,25 @@ def test_panels_have_titles_descriptions_and_places_of_their_own() -> None:
         taken |= cells
 
 
+def test_the_dashboard_shows_one_stack_at_a_time() -> None:
+    """Two stacks may have VIPs and servers of the same name: sums without `job` would mix them."""
+    (job,) = (each for each in DASHBOARD["templating"]["list"] if each["name"] == "job")
+    assert not job["multi"] and not job["includeAll"]
+
+
+def test_every_name_in_a_legend_is_a_label_of_its_query(labels: dict[str, set[str]]) -> None:
+    for target in TARGETS:
+        query = target["expr"]
+        if re.match(r"\w+ by ", query):
+            there = grouped(query.partition(")")[0] + ")", "by")
+        else:
+            first = re.findall(r"openshift_lvs_([a-z_]+)", query)[0]
+            there = labels[first] | grouped(query, "group_left")
+        assert set(re.findall(r"\{\{(\w+)\}\}", target.get("legendFormat", ""))) <= there, query
+
+
 def test_promtool_parses_every_query_of_the_dashboard(promtool: Path, tmp_path: Path) -> None:
-    queries = [target["expr"].replace("$job", "dev") for panel in DASHBOARD["panels"] for target in panel["targets"]]
+    queries = [target["expr"].replace("$job", "dev") for target in TARGETS]
     rules = [{"record": f"query:number_{number}", "expr": query} for number, query in enumerate(queries)]
     (tmp_path / "queries.yaml").write_text(yaml.safe_dump({"groups": [{"name": "dashboard", "rules": rules}]}))
     checked = run(promtool, "check", "rules", "queries.yaml", folder=tmp_path)

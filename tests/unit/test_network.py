@@ -306,6 +306,26 @@ def test_floating_ips_on_an_existing_network_need_no_router_of_the_programs(depl
 
 
 @pytest.mark.parametrize(
+    ("existing", "port_security", "message"),
+    [
+        ("open-net", True, "network.port_security: true, and 'open-net' has no port security; set it to what the network has"),
+        ("corp", False, "network.port_security: false, and 'corp' has port security; set it to what the network has"),
+    ],
+)
+def test_an_existing_network_has_the_port_security_that_the_stack_says_or_is_refused_before_anything_is_made(
+    deploy: Deploy, article: dict[str, Any], existing: str, port_security: bool, message: str
+) -> None:
+    article["network"].update(existing=existing, port_security=port_security)
+    done = Deployment()
+    with pytest.raises(ConfigurationError) as refusal:
+        make(deploy, copy.deepcopy(article), into=done)
+    assert str(refusal.value) == message
+    assert not [resource for resource in done.resources if resource.type.startswith("openstack:")]
+    article["network"]["port_security"] = not port_security
+    assert make(deploy, article).of("Port")["vip-master"].inputs.get("portSecurityEnabled", True) is not port_security
+
+
+@pytest.mark.parametrize(
     ("change", "absent", "message"),
     [
         ({}, "public", "network.external: 'public': no such network that this project can see; `openstack network list` shows"),
@@ -322,6 +342,17 @@ def test_a_name_that_the_cloud_has_not_is_refused_before_anything_is_made(
     with pytest.raises(ConfigurationError, match="^" + message.replace(".", r"\.")):
         make(deploy, article, frozenset({absent}), done)
     assert done.looked_up and not [resource for resource in done.resources if resource.type.startswith("openstack:")]
+
+
+def test_a_name_that_two_things_of_the_cloud_have_is_refused(deploy: Deploy, article: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    def ambiguous(**_: Any) -> None:
+        raise Exception("Your query returned more than one result. Please try a more specific search criteria")
+
+    monkeypatch.setattr("pulumi_openstack.networking.get_network", ambiguous)
+    with pytest.raises(
+        ConfigurationError, match=r"^network\.external: 'public': more than one network has this name; `openstack network list` shows .*unique$"
+    ):
+        make(deploy, article)
 
 
 def test_the_subnet_gives_away_no_address_that_the_configuration_names(deploy: Deploy, article: dict[str, Any]) -> None:

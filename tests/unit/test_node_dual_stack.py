@@ -37,6 +37,14 @@ raw.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, socket.if_nametoin
 raw.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, 255)
 raw.sendto(bytes([0x31, vrid, 100, 1, 0, 30, 0, 0]) + bytes(16), (target, 0))
 """
+STRAY = f"""
+import socket, struct
+raw = socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_TCP)
+raw.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_CHECKSUM, 16)
+raw.bind(("{CLIENT}", 0))
+raw.sendto(struct.pack("!HHIIBBHHH", 40001, 6443, 1000, 1000, 5 << 4, 0x10, 512, 0, 0), ("{VIP}", 0))
+"""
+"""A packet in the middle of a connection."""
 ASK = """
 import socket
 asked = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
@@ -222,8 +230,29 @@ def test_connections_of_ipv6_are_kept_while_the_table_is_put_back(director: Node
         "    import subprocess\n    for name in ('accepting', 'kept'):\n"
         "        print(subprocess.run(['nft', 'list', 'set', 'ip6', 'openshift_lvs', name], capture_output=True, text=True).stdout)\n"
     )
-    assert f"{VIP} . 6443" in shown and f"{CLIENT} . 40000 . {VIP} . 6443" in shown
+    kept = f"{CLIENT} . 40000 . {VIP} . 6443"
+    assert f"{VIP} . 6443" in shown and kept in shown
     assert "elements" not in director.sh("nft list set ip6 openshift_lvs accepting")
+    director.sh("nft add element ip openshift_lvs kept '{ 192.168.0.9 . 40000 . 192.168.0.250 . 6443 timeout 9m }'")
+    director.succeeds("rules")
+    assert f"{kept} expires 14m5" in director.sh("nft list set ip6 openshift_lvs kept"), "rules that are loaded anew keep them"
+    assert "192.168.0.250 . 6443 timeout 9m expires 8m5" in director.sh("nft list set ip openshift_lvs kept")
+    assert director.facts.rules == ""
+
+
+def test_while_servers_come_back_no_packet_of_a_connection_over_ipv6_is_balanced(director: Node) -> None:
+    director.sh(f"ip -6 address add {VIP}/128 dev eth0 nodad")
+    outside(director, "ip -6 neighbour flush dev wire")
+    director.write("/stub/stray", STRAY)
+    director.sh('nft add chain ip6 openshift_lvs seen "{ type filter hook input priority 95; }"; nft add rule ip6 openshift_lvs seen meta mark != 0 counter')
+    director.python(
+        "import os\nwith unbalanced.kept_connections(here, {service.mark for service in here.services}):\n"
+        "    os.system('nsenter --net=/proc/$(cat /stub/client)/ns/net python3 /stub/stray; nft list set ip6 openshift_lvs held >/stub/held')\n"
+    )
+    assert f"{CLIENT} . 40001 . {VIP} . 6443" in director.read("/stub/held")
+    assert "packets 0 " in director.sh("nft list chain ip6 openshift_lvs seen")
+    outside(director, "python3 /stub/stray")
+    assert "packets 1 " in director.sh("nft list chain ip6 openshift_lvs seen"), "with the table complete it is balanced again"
 
 
 def test_the_own_address_of_ipv6_on_another_interface_is_named(director: Node) -> None:

@@ -88,6 +88,14 @@ def test_a_module_that_is_there_without_modprobe_is_enough(system: System, tmp_p
         host.load_modules(str(tmp_path))
 
 
+def test_rules_of_a_release_that_keeps_no_connections_are_loaded_all_the_same(system: System, tmp_path: Path) -> None:
+    (tmp_path / "lvs.nft").touch()
+    shown = "elements = { 192.168.0.9 . 4001 . 192.168.0.250 . 8443 expires 14m58s990ms }"
+    system.answers |= {"nft list set ip openshift_lvs kept": (0, shown, ""), "nft --file -": (1, "", "No such file or directory")}
+    host.load_rules(str(tmp_path))
+    assert system.asked == ["nft --file -", f"nft --file {tmp_path}/lvs.nft"]
+
+
 def test_rules_of_a_former_director_are_removed(system: System, tmp_path: Path) -> None:
     host.load_rules(str(tmp_path))
     assert system.asked.pop() == "nft delete table ip openshift_lvs"

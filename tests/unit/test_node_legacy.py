@@ -19,13 +19,17 @@ from tests.unit.node_functions import System
 
 FIXTURES = Path(__file__).parent / "legacy"
 HOSTS = ("master0", "master1", "master2", "infra0")
+TIMEOUT_S = 0.7
+"""That release's default of connect_timeout, which is in its files for the article."""
 
 
 @pytest.fixture
-def clusters(cluster: Cluster) -> dict[str, Cluster]:
+def clusters(article: dict[str, Any]) -> dict[str, Cluster]:
     """The cluster of each host."""
     stack = Cluster.parse(yaml.safe_load((FIXTURES / "stack.yaml").read_text()))
-    return {**dict.fromkeys(HOSTS, stack), "infra0": cluster}
+    for service in article["vips"]["infra"]["services"]:
+        service["health_check"]["connect_timeout"] = TIMEOUT_S
+    return {**dict.fromkeys(HOSTS, stack), "infra0": Cluster.parse(article)}
 
 
 def adopted(tmp_path: Path, host: str) -> Description:

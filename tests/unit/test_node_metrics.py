@@ -280,3 +280,12 @@ def test_every_unit_of_the_program_names_a_command_of_it() -> None:
     text = (keepalived.PROGRAM / "systemd" / "openshift-lvs-metrics.service").read_text()
     assert "ExecStart=/etc/keepalived/current/program/openshift-lvs metrics\n" in text
     assert (keepalived.PROGRAM / "openshift_lvs" / "metrics.py").is_file(), "what the unit's condition looks for"
+
+
+def test_the_timer_runs_the_service_every_15_seconds_as_the_documents_say() -> None:
+    timer = (keepalived.PROGRAM / "systemd" / metrics.TIMER).read_text()
+    assert "[Timer]\nOnCalendar=*-*-* *:*:00/15\n" in timer
+    # Without `Unit=` a timer starts the service of its own name (systemd.timer(5)).
+    assert "Unit=" not in timer and (keepalived.PROGRAM / "systemd" / metrics.TIMER.replace(".timer", ".service")).is_file()
+    for page in ("reference/metrics.md", "reference/configuration.md", "how-to/metrics-and-alerts.md"):
+        assert "every 15 seconds" in (keepalived.ROOT / "docs" / page).read_text()

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from components import keepalived
 from node.openshift_lvs import observe, probes, state
 from node.openshift_lvs.errors import TimedOut
 from node.openshift_lvs.facts import Facts
@@ -130,6 +133,12 @@ def test_the_facts_of_a_director_have_everything(system: System) -> None:
     assert (facts.keepalived, facts.views, facts.drains, facts.held) == ("active", {"master": -50}, {"master": 0}, frozenset({"192.168.0.250"}))
     assert set(facts.table[MARK].servers) == set(ADDRESSES)
     assert set(facts.files) == {"host.json", "keepalived.conf"}, "neither secrets nor what the node wrote"
+
+
+def test_the_facts_are_gathered_without_the_imports_of_sockets() -> None:
+    """They take long on a slow processor. Test packets need them, and are sent only where another program has rules in prerouting."""
+    script = "import sys; sys.path.insert(0, sys.argv[1]); from openshift_lvs import observe; print('socket' in sys.modules)"
+    assert subprocess.run([sys.executable, "-IS", "-c", script, keepalived.PROGRAM], check=True, capture_output=True, text=True).stdout == "False\n"
 
 
 # The report

@@ -18,6 +18,7 @@ from components.configuration import Cluster
 from components.keepalived import File, bundle, render, version
 from components.load_balancer import _install
 from lab.phases import wait_for
+from node.openshift_lvs import firewall, remove
 from tests.unit.node_root import LIB, OPENSHIFT_LVS, PASSWORD, PROGRAM, Node, node
 
 MARK = str(51 << 20 | 8443)
@@ -1583,6 +1584,21 @@ def test_removing_undoes_everything_but_the_packages(serving: Node) -> None:
     assert left.split() == ["/etc/keepalived/keepalived.conf.sample"]
 
 
+def test_removing_deletes_every_nftables_table_of_the_program_and_the_copy_that_a_killed_test_left(serving: Node) -> None:
+    """A command that is killed leaves the table that it made for itself, and `validate` a copy of a version, which may have a password."""
+    serving.sh("mkdir /etc/keepalived/validate.killed; touch /etc/keepalived/validate.killed/auth-master.conf; nft add table ip other")
+    serving.python("from openshift_lvs import programs, remove\nfor each in remove.TABLES: programs.run('nft', 'add', 'table', *each)")
+    serving.succeeds("remove")
+    assert serving.sh("nft list tables") == "table ip other\n"
+    assert serving.run("ls", "/etc/keepalived/validate.killed").returncode != 0
+
+
+def test_the_tables_that_are_removed_and_not_taken_for_other_programs_are_all_that_the_program_names() -> None:
+    texts = [path.read_text() for path in (keepalived.PROGRAM / "openshift_lvs").glob("*.py")]
+    assert {name for text in texts for name in re.findall(r'^\w*TABLE = "(\w+)"', text, re.MULTILINE)} == {name for _, name in remove.TABLES}
+    assert {name for family, name in remove.TABLES if family == "ip"} == set(firewall._OURS)
+
+
 def test_removing_ends_connection_sync(serving: Node) -> None:
     assert serving.read("/stub/daemons")
     serving.succeeds("remove")
@@ -1594,6 +1610,15 @@ def test_removing_takes_the_address_away_that_a_dead_keepalived_left(serving: No
     serving.sh("rm /stub/active-keepalived.service")
     serving.succeeds("remove")
     assert serving.addresses_on("eth0") == {"192.168.0.2/24"}
+
+
+def test_removing_from_a_host_whose_first_version_did_not_become_healthy_leaves_no_rules(fresh: Node) -> None:
+    version = fresh.deliver(render(cluster(), "master0"))
+    fresh.sh("touch /stub/refuses-start")
+    assert fresh.verb("activate", version).returncode == 1
+    assert (fresh.in_force, fresh.sh("nft list tables")) == (None, "table ip openshift_lvs\n")
+    fresh.succeeds("remove")
+    assert fresh.sh("nft list tables") == ""
 
 
 def test_removing_from_a_host_on_which_nothing_was_activated_works_too(fresh: Node) -> None:

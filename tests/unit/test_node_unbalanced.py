@@ -71,7 +71,7 @@ PREPARE = f"""
     ip link set wire netns "$(cat /stub/client)"
     client() {{ nsenter --net="/proc/$(cat /stub/client)/ns/net" sh -euc "$1"; }}
     client "ip link set lo up; ip link set wire up; ip address add {CLIENT}/24 dev wire; ip route add {VIP} via 192.168.0.2"
-    python3 /stub/serve >/stub/serve.log 2>&1 </dev/null &
+    python3 /stub/serve >/stub/serve.log 2>&1 </dev/null & echo $! >/stub/serve.pid
 """
 
 
@@ -132,14 +132,8 @@ def test_a_packet_that_enters_with_an_own_address_as_its_source_is_dropped(direc
 
 
 def test_what_the_own_server_accepted_stays_with_it_and_is_no_longer_balanced(director: Node) -> None:
-    director.sh('nft add chain ip openshift_lvs seen "{ type filter hook input priority 95; }"')
-    director.sh("nft add rule ip openshift_lvs seen tcp dport 8443 meta mark != 0 counter")
-    begin = (
-        f"import subprocess\ndef talk(): print(subprocess.run(['sh', '-euc', {client('talk')!r}], capture_output=True, text=True, check=True).stdout)\n"
-        "marks = {service.mark for vip in here.vips for service in vip.services}\n"
-    )
-    inside = begin + "with unbalanced.kept_connections(here, marks): talk()\n"
-    assert director.python(inside).split() == ["one", "two"]
+    count_balanced(director)
+    assert while_put_back(director, client("talk")).split() == ["one", "two"]
     kept = f"{CLIENT} . 4001 . {VIP} . 8443"
     assert kept in director.sh("nft list set ip openshift_lvs kept")
     assert "elements" not in director.sh("nft list set ip openshift_lvs accepting"), "later connections are balanced again"
@@ -149,6 +143,47 @@ def test_what_the_own_server_accepted_stays_with_it_and_is_no_longer_balanced(di
     director.sh(client("talk"))
     assert kept not in director.sh("nft list set ip openshift_lvs kept")
     assert counted(director) > 2
+
+
+def test_what_the_own_server_accepted_stays_with_it_when_rules_are_loaded_anew(director: Node) -> None:
+    while_put_back(director, client("talk"))
+    director.sh("nft add rule ip openshift_lvs input counter")
+    director.succeeds("rules")
+    shown = director.sh("nft list set ip openshift_lvs kept")
+    assert f"{CLIENT} . 4001 . {VIP} . 8443 expires 14m5" in shown, "for as long as it would have been"
+    assert "counter" not in director.sh("nft list chain ip openshift_lvs input"), "the rules are the version's"
+    assert director.facts.rules == ""
+
+
+def test_while_servers_come_back_one_after_the_other_no_packet_of_a_connection_is_balanced(director: Node) -> None:
+    """`ipvsadm` adds the servers one by one. IPVS would give a connection of the last one to the first one, which resets it."""
+    count_balanced(director)
+    assert while_put_back(director, client("stray 4103")).strip() == "silence"
+    assert counted(director) == 0
+    director.sh(client("stray 4103"))
+    assert counted(director) == 1, "with the table complete it is balanced again"
+    # The own server has ended: what no socket takes would be reset by the kernel.
+    director.sh('kill "$(cat /stub/serve.pid)"')
+    assert while_put_back(director, client("stray 4104")).strip() == "silence"
+    assert director.sh(client("stray 4104")).strip() == "reset"
+
+
+def test_a_process_that_is_killed_while_it_puts_servers_back_leaves_a_node_that_balances_again(director: Node) -> None:
+    assert f"{VIP} . 8443 expires" in while_put_back(director, "nft list set ip openshift_lvs accepting")
+
+
+def while_put_back(director: Node, command: str) -> str:
+    """What a command prints while virtual servers are put back."""
+    return director.python(
+        "import subprocess\nmarks = {service.mark for vip in here.vips for service in vip.services}\nwith unbalanced.kept_connections(here, marks):\n"
+        f"    print(subprocess.run(['sh', '-euc', {command!r}], capture_output=True, text=True, check=True).stdout)\n"
+    )
+
+
+def count_balanced(director: Node) -> None:
+    """Count the packets of the service that IPVS would get."""
+    director.sh('nft add chain ip openshift_lvs seen "{ type filter hook input priority 95; }"')
+    director.sh("nft add rule ip openshift_lvs seen tcp dport 8443 meta mark != 0 counter")
 
 
 def counted(director: Node) -> int:

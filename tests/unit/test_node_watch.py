@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import sys
 from collections.abc import Iterator
 from ipaddress import ip_address
@@ -244,10 +245,89 @@ def test_an_emptied_table_is_restored_at_the_second_look_with_the_belief_and_the
 
 
 def test_a_table_that_becomes_shorter_is_noticed_once(running: Running) -> None:
-    assert [running.watch.lost_services() for _ in range(2)] == [False, False]
+    assert [running.watch.became_shorter() for _ in range(2)] == [False, False]
     running.system.table.clear()
     running.show()
-    assert [running.watch.lost_services() for _ in range(2)] == [True, False]
+    assert [running.watch.became_shorter() for _ in range(2)] == [True, False]
+
+
+def test_a_table_that_is_emptied_again_right_after_its_repair_is_noticed(running: Running) -> None:
+    running.look()
+    running.system.table.clear()
+    running.show()
+    running.watch.became_shorter()
+    running.look()
+    running.system.table.clear()
+    running.show()
+    assert running.watch.became_shorter()
+
+
+def test_a_second_in_which_nothing_happens_reads_the_length_of_the_table_four_times_and_the_table_once(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    begin = running.system.now
+
+    class Ended(Exception):
+        pass
+
+    class Poll:
+        def register(self, *_: object) -> None:
+            pass
+
+        def poll(self, milliseconds: float) -> list[tuple[int, int]]:
+            # The kernel's timer has whole milliseconds, and ends no wait too early.
+            running.system.now += (int(milliseconds) + 1) / 1000
+            if running.system.now > begin + 3.1:
+                raise Ended
+            return []
+
+    def text(_: object) -> str:
+        read.append("whole")
+        return running.system.proc
+
+    def first_part(_: object) -> bytes:
+        read.append("length")
+        return b""
+
+    monkeypatch.setattr(select, "poll", Poll)
+    monkeypatch.setattr(ipvs.ProcTable, "text", text)
+    monkeypatch.setattr(ipvs.ProcTable, "first_part", first_part)
+    with pytest.raises(Ended):
+        watch.watch()
+    # The first look also compares own calls.
+    assert read[-10:] == [*["length"] * 4, "whole"] * 2
+
+
+def test_the_kernels_table_is_shown_anew_though_its_file_stays_open() -> None:
+    import socket
+
+    table = ipvs.ProcTable("/proc/net/udp")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as made:
+        made.bind(("127.0.0.1", 0))
+        port = f"0100007F:{made.getsockname()[1]:04X}"
+        assert port in table.text() and port.encode() in table.first_part()
+    assert port not in table.text() and port.encode() not in table.first_part()
+
+
+def test_a_table_of_several_pages_is_read_whole_and_from_its_start(tmp_path: Path) -> None:
+    shown = "".join(f"FWM  {mark:08X} mh \n" for mark in range(1000))
+    (tmp_path / "ip_vs").write_text(shown)
+    table = ipvs.ProcTable(str(tmp_path / "ip_vs"))
+    assert table.text() == table.text() == shown
+    assert shown.encode().startswith(table.first_part()) and len(table.first_part()) == 4096
+
+
+def test_a_kernel_that_loads_ipvs_later_or_anew_shows_its_table(tmp_path: Path) -> None:
+    table = ipvs.ProcTable(str(tmp_path / "ip_vs"))
+    assert (table.first_part(), table.text()) == (b"", "")
+    (tmp_path / "ip_vs").write_text("before\n")
+    assert table.text() == "before\n"
+    # As after rmmod and modprobe: the open file can be read no more, and another one is there.
+    with (tmp_path / "unreadable").open("w") as unreadable:
+        os.dup2(unreadable.fileno(), table._file)
+    (tmp_path / "ip_vs").write_text("after\n")
+    assert table.text() == "after\n"
 
 
 def test_a_server_that_dies_between_the_flush_and_the_repair_is_restored_as_dead(running: Running) -> None:
@@ -381,7 +461,7 @@ def test_rules_that_another_program_removed_are_loaded_again_and_name_it(running
     monkeypatch.setattr(host, "rules_that_differ", lambda: differ.pop() if differ else "")
     Path(state.CURRENT, host.RULES).touch()
     state.write(state.OWN_CALLS, own_calls.rules(served(), {}))
-    running.system.answers["nft list table ip openshift_lvs_own"] = (1, "", "No such file")
+    running.system.answers |= {f"nft list {each}": (1, "", "No such file") for each in ("table ip openshift_lvs_own", "set ip openshift_lvs kept")}
     running.watch.rules_due, running.watch.rules_by = True, "nft (process 7, started by firewalld)"
     differ.append("table ip openshift_lvs is missing")
     assert running.look() == [f"nft --file {state.CURRENT}/{host.RULES}", "nft --file -"]
@@ -543,6 +623,43 @@ def test_a_director_that_fails_open_keeps_its_poor_view(running: Running) -> Non
     running.hear(up(*ADDRESSES))
     vrrp.recount(served())
     assert state.read(f"{state.QUORUM}/master/master-8443") == "0"
+
+
+@pytest.fixture
+def recorded(running: Running) -> Path:
+    """The record of the service's quorum, as keepalived's reports leave it."""
+    record = Path(state.QUORUM, "master", "master-8443")
+    record.parent.mkdir()
+    record.write_text("0\n")
+    running.look(4)
+    return record
+
+
+def test_reports_of_a_quorum_that_were_recorded_in_the_wrong_order_are_corrected_after_three_seconds(running: Running, recorded: Path) -> None:
+    running.hear(down(*ADDRESSES) + f"VS FWM {MARK} DOWN\n")
+    running.hear(up(*ADDRESSES) + f"VS FWM {MARK} UP\n")
+    recorded.write_text("-100\n")
+    running.look(2)
+    assert recorded.read_text() == "-100\n", "a report may take that long"
+    running.look(2)
+    assert recorded.read_text() == "0\n"
+    assert state.read(state.view_file("master")) == "0"
+    assert [each.what for each in repairs.read(running.system.now)] == ["view"]
+
+
+def test_a_lost_quorum_that_nobody_recorded_is_recorded(running: Running, recorded: Path) -> None:
+    running.system.fails(*ADDRESSES)
+    running.hear(down(*ADDRESSES) + f"VS FWM {MARK} DOWN\n")
+    running.look(5)
+    assert recorded.read_text() == "-100\n"
+    assert state.read(state.view_file("master")) == "-100"
+
+
+def test_a_quorum_of_which_keepalived_said_nothing_stays_as_recorded(running: Running, recorded: Path) -> None:
+    running.system.fails(*ADDRESSES)
+    running.hear(down(*ADDRESSES))
+    running.look(5)
+    assert recorded.read_text() == "0\n"
 
 
 def test_own_calls_follow_a_verdict_at_once_and_end_at_the_own_server_while_the_service_fails_open(running: Running) -> None:

@@ -82,6 +82,11 @@ def test_help_tells_the_exit_status(verb: list[str], capsys: pytest.CaptureFixtu
         (NodesError("ssh: not on this machine"), 3, "ssh: not on this machine"),
         (subprocess.TimeoutExpired(["git", "archive"], 120), 3, "render: Command '['git', 'archive']' timed out after 120 seconds"),
         (KeyboardInterrupt(), 130, "render: interrupted"),
+        (
+            UnicodeEncodeError("ascii", "é", 0, 1, "ordinal not in range(128)"),
+            2,
+            "render: 'ascii' codec can't encode character '\\xe9' in position 0: ordinal not in range(128); set a locale with UTF-8, such as LC_ALL=C.UTF-8",
+        ),
     ],
     ids=lambda given: type(given).__name__ if isinstance(given, BaseException) else None,
 )
@@ -94,6 +99,22 @@ def test_an_error_ends_in_one_line_and_an_exit_status(
     monkeypatch.setattr(render, "files", fails)
     assert operations.main(RENDER) == status
     assert capsys.readouterr() == ("", f"{said}\n")
+
+
+def test_an_interrupt_while_the_command_starts_prints_no_traceback() -> None:
+    script = """
+import runpy, sys
+
+class Interrupted:
+    def find_spec(self, name, path=None, target=None):
+        if name == "components.configuration":
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Interrupted())
+runpy.run_module("operations", run_name="__main__")
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=PROJECT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
 def test_an_interrupted_drain_says_what_to_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -115,6 +136,7 @@ def test_an_interrupted_drain_says_what_to_run(monkeypatch: pytest.MonkeyPatch, 
         ([*RENDER, "--output", __file__], f"argument --output: {__file__!r} is a file; name a folder"),
         (["diff", "--base", "HEAD", "--output", __file__], f"argument --output: {__file__!r} is a file; name a folder"),
         (["status", "--stack", "x", "--identity", "/nowhere"], "argument --identity: '/nowhere' is not a file"),
+        (["render", "--stack", "x", "--root", "/nowhere"], "argument --root: '/nowhere' is not a folder; name the project's folder"),
     ],
 )
 def test_a_wrong_option_is_a_usage_error(capsys: pytest.CaptureFixture[str], arguments: list[str], said: str) -> None:
@@ -124,15 +146,46 @@ def test_a_wrong_option_is_a_usage_error(capsys: pytest.CaptureFixture[str], arg
     assert capsys.readouterr().err.endswith(f"error: {said}\n")
 
 
-def test_a_reader_that_has_enough_ends_the_command_without_a_word() -> None:
-    """The pipe is closed before the command writes: it is larger than the buffer, so that the command notices."""
+def buffered(arguments: list[str], stdout: int) -> subprocess.CompletedProcess[str]:
+    """The command with that output, which Python buffers: with PYTHONUNBUFFERED, as some CI systems set it, every write fails at once."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    return subprocess.run(
+        [sys.executable, "-m", "operations", *arguments], cwd=PROJECT, env=environment, stdout=stdout, stderr=subprocess.PIPE, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status"),
+    [
+        (RENDER, 141),
+        # Shorter than the buffer: it is written at the end.
+        ([*RENDER, "--host", "infra0"], 141),
+        (["import", str(Path(__file__).parent / "keepalived_confs" / "web-farm-nat.conf")], 141),
+        (["--help"], 0),
+    ],
+)
+def test_a_reader_that_has_enough_ends_the_command_without_an_error(arguments: list[str], status: int) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     try:
-        done = subprocess.run([sys.executable, "-m", "operations", *RENDER], cwd=PROJECT, stdout=writing, stderr=subprocess.PIPE, text=True)
+        done = buffered(arguments, writing)
     finally:
         os.close(writing)
-    assert (done.returncode, done.stderr) == (141, "")
+    assert done.returncode == status and "Broken" not in done.stderr and "Traceback" not in done.stderr
+
+
+def test_output_that_cannot_be_written_is_an_error_in_one_line() -> None:
+    full = os.open("/dev/full", os.O_WRONLY)
+    try:
+        done = buffered([*RENDER, "--host", "infra0"], full)
+    finally:
+        os.close(full)
+    assert (done.returncode, done.stderr) == (2, "render: No space left on device\n")
+
+
+def test_a_comparison_outside_of_a_repository_names_the_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert operations.main(["diff", "--base", "HEAD", "--root", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == f"--root: {tmp_path} is not in a git repository; name the project's folder in a clone of its repository\n"
 
 
 class Waits:

@@ -131,15 +131,15 @@ def test_the_weight_goes_once_the_new_holder_has_met_every_connection(pool: Pool
     assert not [line for line in said if "silent" in line]
     pool.lines["master1"] = ""
     verb.back()
-    with pytest.raises(Refused, match="master0: 1 silent connections that its VIPs' new holder does not know; they end with the node"):
+    with pytest.raises(Refused, match="master0: 1 silent connections that its VIPs' new holder does not know; they end when the host stops"):
         verb.out(60, server_only=False)
-    assert "master0: 1 connections were silent since the VIPs moved; each lives on only if it ends before it speaks" in said
+    assert "master0: 1 connections sent nothing since the VIPs moved, so the new holder does not know them; they break if they send again" in said
 
 
 def test_connections_that_do_not_end_are_counted_by_service_and_the_drain_stays(pool: Pool, cluster: Cluster) -> None:
     pool.connections["master1"] = 3
     verb, _ = draining(pool, cluster, "master1")
-    with pytest.raises(Refused, match=r"master1: after 60 s: 3 connections left on master:8443/TCP; it stays drained, and drain again waits again"):
+    with pytest.raises(Refused, match=r"master1: after 60 s: 3 connections left on master:8443/TCP; it stays drained: run drain again to wait longer"):
         verb.out(60, server_only=False)
     assert pool.drained["master0"] == {MASTER1}
 
@@ -172,7 +172,7 @@ def test_a_drained_node_may_be_drained_again_to_wait_again_when_it_is_alone_by_n
 def test_a_director_that_is_not_reached_is_named_after_the_others_are_told(pool: Pool, cluster: Cluster) -> None:
     pool.dead = {"master2"}
     verb, _ = draining(pool, cluster, "master1")
-    with pytest.raises(Refused, match="master2 was not told: not reachable at master2; when that is mended: drain master1 again"):
+    with pytest.raises(Refused, match="master2 was not told: not reachable at master2; when that is repaired, run drain master1 again"):
         verb.out(60, server_only=False)
     assert MASTER1 in pool.drained["master0"]
 
@@ -207,7 +207,7 @@ def test_a_server_that_is_no_director_is_told_of_a_drain_too_and_is_named_when_i
     draining(pool, cluster, "master2")[0].back()
     assert not any(pool.drained.values())
     pool.dead.add("master2")
-    with pytest.raises(Refused, match="master2 was not told: not reachable at master2; when that is mended: drain master1 again"):
+    with pytest.raises(Refused, match="master2 was not told: not reachable at master2; when that is repaired, run drain master1 again"):
         draining(pool, cluster, "master1")[0].out(60, server_only=False)
 
 
@@ -253,7 +253,9 @@ def test_the_last_of_two_expected_servers_is_not_drained(article: dict[str, Any]
     pool = Judging(cluster, "master2", "master3", "master4")
     draining(pool, cluster, "master1")[0].out(60, server_only=False)
     pool.asked.clear()
-    with pytest.raises(Refused, match="master0 is the last live server of master:8443/TCP; undrain or mend another first, or move the service to another host"):
+    with pytest.raises(
+        Refused, match="master0 is the last live server of master:8443/TCP; undrain or repair another first, or move the service to another host"
+    ):
         draining(pool, cluster, "master0")[0].out(60, server_only=False)
     assert pool.asked == []
 

@@ -101,3 +101,11 @@ def test_a_host_that_cannot_be_reached_is_named(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 255, "", "Host key verification failed."))
     with pytest.raises(imported.ImportFault, match=r"^lb1: Host key verification failed\.; give a file, or a host that `ssh lb1` reaches without a question$"):
         imported.import_("lb1")
+
+
+@pytest.mark.parametrize("text", [b"", b"\xff\n", b"root:x:0:0:root:/root:/bin/bash\n", b"global_defs {\n  router_id a\n}\n"])
+def test_a_file_without_a_vip_is_refused(tmp_path: Path, text: bytes, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "keepalived.conf"
+    path.write_bytes(text)
+    assert main(["import", str(path)]) == 2
+    assert capsys.readouterr() == ("", f"{path}: has no vrrp_instance and no virtual_server; name a keepalived.conf that has one\n")

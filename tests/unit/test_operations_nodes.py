@@ -105,6 +105,7 @@ def test_root_needs_no_sudo_and_an_identity_is_the_only_key_offered(article: dic
         ("echo 'usage: openshift-lvs status ' >&2; exit 2", OLDER),
         ("echo 'python3: no memory' >&2; exit 2", "python3: no memory"),
         ("echo 'waited 10 s' >&2; exit 1", "waited 10 s"),
+        ("printf 'mot de passe exig\\351' >&2; exit 1", "mot de passe exig\ufffd"),
         ("exit 3", "status: exit status 3"),
     ],
 )
@@ -146,7 +147,7 @@ def test_keys_of_made_servers_come_from_the_stacks_outputs_and_existing_hosts_ne
     ("pulumi", "words"),
     [
         ("echo 'error: no stack named dev found' >&2; exit 1", "pulumi stack output: error: no stack named dev found"),
-        ("echo '{}'", "master0, master1, master2, infra0, infra1: not in the outputs of stack 'dev', so not made yet: pulumi up --stack dev"),
+        ("echo '{}'", "master0, master1, master2, infra0, infra1: not in the outputs of stack 'dev', so not created yet; run pulumi up --stack dev"),
         (None, "pulumi: not on this machine"),
     ],
 )

@@ -14,7 +14,11 @@ from urllib.parse import parse_qsl, urlsplit
 import pytest
 import yaml
 
+from components.configuration import Cluster
 from operations import __main__ as operations
+from operations.preflight import network_needs
+from tests.unit.recording import Deploy, Deployment
+from tests.unit.test_program import run
 
 FIRST: dict[str, list[dict[str, Any]]] = {
     "network/v2.0/extensions": [
@@ -23,8 +27,9 @@ FIRST: dict[str, list[dict[str, Any]]] = {
     "network/v2.0/networks": [
         {"id": "n1", "name": "public", "router:external": True, "port_security_enabled": True},
         {"id": "n2", "name": "corp", "router:external": False, "port_security_enabled": True},
+        {"id": "n3", "name": "mgmt", "router:external": False, "port_security_enabled": True},
     ],
-    "network/v2.0/subnets": [{"id": "s2", "network_id": "n2", "cidr": "192.168.0.0/24"}],
+    "network/v2.0/subnets": [{"id": "s2", "network_id": "n2", "cidr": "192.168.0.0/24"}, {"id": "s3", "network_id": "n3", "cidr": "10.20.0.0/24"}],
     "network/v2.0/ports": [
         {
             "id": "p0",
@@ -54,6 +59,7 @@ LIMITS = {
     "maxTotalInstances": 10, "totalInstancesUsed": 0, "maxTotalCores": 20, "totalCoresUsed": 0, "maxTotalRAMSize": 51200, "totalRAMUsed": 0,
     "maxServerGroups": 10, "totalServerGroupsUsed": 0,
 }  # fmt: skip
+VOLUME_LIMITS = {"maxTotalVolumes": 10, "totalVolumesUsed": 0, "maxTotalVolumeGigabytes": 1000, "totalGigabytesUsed": 0}
 QUOTA = {
     name: {"limit": limit, "used": 0, "reserved": 0}
     for name, limit in {"port": 50, "floatingip": 10, "network": 10, "subnet": 10, "router": 10, "security_group": 10, "security_group_rule": -1}.items()
@@ -65,7 +71,8 @@ class FakeCloud:
 
     def __init__(self) -> None:
         self.has: dict[str, list[dict[str, Any]]] = copy.deepcopy(FIRST)
-        self.limits, self.quota = dict(LIMITS), copy.deepcopy(QUOTA)
+        self.limits, self.volume_limits, self.quota = dict(LIMITS), dict(VOLUME_LIMITS), copy.deepcopy(QUOTA)
+        self.services = {"compute": "compute/v2.1", "network": "network", "image": "image", "volumev3": "volume/v3", "identity": "v3"}
         self.asked: list[str] = []
         fake = self
 
@@ -96,10 +103,9 @@ class FakeCloud:
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
     def token(self) -> Any:
-        kinds = {"compute": "compute/v2.1", "network": "network", "image": "image", "volumev3": "volume/v3", "identity": "v3"}
         catalog = [
             {"type": kind, "name": kind, "endpoints": [{"interface": "public", "region": "r", "region_id": "r", "id": kind, "url": f"{self.url}/{path}"}]}
-            for kind, path in kinds.items()
+            for kind, path in self.services.items()
         ]
         domain = {"id": "default", "name": "Default"}
         return {
@@ -119,6 +125,7 @@ class FakeCloud:
             "network": {"versions": [{"id": "v2.0", "status": "CURRENT", "links": [{"rel": "self", "href": f"{self.url}/network/v2.0/"}]}]},
             "image": {"versions": [{"id": "v2.17", "status": "CURRENT", "links": [{"rel": "self", "href": f"{self.url}/image/v2/"}]}]},
             "compute/v2.1/limits": {"limits": {"rate": [], "absolute": self.limits}},
+            "volume/v3/limits": {"limits": {"rate": [], "absolute": self.volume_limits}},
             "network/v2.0/quotas/p/details": {"quota": self.quota},
         }
         if path in versions:
@@ -168,6 +175,16 @@ def test_a_cloud_that_has_everything_passes_and_is_only_read(
     assert [asked for asked in cloud.asked if not asked.startswith("GET ")] == ["POST /v3/auth/tokens"]
 
 
+def test_json_has_the_same_findings_as_the_text(cloud: FakeCloud, article: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cloud.has["image/v2/images"] = []
+    status, lines = preflight(article, tmp_path, capsys)
+    assert operations.main(["preflight", "--stack", "test", "--root", str(tmp_path), "--json"]) == status == 1
+    said = json.loads(capsys.readouterr().out)
+    assert (said["format"], said["stack"], said["result"]) == (1, "test", "failed")
+    word = {"ok": "ok", "failed": "MISSING", "unknown": "unknown"}
+    assert [f"{word[each['result']]:<8}{each['subject']}: {each['text']}" for each in said["findings"]] == lines[:-1]
+
+
 def lacking(lines: list[str]) -> list[str]:
     return [line.removeprefix("MISSING ") for line in lines if line.startswith("MISSING ")]
 
@@ -200,6 +217,72 @@ def test_each_thing_that_the_cloud_lacks_is_named(cloud: FakeCloud, article: dic
 
 
 @pytest.fixture
+def booting_from_volumes(article: dict[str, Any]) -> dict[str, Any]:
+    """The article with root volumes of different sizes, and none in one pool."""
+    article["pools"]["master"]["root_volume"] = {"size": 50}
+    article["ssh"].update(bastion={"image": "debian-12", "flavor": "m1.medium", "root_volume": {"size": 10}}, allowed_cidrs=["198.51.100.0/24"])
+    return article
+
+
+def test_the_root_volumes_must_fit_the_quota_of_volumes_and_of_their_size(
+    cloud: FakeCloud, booting_from_volumes: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, lines = preflight(booting_from_volumes, tmp_path, capsys)
+    assert status == 0, lines
+    assert "ok      quota of volumes: needs 4, 10 of 10 are free" in lines and "ok      quota of GiB of volumes: needs 160, 1000 of 1000 are free" in lines
+    cloud.volume_limits.update(totalVolumesUsed=7, maxTotalVolumeGigabytes=159)
+    status, lines = preflight(booting_from_volumes, tmp_path, capsys)
+    assert status == 1 and lacking(lines) == ["quota of volumes: needs 4, 3 of 10 are free", "quota of GiB of volumes: needs 160, 159 of 159 are free"]
+
+
+def test_a_cloud_without_block_storage_has_no_root_volumes(
+    cloud: FakeCloud, booting_from_volumes: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    del cloud.services["volumev3"]
+    status, lines = preflight(booting_from_volumes, tmp_path, capsys)
+    lacks = "this cloud has no block storage (Cinder); remove it, and name a flavor with a disk"
+    assert status == 1 and lacking(lines) == [f"pools.master.root_volume: {lacks}", f"ssh.bastion.root_volume: {lacks}"]
+    assert not [line for line in lines if line.startswith("unknown")]
+
+
+def test_a_cloud_is_asked_for_volumes_only_where_the_stack_has_some(
+    cloud: FakeCloud, article: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    del cloud.services["volumev3"]
+    assert preflight(article, tmp_path, capsys)[0] == 0
+
+
+def counted(done: Deployment) -> dict[str, int]:
+    """How many of each resource of Neutron a deployment creates, by the name of the quota."""
+    kinds = {"ports": "Port", "floating_ips": "FloatingIp", "subnets": "Subnet", "routers": "Router", "security_groups": "SecGroup"}
+    found = {quota: len(done.of(kind)) for quota, kind in kinds.items()}
+    found["networks"] = sum(1 for resource in done.resources if resource.type == "openstack:networking/network:Network")
+    found["security_group_rules"] = len(done.of("SecGroupRule")) + 2 * found["security_groups"]
+    return {quota: count for quota, count in found.items() if count}
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        {},
+        {"existing": "corp", "reserved": {"registry": "192.168.0.100"}},
+        {"management": {"existing": "mgmt", "cidr": "10.20.0.0/24"}},
+        {"port_security": False},
+    ],
+)
+def test_the_quota_that_is_asked_for_is_what_a_first_up_creates(deploy: Deploy, booting_from_volumes: dict[str, Any], network: dict[str, Any]) -> None:
+    article = booting_from_volumes
+    article["network"].update(network)
+    article["vips"]["infra"]["floating_ip"] = False
+    if "management" in network:
+        article["ssh"].pop("bastion")
+        article["pools"]["infra"]["hosts"]["infra0"] = {"address": "192.168.0.5", "ssh_address": "10.20.0.5"}
+    if network.get("port_security", True):
+        article["pools"]["master"]["allow"] = ["kubernetes"]
+    assert network_needs(Cluster.parse(article)) == counted(run(deploy, article))
+
+
+@pytest.fixture
 def existing(article: dict[str, Any]) -> dict[str, Any]:
     """The article on an existing network."""
     article["network"]["existing"] = "corp"
@@ -225,6 +308,32 @@ def test_an_existing_network_must_fit(cloud: FakeCloud, existing: dict[str, Any]
         "router: the subnet 192.168.0.0/24 has no router, so no floating IP can lead to it",
         "vips.master.address: 192.168.0.250: port 'printer' has this address; choose another, or delete the port",
     ]
+
+
+def test_an_existing_network_must_say_whether_it_has_port_security(
+    cloud: FakeCloud, existing: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cloud.has["network/v2.0/extensions"] = [each for each in cloud.has["network/v2.0/extensions"] if each["alias"] != "port-security"]
+    status, lines = preflight(existing, tmp_path, capsys)
+    assert status == 1 and lacking(lines) == [
+        "extension port-security: this cloud's Neutron lacks port security, for an existing network and to switch it off (network.port_security: false)"
+    ]
+
+
+def test_the_management_network_must_be_there_and_have_port_security(
+    cloud: FakeCloud, article: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    article["network"]["management"] = {"existing": "mgmt", "cidr": "10.20.0.0/24"}
+    article["pools"]["infra"]["hosts"]["infra0"] = {"address": "192.168.0.5", "ssh_address": "10.20.0.5"}
+    assert preflight(article, tmp_path, capsys)[0] == 0
+    cloud.has["network/v2.0/networks"][2]["port_security_enabled"] = False
+    status, lines = preflight(article, tmp_path, capsys)
+    assert status == 1 and lacking(lines) == [
+        "network.management.existing: 'mgmt' has no port security, and the ports of the hosts there get a security group; name a network with port security"
+    ]
+    article["network"]["management"]["existing"] = "mgmt2"
+    status, lines = preflight(article, tmp_path, capsys)
+    assert status == 1 and lacking(lines) == ["network.management: 'mgmt2', 10.20.0.0/24: no such network; `openstack subnet list`"]
 
 
 def test_what_the_cloud_does_not_say_is_no_fault(cloud: FakeCloud, article: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

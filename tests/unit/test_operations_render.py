@@ -63,7 +63,7 @@ def test_files_are_written_as_they_will_be_on_the_host(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "status", "said"),
     [
-        (["--stack", "prod"], 2, "--stack: 'prod' has no Pulumi.prod.yaml here; the stacks are bad, broken, empty, good, null"),
+        (["--stack", "prod"], 2, "--stack: 'prod' has no Pulumi.prod.yaml here; the stacks are bad, broken, deep, empty, good, null"),
         (["--stack", "good", "--host", "master9"], 2, "host: 'master9' is not in this stack; its hosts are master0, master1, master2, infra0, infra1"),
         (["--stack", "bad"], 1, "Pulumi.bad.yaml:27: vips.master.owner: 'infra0' is not a director of pool 'master'; it has master0, master1, master2"),
         (
@@ -76,6 +76,7 @@ def test_files_are_written_as_they_will_be_on_the_host(tmp_path: Path) -> None:
             1,
             "Pulumi.empty.yaml:1: openshift-lvs:cluster: missing; describe the cluster under it (docs/reference/configuration.md has its keys)",
         ),
+        (["--stack", "deep"], 1, "Pulumi.deep.yaml:1: not YAML: nested too deeply; correct this line or the one above it"),
         (["--stack", "null"], 1, "Pulumi.null.yaml:1: openshift-lvs:cluster: missing; describe the cluster under it"),
         (["--stack", "../good"], 2, "--stack: '../good' is not the name of a stack, which has letters, digits, -, _ and . only; the stacks are bad, "),
         (["--stack", ""], 2, "--stack: '' is not the name of a stack"),
@@ -89,6 +90,7 @@ def test_what_is_wrong_is_said_in_words_and_by_the_exit_status(
         "good": good,
         "bad": good.replace("owner: master0", "owner: infra0"),
         "broken": "config: [",
+        "deep": "config: " + "[" * 5000,
         "empty": "",
         "null": "config: {'openshift-lvs:cluster': }",
     }

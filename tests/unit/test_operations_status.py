@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import yaml
 
 from components import keepalived
 from components.configuration import Cluster
@@ -22,8 +23,11 @@ from node.openshift_lvs.vrrp import Transition
 from operations import __main__ as operations
 from operations.nodes import NodesError
 from operations.status import Status, status
-from tests.unit.test_operations_verify import MASTERS, Said, drained, fail, with_server
+from tests.unit.test_operations_nodes import commands as commands
+from tests.unit.test_operations_nodes import program
+from tests.unit.test_operations_verify import MASTERS, Said, drained, fail, healthy, with_server
 from tests.unit.test_operations_verify import five as five
+from tests.unit.test_program import existing
 
 GOLDEN = Path(__file__).parent / "golden"
 PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "operations.md").read_text()
@@ -190,6 +194,23 @@ def reached(said: Said, monkeypatch: pytest.MonkeyPatch) -> Said:
 
 def run(verb: str, *options: str) -> int:
     return operations.main([verb, "--stack", "example", "--root", str(GOLDEN), *options])
+
+
+def test_five_hosts_take_no_longer_than_the_slowest_of_them(article: dict[str, Any], tmp_path: Path, commands: Path) -> None:
+    """Each host needs a second, so one after the other they would need five."""
+    del article["network"]["external"]
+    cluster = Cluster.parse(existing(article))
+    (tmp_path / "Pulumi.dev.yaml").write_text(yaml.safe_dump({"config": {"openshift-lvs:cluster": article}}))
+    for node in cluster.nodes():
+        (tmp_path / node.name).write_text(healthy(cluster, node.name).to_json())
+    program(
+        commands, "ssh", f"for word; do case $word in -oHostKeyAlias=*) host=${{word#*=}} ;; esac; done; sleep 1; cat {tmp_path}/$host; echo >>{tmp_path}/asked"
+    )
+    begin = time.monotonic()
+    assert operations.main(["status", "--stack", "dev", "--root", str(tmp_path)]) == 0
+    # One second, and what is left for a busy machine.
+    assert time.monotonic() - begin < 4
+    assert (tmp_path / "asked").read_text() == "\n" * 5
 
 
 @pytest.mark.parametrize("verb", ["status", "verify"])

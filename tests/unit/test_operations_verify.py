@@ -262,7 +262,7 @@ def test_a_second_machine_that_answers_arp_is_named_by_its_mac(said: Said, clust
     said.macs["192.168.0.251"] += " 02:00:00:00:00:64"
     assert "arp: asked from master0, 02:00:00:00:00:05 (infra0), 02:00:00:00:00:64 (no host of this stack) answers" in failed(said, cluster)[0]
     said.macs["192.168.0.251"] = ""
-    assert "no MAC answers, 02:00:00:00:00:05 (infra0) should alone; on infra0: journalctl -u keepalived, ip address; on its port: " in failed(said, cluster)[0]
+    assert "no MAC answers; only 02:00:00:00:00:05 (infra0) should; on infra0: journalctl -u keepalived, ip address; on its port: " in failed(said, cluster)[0]
 
 
 def test_a_server_that_never_completes_a_handshake_is_named(said: Said, cluster: Cluster) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from components.configuration import ConfigurationError
 from operations import preview
+from tests.unit.test_engine import built as built
 from tests.unit.test_engine import pulumi as pulumi
 from tests.unit.test_pull_request import Change, git
 from tests.unit.test_pull_request import change as change
@@ -96,6 +97,16 @@ def test_the_names_that_a_change_removes_come_from_the_two_configurations(reposi
         preview.removed_names(repository, "dev", "origin/main")
 
 
+@pytest.mark.parametrize("text", [b"config: \xff\n", b"config: [\n", b"config: 2026-13-01\n"])
+def test_a_configuration_that_cannot_be_read_is_named(repository: Path, text: bytes) -> None:
+    (repository / "Pulumi.dev.yaml").write_bytes(text)
+    with pytest.raises(ConfigurationError, match=r"^Pulumi\.dev\.yaml: not YAML in UTF-8"):
+        preview.removed_names(repository, "dev", "main")
+    git(repository, "commit", "--quiet", "--all", "--message=broken")
+    with pytest.raises(ConfigurationError, match=r"^Pulumi\.dev\.yaml of HEAD: not YAML in UTF-8"):
+        preview.removed_names(repository, "dev", "HEAD")
+
+
 def test_a_stack_that_is_removed_names_all_of_its_hosts(repository: Path, change: Change) -> None:
     git(repository, "mv", "Pulumi.dev.yaml", "Pulumi.prod.yaml")
     git(repository, "commit", "--quiet", "--message=renamed")
@@ -103,7 +114,14 @@ def test_a_stack_that_is_removed_names_all_of_its_hosts(repository: Path, change
 
 
 @pytest.mark.parametrize(
-    ("text", "says"), [("error: no stack", "not JSON"), ("{}", "has no steps"), ('{"steps": [{"op": "same"}]}', "has no steps"), ("[]", "has no")]
+    ("text", "says"),
+    [
+        ("error: no stack", "not JSON"),
+        ("{}", "has no steps"),
+        ('{"steps": [{"op": "same"}]}', "has no steps"),
+        ("[]", "has no"),
+        ('{"steps": [{"op": "same", "urn": "master0"}]}', "has no steps"),
+    ],
 )
 def test_a_file_that_is_no_preview_is_named_and_never_passes(tmp_path: Path, text: str, says: str) -> None:
     (tmp_path / "preview.json").write_text(text)
@@ -119,6 +137,9 @@ def test_the_command_prints_each_refusal_with_its_remedy_and_ends_with_1(reposit
     done = subprocess.run(command, cwd=repository, capture_output=True, text=True)
     assert done.returncode == 1 and "refused  Port vip-master: would be replaced" in done.stdout
     assert "--allow 'Port vip-master'" in done.stdout
+    shown = subprocess.run([*command, "--json"], cwd=repository, capture_output=True, text=True)
+    assert shown.returncode == 1 and json.loads(shown.stdout)["result"] == "failed"
+    assert [(each["subject"], each["result"]) for each in json.loads(shown.stdout)["findings"]] == [("Port vip-master", "failed")]
     assert subprocess.run([*command, "--allow", "Port vip-master"], cwd=repository).returncode == 0
 
 

@@ -265,6 +265,16 @@ def test_a_server_that_runs_without_its_management_port_is_refused_before_anythi
     assert make(deploy, article).of("Port")["management-infra0"]
 
 
+def test_a_management_network_without_port_security_is_refused_because_its_ports_get_a_group(deploy: Deploy, article: dict[str, Any]) -> None:
+    managed(article)["network"]["management"]["existing"] = "open-mgmt"
+    done = Deployment()
+    with pytest.raises(ConfigurationError, match=r"^network\.management\.existing: 'open-mgmt': this network has no port security.*; name a network with"):
+        make(deploy, article, into=done)
+    assert not [resource for resource in done.resources if resource.type.startswith("openstack:")]
+    article["network"]["port_security"] = False
+    assert make(deploy, article).of("Port")["management-infra0"].inputs["portSecurityEnabled"] is False
+
+
 def test_root_may_log_in_where_root_is_the_login(deploy: Deploy, article: dict[str, Any]) -> None:
     article["ssh"]["user"] = "root"
     assert first_boot(make(deploy, article).of("Instance")["master0"])["disable_root"] is False

@@ -121,11 +121,18 @@ def test_an_ignition_configuration_keeps_what_it_has_and_gets_the_same_files(unm
 
 
 @pytest.mark.parametrize(
-    ("text", "said"), [("", "is no Ignition configuration"), ("[]", "is no Ignition configuration"), ('{"ignition": {"version": "2.2.0"}}', "'2.2.0'")]
+    ("text", "said"),
+    [
+        ("", "is no Ignition configuration"),
+        ("[]", "is no Ignition configuration"),
+        ('{"ignition": {"version": "2.2.0"}}', "'2.2.0'"),
+        ('{"ignition": {"version": "3.2.0"}, "storage": {"files": {}}}', "storage.files is not a list"),
+        ('{"ignition": {"version": "3.2.0"}, "storage": []}', "storage.files is not a list"),
+    ],
 )
 def test_another_file_than_an_ignition_configuration_is_refused(unmanaged: dict[str, Any], tmp_path: Path, text: str, said: str) -> None:
     (tmp_path / "bootstrap.ign").write_text(text)
-    with pytest.raises(UsageError, match=rf"^--into: .*bootstrap.ign .*{said}"):
+    with pytest.raises(UsageError, match=rf"^--into: .*bootstrap.ign\b.*{said}"):
         into_ignition(Cluster.parse(unmanaged), "master", tmp_path / "bootstrap.ign")
 
 

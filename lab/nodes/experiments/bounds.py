@@ -33,6 +33,11 @@ def steady(_: Scene) -> Bound:
     return Bound("0 failed, every stream alive, every server answers", every_server=True)
 
 
+def in_rotation(scene: Scene) -> Bound:
+    """A server answers late, but in time for its check: no director evicts it, not even for a moment."""
+    return steady(scene)._replace(text=f"{steady(scene).text}, no server out of rotation", tables_wrong_s=0.0)
+
+
 def reported(_: Scene) -> Bound:
     """A choice that costs something: how much, is measured."""
     return Bound("reported", reported=True)

@@ -1,7 +1,8 @@
-"""A real server fails in every way that a check can see, and recovers."""
+"""A real server fails in every way that a check can see, and recovers; and one that answers late, but in time, stays in rotation."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 from lab.nodes.experiments import bounds
@@ -13,6 +14,11 @@ SILENT = FAULT.format(rule="tcp dport { 80, 443, 8443 } ip saddr != 127.0.0.1 dr
 REFUSING = FAULT.format(rule="tcp dport 8443 reject with tcp reset")
 NO_FAULT = "nft delete table ip fault"
 WELL = "rm /run/workload"
+LATE_S = 30
+"""About twenty checks by each director: one takes 0.9 s, and the next one begins 0.5 s later."""
+BUSY = "for loop in $(seq 9); do systemd-run --quiet --collect --unit=busy-$loop sh -c 'while :; do :; done'; done"
+NOT_BUSY = "systemctl stop 'busy-*'"
+"""Nine endless loops on the machine's two processors, which the directors and servers share."""
 FROZEN = f"pid=$(systemctl show --property=MainPID --value lab-workload); {NOW}; kill -STOP $pid"
 """Tells its moment itself: asking for the process takes up to a second of the four that are the bound."""
 THAWED = "systemctl kill --signal=CONT lab-workload"
@@ -42,6 +48,21 @@ def _one_port(port: int, fault: str, script: str, back: str, undo: str) -> tuple
         Step(fault, "server", on_backup(script), bounds.server_lost, lambda scene: scene.live(scene.backup, port=port), port=port),
         Step(back, "server back", on_backup(undo), bounds.server_back, port=port),
     )
+
+
+def _late(scene: Scene) -> None:
+    scene.on(scene.backup, ill(80, "late"))
+    time.sleep(LATE_S)  # the experiment itself: checks for so long
+
+
+def _late_and_busy(scene: Scene) -> None:
+    scene.do("sh", "-euc", BUSY)
+    _late(scene)
+
+
+def _well_and_not_busy(scene: Scene) -> None:
+    scene.do("sh", "-euc", NOT_BUSY)
+    scene.on(scene.backup, WELL)
 
 
 def _only_http(bound: Callable[[Scene], Bound]) -> Callable[[Scene], Bound]:
@@ -83,6 +104,21 @@ SERVERS = [
     _server(MASTER, "a server refuses connections", REFUSING, "the server takes connections again", NO_FAULT),
     Experiment(INFRA, _one_port(80, "a server answers status 500", ill(80, "error"), "the server answers status 200 again", WELL)),
     Experiment(INFRA, _one_port(80, "a server slower than its check waits", ill(80, "slow"), "the server fast again", WELL)),
+    Experiment(
+        INFRA,
+        (
+            Step("a server answers after 0.9 s", "server", _late, bounds.in_rotation),
+            Step("the server answers at once again", "server back", on_backup(WELL), bounds.in_rotation),
+        ),
+    ),
+    Experiment(
+        INFRA,
+        (
+            Step("a server late on a busy machine", "busy", _late_and_busy, bounds.in_rotation),
+            Step("that server fast, the machine idle", "busy", _well_and_not_busy, bounds.in_rotation),
+        ),
+        after=NOT_BUSY,
+    ),
     Experiment(
         INFRA,
         (

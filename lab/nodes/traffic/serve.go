@@ -19,11 +19,12 @@ import (
 )
 
 // How the workload misbehaves, a line `PORT WORD` each: error (status 500, or 554 of SMTP), slow (an answer after slowness),
-// no-tls (handshakes break).
+// late (an answer after lateness), no-tls (handshakes break).
 const misbehaviour = "/run/workload"
 
 const (
 	slowness       = 5 * time.Second
+	lateness       = 900 * time.Millisecond
 	tlsHandshake   = 0x16
 	streamGreeting = "STREAM"
 	smtpPort       = "25"
@@ -137,6 +138,9 @@ func answer(connection net.Conn, port, name string, certificate tls.Certificate)
 	}
 	if misbehaves(port, "slow") {
 		time.Sleep(slowness)
+	}
+	if misbehaves(port, "late") {
+		time.Sleep(lateness)
 	}
 	status := "200 OK"
 	if misbehaves(port, "error") {
