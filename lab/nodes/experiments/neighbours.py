@@ -175,7 +175,11 @@ def _without_owner(scene: Scene) -> Callable[[Description], None]:
 
 
 def _own_keepalived(scene: Scene) -> None:
-    """The owner leaves the program, and its own keepalived holds the VIP; the other directors have the program and take no VIP."""
+    """The owner leaves the program, and its own keepalived holds the VIP; the other directors have the program and take no VIP.
+
+    A director that is removed while it sends adverts is refused.
+    """
+    scene.on(scene.owner, f"{LVS} ownership off")
     scene.deploy(_without_owner(scene))
     for node in scene.live():
         scene.on(node, f"{LVS} ownership off")
