@@ -31,11 +31,11 @@ CHECKS = ("tcp", "http", "ssl", "smtp", "misc")
 
 
 class Check(Model):
-    """The keys of every health check (keepalived.conf(5), real_server). Times are in seconds. With the defaults an eviction takes 3 s at most."""
+    """The keys of every health check (keepalived.conf(5), real_server). Times are in seconds. With the defaults an eviction takes 1.9 s at most."""
 
     heading: ClassVar[str] = "health_check"
 
-    retry: Annotated[int, Field(ge=0, le=100), NUMBER] = 1
+    retry: Annotated[int, Field(ge=0, le=100), NUMBER] = 0
     """Attempts after the first (keepalived's default: 1, in HTTP_GET and SSL_GET 3). keepalived: `retry`, formerly `nb_get_retry`."""
     delay_before_retry: Seconds = 0.1
     """Wait before a retry (keepalived's default: 1, in HTTP_GET and SSL_GET 3). keepalived: `delay_before_retry`."""
@@ -67,7 +67,7 @@ class ConnectingCheck(Check):
 
     heading: ClassVar[str] = "Checks that open a connection"
 
-    connect_timeout: Seconds = 1.2
+    connect_timeout: Seconds = 1.4
     """How long an attempt waits for the connection, and then for the answer (keepalived's default: 5 s). keepalived: `connect_timeout`."""
     connect_ip: Address | None = None
     """The address that the check connects to; the real server's if not set. keepalived: `connect_ip`."""
@@ -306,8 +306,6 @@ class MiscCheck(Check):
     """An exit status of 2 to 255 sets the weight to the status minus 2. keepalived: `misc_dynamic`."""
     user: Word = "nobody"
     """The user that runs it. keepalived: `user`."""
-    retry: Annotated[int, Field(ge=0, le=100), NUMBER] = 0
-    """Attempts after the first. keepalived: `retry`."""
 
     @property
     def attempt(self) -> float:

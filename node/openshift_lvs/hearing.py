@@ -82,7 +82,8 @@ def require(version: str, new: Description, now: Description | None) -> None:
         here = f" This host has chains that drop what no rule accepts: {'; '.join(chains)}." if chains else ""
         raise Refused(
             f"{silent}. A firewall drops it: let it in on the host that does not hear it.{here} For a host that was started again since the delivery of "
-            "its files, set another `installed`. Nothing was changed; pulumi up again"
+            "its files, set another `installed`. A director whose removal failed sends none: drain it, remove it completely, then add it again. Nothing was "
+            "changed; pulumi up again"
         ) from None
 
 

@@ -12,8 +12,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-FREE = 3
-"""So many repairs of one thing in a row come at once; the next ones wait."""
+FREE = 5
+"""So many repairs of one thing in a row come at once; the next ones wait. kube-proxy empties the IPVS table when it starts and when it cleans up."""
 FIRST_WAIT_S = 5.0
 MAX_WAIT_S = 60.0
 ROW_S = 2 * MAX_WAIT_S

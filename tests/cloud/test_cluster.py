@@ -199,4 +199,4 @@ def test_a_configuration_that_cannot_work_changes_nothing(cluster: Cluster) -> N
     finally:
         # `verify` of later tests compares the nodes with it.
         cluster.stack.write({CLUSTER: cluster.committed})
-    assert "connect_timeout 1.2" in cluster.on("infra0", "cat", "/etc/keepalived/current/keepalived.conf")
+    assert "connect_timeout 1.4" in cluster.on("infra0", "cat", "/etc/keepalived/current/keepalived.conf")

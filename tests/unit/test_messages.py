@@ -574,13 +574,13 @@ TABLE: list[tuple[str, Any, str]] = [
     (
         CHECK,
         {"type": "tcp", "delay_loop": 3600},
-        f"{CHECK}: a silent server would be out after 3602.5 s; a roll-out waits for every check and gives up after 600 s; "
+        f"{CHECK}: a silent server would be out after 3601.4 s; a roll-out waits for every check and gives up after 600 s; "
         "lower delay_loop, connect_timeout, retry, delay_before_retry or warmup",
     ),
     (
         "vips.master.answers_within",
         2,
-        "vips.master.answers_within: 2 s is shorter than a takeover and a health check with these timings (2.736 s); give more, or 0 to ask nothing",
+        "vips.master.answers_within: 2 s is shorter than a takeover and a health check with these timings (2.936 s); give more, or 0 to ask nothing",
     ),
     (SERVICE, {**BARE, "affinity": "client", "scheduler": "wlc"}, f"{SERVICE}.affinity: client needs scheduler mh or sh; with wlc use persistence_timeout"),
     (

@@ -19,8 +19,8 @@ from tests.unit.node_functions import System
 
 FIXTURES = Path(__file__).parent / "legacy"
 HOSTS = ("master0", "master1", "master2", "infra0")
-TIMEOUT_S = 0.7
-"""That release's default of connect_timeout, which is in its files for the article."""
+TIMEOUT_S, RETRY = 0.7, 1
+"""That release's defaults of connect_timeout and retry, which are in its files for the article."""
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def clusters(article: dict[str, Any]) -> dict[str, Cluster]:
     """The cluster of each host."""
     stack = Cluster.parse(yaml.safe_load((FIXTURES / "stack.yaml").read_text()))
     for service in article["vips"]["infra"]["services"]:
-        service["health_check"]["connect_timeout"] = TIMEOUT_S
+        service["health_check"] |= {"connect_timeout": TIMEOUT_S, "retry": RETRY}
     return {**dict.fromkeys(HOSTS, stack), "infra0": Cluster.parse(article)}
 
 

@@ -60,8 +60,8 @@ def test_the_outputs_say_where_the_addresses_are_and_what_each_host_is(deploy: D
         "services": ["192.168.0.250:8443/TCP"],
         "owner": "master0",
         "takeover_seconds": 1.036,
-        "eviction_seconds": 3.0,
-        "recovery_seconds": 1.7,
+        "eviction_seconds": 1.9,
+        "recovery_seconds": 1.9,
     }
     assert outputs["endpoints"]["infra"]["services"] == ["192.168.0.251:80/TCP", "192.168.0.251:443/TCP"]
     assert outputs["hosts"]["master0"] | {"host_key": ""} == {

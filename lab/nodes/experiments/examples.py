@@ -22,7 +22,7 @@ STEADY_S = 12
 START_S = 600
 """Three API servers start, on emulated processors."""
 DATABASE = "lab-database"
-"""The unit that stands for PostgreSQL and Patroni: it answers every path on 8008 with 200, unless the node is told otherwise."""
+"""The unit that stands for PostgreSQL and Patroni: it answers /primary on 8008 with 200, unless the node is told otherwise."""
 PRIMARY, NEXT = "master0", "master1"
 REPLICA, NO_REPLICA = "echo '8008 error' >/run/workload", "rm -f /run/workload"
 

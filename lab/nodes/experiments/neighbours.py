@@ -108,11 +108,13 @@ def _acks(scene: Scene) -> None:
 
 
 def _told(scene: Scene) -> Iterable[str]:
-    """Reports the entries of each director, and what they take of the kernel that all nodes of the lab share. Nothing is at fault."""
-    shown = machine.run("grep", "^ip_vs_conn ", "/proc/slabinfo").stdout.split()
-    used, size = int(shown[1]), int(shown[3])
-    each = [f"{node} {entries(machine.run('lab', 'exec', node, 'cat', '/proc/net/ip_vs').stdout)}" for node in scene.live()]
-    scene.told.append(f"entries: {', '.join(each)}; in the kernel {used} of {size} bytes, {used * size / 2**20:.0f} MB")
+    """Reports the entries of each director, and what they take of the kernel's memory. Nothing is at fault."""
+    size = int(machine.run("cat", "/sys/kernel/slab/ip_vs_conn/slab_size").stdout)
+    each = []
+    for node in scene.live():
+        known = entries(machine.run("lab", "exec", node, "cat", "/proc/net/ip_vs").stdout)
+        each.append(f"{node} {known} ({known * size / 2**20:.1f} MB)")
+    scene.told.append(f"entries of {size} bytes: {', '.join(each)}")
     return ()
 
 
@@ -175,7 +177,11 @@ def _without_owner(scene: Scene) -> Callable[[Description], None]:
 
 
 def _own_keepalived(scene: Scene) -> None:
-    """The owner leaves the program, and its own keepalived holds the VIP; the other directors have the program and take no VIP."""
+    """The owner leaves the program, and its own keepalived holds the VIP; the other directors have the program and take no VIP.
+
+    A director that is removed while it sends adverts is refused.
+    """
+    scene.on(scene.owner, f"{LVS} ownership off")
     scene.deploy(_without_owner(scene))
     for node in scene.live():
         scene.on(node, f"{LVS} ownership off")

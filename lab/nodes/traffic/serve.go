@@ -22,6 +22,9 @@ import (
 // late (an answer after lateness), no-tls (handshakes break).
 const misbehaviour = "/run/workload"
 
+// What is answered with status 200; /primary is Patroni's word for the primary of a database.
+var paths = []string{"/", "/healthz", "/primary"}
+
 const (
 	slowness       = 5 * time.Second
 	lateness       = 900 * time.Millisecond
@@ -145,7 +148,7 @@ func answer(connection net.Conn, port, name string, certificate tls.Certificate)
 	status := "200 OK"
 	if misbehaves(port, "error") {
 		status = "500 Internal Server Error"
-	} else if words := strings.Fields(request); len(words) < 2 || words[1] != "/" && words[1] != "/healthz" {
+	} else if words := strings.Fields(request); len(words) < 2 || !slices.Contains(paths, words[1]) {
 		status = "404 Not Found"
 	}
 	fmt.Fprintf(connection, "HTTP/1.0 %s\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s\n", status, len(name)+1, name)
