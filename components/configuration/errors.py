@@ -190,7 +190,7 @@ def _wrong_value(place: Place, given: Any) -> str:
     if place.is_name:
         return f"{place.key}: {_shown(given)} is no name; put it in quotes"
     if kind.models == (Host,):
-        return f"{place.key}: {_shown(given)}: must be an IPv4 address, such as 192.168.0.5, or a mapping with `address`"
+        return f"{place.key}: {_shown(given)}: must be an IPv4 or IPv6 address, such as 192.168.0.5, or a mapping with `address`"
     if len(kind.models) > 1:
         return f"{place.key}: {_shown(given)}: must be a mapping: write {_type_of_check(given)}"
     form = kind.form

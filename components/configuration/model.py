@@ -108,7 +108,7 @@ IPV6 = r"[0-9A-Fa-f:]*:[0-9A-Fa-f:.]*"
 Address = Annotated[
     AnyAddress,
     PlainValidator(_address),
-    Form("an IPv4 address, such as 192.168.0.5"),
+    Form("an IPv4 or IPv6 address, such as 192.168.0.5"),
     WithJsonSchema({"type": "string", "pattern": rf"^({IPV4}|{IPV6})$"}),
 ]
 

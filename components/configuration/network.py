@@ -37,11 +37,11 @@ class Network(Model):
     an existing subnet should avoid them too.
     """
     cidr_v6: Range | None = None
-    """A second, IPv6 subnet beside an IPv4 `cidr`: every host has an `address_v6` in it. Not finished: refused so far."""
+    """A second, IPv6 subnet beside an IPv4 `cidr`: every host has an `address_v6` in it."""
     gateway: Address | None = None
     """Gateway of the subnet; required with `external`, unless the network exists."""
     gateway_v6: Address | None = None
-    """Gateway of `cidr_v6`; required with `external`, unless the network exists. Not finished: refused so far."""
+    """Gateway of `cidr_v6`; required with `external`, unless the network exists."""
     existing: Name | None = None
     """An existing network: the program uses its subnet with this `cidr` and creates no network or router."""
     external: Name | None = None

@@ -85,7 +85,7 @@ class Host(Model):
     address: Address
     """Fixed address of the host. keepalived: `real_server`."""
     address_v6: Address | None = None
-    """Fixed address in `network.cidr_v6`; required with that. Not finished: refused so far. keepalived: `real_server`."""
+    """Fixed address in `network.cidr_v6`; required with that. keepalived: `real_server`."""
     host_key: HostKey | None = None
     """Public ssh host key. Required for an existing host (`ssh-keyscan -t ed25519 ADDRESS`); keys of created servers are derived."""
     managed: bool = True
@@ -147,7 +147,7 @@ class Pool(Model):
     heading: ClassVar[str] = "pools.NAME"
 
     hosts: Annotated[dict[HostName, HostOrAddress], Form("a mapping NAME: ADDRESS, such as infra0: 192.168.0.5")]
-    """Each host by its name: an IPv4 address, or a mapping. The order in the file has no effect: Pulumi hands the hosts over by name. Every host is a real
+    """Each host by its name: an address, or a mapping. The order in the file has no effect: Pulumi hands the hosts over by name. Every host is a real
     server of every VIP of the pool. keepalived: `real_server`.
     """
     image: Name | None = None

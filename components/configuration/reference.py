@@ -88,7 +88,7 @@ def value(kind: Kind) -> str:
         mapping = f"[a mapping]({anchor((kind.models[0] if len(kind.models) == 1 else Check).heading)})"
         if kind.models == (Allow,):
             return f"{', '.join(f'`{name}`' for name in RULE_SETS)} or {mapping}"
-        return f"an IPv4 address or {mapping}" if kind.models == (Host,) else mapping
+        return f"an IPv4 or IPv6 address or {mapping}" if kind.models == (Host,) else mapping
     if get_origin(kind.core) is Literal:
         return ", ".join(f"`{word}`" for word in get_args(kind.core))
     if any(isinstance(note, Form) for note in kind.notes):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from ipaddress import IPv4Address, IPv6Address, IPv6Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import TYPE_CHECKING
 
 from components.configuration.model import AnyAddress, AnyRange, Model, within
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def check(cluster: Cluster) -> None:
     """Apply every rule."""
-    ipv6(cluster)
+    families(cluster)
     addresses(cluster)
     host_names(cluster)
     # For every VIP first: the witnesses of one VIP's pool are servers of the other VIPs' pools.
@@ -49,10 +49,10 @@ def check(cluster: Cluster) -> None:
     witnesses(cluster)
 
 
-def ipv6(cluster: Cluster) -> None:
-    """No key has an IPv6 address or network: the program on the nodes does not support them yet."""
+def families(cluster: Cluster) -> None:
+    """No address or network is of a family that the stack's subnets do not have. How ssh reaches a host is another matter."""
 
-    def found(key: str, value: object) -> Iterator[tuple[str, object]]:
+    def found(key: str, value: object) -> Iterator[tuple[str, object, int]]:
         match value:
             case Model():
                 for name in type(value).model_fields:
@@ -63,15 +63,18 @@ def ipv6(cluster: Cluster) -> None:
             case tuple():
                 for number, inner in enumerate(value):
                     yield from found(f"{key}.{number}", inner)
-            case IPv6Address() | IPv6Network():
-                yield key, value
+            case IPv4Address() | IPv4Network() | IPv6Address() | IPv6Network():
+                yield key, value, value.version
             case str() if re.fullmatch(r"\[.*\]:\d+", value):
-                yield key, value
+                yield key, value, 6
 
+    have = {cidr.version for cidr in cluster.network.cidrs}
     own = {name: vip for name, vip in cluster.vips.items() if cluster.together(name)[0] == name}
-    for section, value in (("network", cluster.network), ("ssh", cluster.ssh), ("pools", cluster.pools), ("vips", own)):
-        for key, given in found(section, value):
-            raise ValueError(f"{key}: {given}: IPv4 only, so far; give an IPv4 address or network, or remove it")
+    for section, value in (("network", cluster.network), ("pools", cluster.pools), ("vips", own)):
+        for key, given, version in found(section, value):
+            if version not in have and not key.startswith("network.management.") and not key.endswith(".ssh_address"):
+                other = f"set network.cidr_v6 and each host's address_v6, or give an IPv{min(have)} one" if version == 6 else "give an IPv6 one"
+                raise ValueError(f"{key}: {given} is IPv{version}, and no subnet of the stack is; {other}")
 
 
 def addresses(cluster: Cluster) -> None:
@@ -156,11 +159,18 @@ def bastion(cluster: Cluster) -> None:
         raise ValueError(f"{image}, and this stack creates nothing in OpenStack; name a bastion that exists (host, host_key)")
     if not cluster.network.external:
         raise ValueError("network.external: missing; a bastion that the program creates gets a floating IP from it; name the external network")
+    if cluster.network.cidr.version == 6:
+        raise ValueError(f"{image}, and network.cidr is {cluster.network.cidr}, where it gets no floating IP; name a bastion that exists (host, host_key)")
     if not cluster.ssh.allowed_cidrs:
         state = "missing" if cluster.ssh.allowed_cidrs is None else "empty"
         raise ValueError(f"ssh.allowed_cidrs: {state}, so no client could use the bastion; name the ranges from which ssh may come, such as [198.51.100.0/24]")
+    for index, range_ in enumerate(cluster.ssh.allowed_cidrs):
+        if range_.version == 6:
+            raise ValueError(
+                f"ssh.allowed_cidrs.{index}: {range_}, and a bastion that the program creates has IPv4 only; remove it, or name a bastion that exists"
+            )
     for node in cluster.nodes():
-        if not any(node.ssh_address in cidr for cidr in cluster.network.cidrs):
+        if node.ssh_address not in cluster.network.cidr:
             raise ValueError(
                 f"pools.{node.pool_name}.hosts.{node.name}.ssh_address: {node.ssh_address}, and a bastion that the program creates reaches only the subnet "
                 f"{cluster.network.cidr}; remove ssh_address, or name a bastion that exists"
@@ -398,11 +408,14 @@ def sorry_servers(cluster: Cluster) -> None:
 
 
 def virtual_router_id(cluster: Cluster, name: str, vip: Vip) -> None:
-    """No VIP of the same family before this one has the same VRID: the families' VRIDs are independent (RFC 9568)."""
+    """No VIP of the same family before this one has the same VRID: the families' VRIDs are independent (RFC 9568).
+
+    No VIP of another pool has it either: connection sync tells the pools apart by a VRID (`Cluster.sync_id`).
+    """
     for other, earlier in cluster.vips.items():
         if other == name:
             return
-        if (earlier.virtual_router_id, earlier.address.version) == (vip.virtual_router_id, vip.address.version):
+        if earlier.virtual_router_id == vip.virtual_router_id and (earlier.address.version == vip.address.version or earlier.pool != vip.pool):
             raise ValueError(f"vips.{name}.virtual_router_id: {vip.virtual_router_id} is used by vips.{other} too; choose another (1 to 255)")
 
 

@@ -89,7 +89,7 @@ class VirtualService(Model):
     settings of [a real server](#a-sorry-server-outside-the-stack); a host or VIP of the stack is refused. keepalived: `sorry_server`.
     """
     sorry_server_v6: Address | None = None
-    """The sorry server of the VIP's `address_v6`. Not finished: refused so far. keepalived: `sorry_server`."""
+    """The sorry server of the VIP's `address_v6`; either both have one or neither. keepalived: `sorry_server`."""
     fail_open: bool | None = None
     """While no server passes its health check, every server that is not drained and has a weight gets connections: the checks may be wrong
     ([what it does](../explanation/health-checks.md#fail-open)). If not set: on. Off, and refused if set to `true`, with a `sorry_server`, with a

@@ -38,7 +38,7 @@ class Vip(Model):
     address: Address
     """The VIP: on `lo` of every host of the pool, and on the interface of the holder. keepalived: `virtual_ipaddress`."""
     address_v6: Address | None = None
-    """A second, IPv6 address of the VIP, beside an IPv4 `address`. Not finished: refused so far. keepalived: `virtual_ipaddress` of a `vrrp_instance` named
+    """A second, IPv6 address of the VIP, beside an IPv4 `address`. Both always have one holder. keepalived: `virtual_ipaddress` of a `vrrp_instance` named
     `NAME-v6`, in one `vrrp_sync_group` with that of `address`.
     """
     pool: Annotated[Label, Form("the name of a pool, such as master")]
@@ -132,8 +132,13 @@ def _possible_with_ipv6(key: str, service: VirtualService) -> None:
     """Refuse what works with IPv4 only."""
     if service.forwarding_method != "DR":
         raise ValueError(f"{key}.forwarding_method: {service.forwarding_method}, and the VIP has an IPv6 address; that needs DR")
-    if service.persistence_granularity:
-        raise ValueError(f"{key}.persistence_granularity: {service.persistence_granularity}, and the VIP has an IPv6 address; a netmask is of IPv4: remove it")
+    if service.persistence_timeout:
+        raise ValueError(
+            f"{key}.persistence_timeout: {service.persistence_timeout}, and the VIP has an IPv6 address; persistence was tried with IPv4 only: use "
+            "affinity: client, or remove it"
+        )
+    if service.health_check.type == "misc":
+        raise ValueError(f"{key}.health_check.type: misc, and the VIP has an IPv6 address; scripts were tried with IPv4 only: use tcp, http, ssl or smtp")
 
 
 def _sorry_servers(key: str, service: VirtualService, versions: set[int]) -> None:

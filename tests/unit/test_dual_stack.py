@@ -1,4 +1,4 @@
-"""IPv6 in the model and in what is rendered. The program refuses it until the nodes support it; these tests switch that rule off."""
+"""IPv6 in the model and in what is rendered."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from components import keepalived
-from components.configuration import Cluster, ConfigurationError, rules
+from components.configuration import Cluster, ConfigurationError
 from components.ingress import ingress_rules
 from components.keepalived import File
 from components.network import ClusterNetwork, NetworkArgs, allocation_pool
@@ -30,12 +30,6 @@ WRITTEN = yaml.safe_load((GOLDEN.parent / "dual_stack" / "Pulumi.dual-stack.yaml
 RENDERED = GOLDEN.parent / "dual_stack"
 
 
-@pytest.fixture
-def finished(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The rule that refuses IPv6 is gone."""
-    monkeypatch.setattr(rules, "ipv6", lambda cluster: None)
-
-
 def written(*changes: tuple[str, Any]) -> dict[str, Any]:
     """The cluster of the dual-stack example with these changes."""
     data: dict[str, Any] = copy.deepcopy(WRITTEN)
@@ -49,13 +43,12 @@ def rendered(*changes: tuple[str, Any]) -> dict[str, tuple[File, ...]]:
     return {node.name: keepalived.render(cluster, node.name) for node in cluster.nodes()}
 
 
-NOT_YET = "IPv4 only, so far; give an IPv4 address or network, or remove it"
+NO_IPV6 = "is IPv6, and no subnet of the stack is; set network.cidr_v6 and each host's address_v6, or give an IPv4 one"
 IPV6_ALONE: list[tuple[str, Any, str]] = [
     ("network.client_cidrs", ["2001:db8::/32"], "network.client_cidrs.0: 2001:db8::/32"),
     ("network.reserved", {"bastion": "fd00::9"}, "network.reserved.bastion: fd00::9"),
     ("network.dns_nameservers", ["fd00::9"], "network.dns_nameservers.0: fd00::9"),
     ("network.allow", [{"protocol": "tcp", "ports": 22, "cidr": "fd00::/64"}], "network.allow.0.cidr: fd00::/64"),
-    ("ssh.allowed_cidrs", ["fd00::/64"], "ssh.allowed_cidrs.0: fd00::/64"),
     ("pools.infra.witnesses", ["[fd00::1]:53"], "pools.infra.witnesses.0: [fd00::1]:53"),
     ("pools.infra.allowed_address_pairs", ["fd00::9"], "pools.infra.allowed_address_pairs.0: fd00::9/128"),
     ("pools.infra.hosts.infra0", {"address": "192.168.0.5", "address_v6": "fd00::5"}, "pools.infra.hosts.infra0.address_v6: fd00::5"),
@@ -65,14 +58,14 @@ IPV6_ALONE: list[tuple[str, Any, str]] = [
 
 
 @pytest.mark.parametrize(("path", "value", "said"), IPV6_ALONE, ids=[path for path, _, _ in IPV6_ALONE])
-def test_ipv6_is_refused_at_every_key_that_takes_it(article: dict[str, Any], path: str, value: Any, said: str) -> None:
+def test_ipv6_is_refused_at_every_key_of_a_stack_that_has_no_subnet_of_it(article: dict[str, Any], path: str, value: Any, said: str) -> None:
     put(article, path, value)
     with pytest.raises(ConfigurationError) as refused:
         Cluster.parse(article)
-    assert str(refused.value) == f"{said}: {NOT_YET}"
+    assert str(refused.value) == f"{said} {NO_IPV6}"
 
 
-def test_a_vip_with_both_families_is_two_vips_that_move_together(finished: None) -> None:
+def test_a_vip_with_both_families_is_two_vips_that_move_together() -> None:
     cluster = Cluster.parse(written())
     assert {name: str(vip.address) for name, vip in cluster.vips.items()} == {
         "master": "192.168.0.250",
@@ -84,7 +77,7 @@ def test_a_vip_with_both_families_is_two_vips_that_move_together(finished: None)
     assert list(cluster.vips_of("master")) == ["master", "master-v6", "new", "old"]
 
 
-def test_no_two_virtual_servers_of_both_families_have_one_mark(finished: None) -> None:
+def test_no_two_virtual_servers_of_both_families_have_one_mark() -> None:
     cluster = Cluster.parse(written())
     marks = [vip.mark(service) for vip in cluster.vips.values() for service in vip.services]
     assert len(set(marks)) == len(marks) == 6
@@ -97,11 +90,6 @@ REFUSED: list[tuple[str, list[tuple[str, Any]], str]] = [
         "a host without its second address",
         [("pools.master.hosts.master1", "192.168.0.3")],
         "pools.master.hosts.master1.address_v6: missing, and network.cidr_v6 is fd00:0:0:1::/64; give an address in it, such as fd00:0:0:1::5",
-    ),
-    (
-        "a second address without a subnet",
-        [("network.cidr_v6", REMOVED), ("network.gateway_v6", REMOVED)],
-        "pools.master.hosts.master0.address_v6: fd00:0:0:1::2, and network.cidr_v6 is not set; set it to the subnet of this address, or remove this",
     ),
     (
         "a host of the wrong family",
@@ -148,8 +136,17 @@ REFUSED: list[tuple[str, list[tuple[str, Any]], str]] = [
      "keepalived.vrrp_version: 2, and vips.master-v6 has the IPv6 address fd00:0:0:1::250; that needs version 3 (RFC 9568)"),
     ("NAT", [("vips.master.services.0.forwarding_method", "NAT")],
      "vips.master.services.0.forwarding_method: NAT, and the VIP has an IPv6 address; that needs DR"),
-    ("a netmask", [("vips.master.services.0.persistence_timeout", 60), ("vips.master.services.0.persistence_granularity", "255.255.255.0")],
-     "vips.master.services.0.persistence_granularity: 255.255.255.0, and the VIP has an IPv6 address; a netmask is of IPv4: remove it"),
+    ("persistence", [("vips.master.services.0.persistence_timeout", 60)],
+     "vips.master.services.0.persistence_timeout: 60, and the VIP has an IPv6 address; persistence was tried with IPv4 only: use affinity: client, or "
+     "remove it"),
+    ("a script", [("vips.new.services.0.health_check", {"type": "misc", "script": "checks/etcd"})],
+     "vips.new.services.0.health_check.type: misc, and the VIP has an IPv6 address; scripts were tried with IPv4 only: use tcp, http, ssl or smtp"),
+    ("a bastion that only IPv4 reaches", [("ssh", {"bastion": {"image": "debian-12", "flavor": "m1.small"}, "allowed_cidrs": ["2001:db8::/32"]})],
+     "ssh.allowed_cidrs.0: 2001:db8::/32, and a bastion that the program creates has IPv4 only; remove it, or name a bastion that exists"),
+    ("one VRID in two pools", [("vips.new.virtual_router_id", 60), ("pools.other", {**WRITTEN["pools"]["master"], "directors": ["other0"], "hosts": {
+        "other0": {"address": "192.168.0.9", "address_v6": "fd00:0:0:1::9"}}}), ("vips.else", {**WRITTEN["vips"]["new"], "address": "fd00:0:0:1::252",
+        "pool": "other", "owner": "other0"})],
+     "vips.else.virtual_router_id: 52 is used by vips.old too; choose another (1 to 255)"),
     ("a sorry server of one family", [("vips.master.services.0.sorry_server", "192.168.0.99")],
      "vips.master.services.0.sorry_server_v6: missing beside 192.168.0.99; the VIP has both families: give one for each, or none"),
     ("a sorry server of the other family", [("vips.old.services.0.sorry_server", "fd00:0:0:1::99")],
@@ -170,31 +167,67 @@ REFUSED: list[tuple[str, list[tuple[str, Any]], str]] = [
      "that takes or refuses a connection, such as 192.168.0.1:22"),
     ("a host that is not managed", [("pools.master.hosts.master2.managed", False)],
      "vips.master.address_v6: fd00:0:0:1::250, and master2 has managed: false, where only IPv4 works so far; remove one of the two"),
-    ("an address with a zone", [("vips.new.address", "fe80::1%eth0")], "vips.new.address: 'fe80::1%eth0': must be an IPv4 address, such as 192.168.0.5"),
+    ("an address with a zone", [("vips.new.address", "fe80::1%eth0")], "vips.new.address: 'fe80::1%eth0': must be an IPv4 or IPv6 "
+     "address, such as 192.168.0.5"),
     ("clients in multicast", [("network.client_cidrs", ["fe00::/7"])],
      "network.client_cidrs: fe00::/7 overlaps multicast, which Neutron refuses; use ::/0 or 2000::/3, fc00::/7"),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("changes", "said"), [case[1:] for case in REFUSED], ids=[case[0] for case in REFUSED])
-def test_what_cannot_work_with_both_families_is_refused(finished: None, changes: list[tuple[str, Any]], said: str) -> None:
+def test_what_cannot_work_with_both_families_is_refused(changes: list[tuple[str, Any]], said: str) -> None:
     with pytest.raises(ConfigurationError) as refused:
         Cluster.parse(written(*changes))
     assert str(refused.value) == said
 
 
-def test_a_stack_of_ipv6_alone_is_written_with_the_same_keys(finished: None) -> None:
-    pools = {"master": {**WRITTEN["pools"]["master"], "hosts": {f"master{n}": f"fd00::{n + 2}" for n in range(3)}, "witnesses": ["[fd00::1]:53"]}}
-    vip = {**WRITTEN["vips"]["old"], "address": "fd00::250"}
-    cluster = Cluster.parse({"network": {"cidr": "fd00::/64"}, "pools": pools, "vips": {"only": vip}})
-    assert cluster.allowed_address_pairs(cluster.node("master0")) == ["fd00::/64", "fd00::250"]
+def alone(*changes: tuple[str, Any]) -> dict[str, Any]:
+    """A cluster of IPv6 alone with these changes: the hosts and one VIP of the dual-stack example."""
+    pool = {**WRITTEN["pools"]["master"], "hosts": {f"master{n}": f"fd00:0:0:1::{n + 2}" for n in range(3)}, "witnesses": ["[fd00:0:0:1::1]:53"]}
+    vip = {**WRITTEN["vips"]["new"], "address": "fd00:0:0:1::250"}
+    data: dict[str, Any] = copy.deepcopy({"network": {"cidr": "fd00:0:0:1::/64"}, "pools": {"master": pool}, "vips": {"only": vip}})
+    for path, value in changes:
+        put(data, path, value)
+    return data
 
 
-def test_a_floating_ip_is_for_the_ipv4_address_only(finished: None) -> None:
+def test_a_stack_of_ipv6_alone_is_written_with_the_same_keys() -> None:
+    cluster = Cluster.parse(alone())
+    assert cluster.allowed_address_pairs(cluster.node("master0")) == ["fd00:0:0:1::/64", "fd00:0:0:1::250"]
+
+
+REFUSED_ALONE: list[tuple[str, list[tuple[str, Any]], str]] = [
+    ("clients of IPv4", [("network.client_cidrs", ["203.0.113.0/24"])],
+     "network.client_cidrs.0: 203.0.113.0/24 is IPv4, and no subnet of the stack is; give an IPv6 one"),
+    ("a second address", [("pools.master.hosts.master1", {"address": "fd00:0:0:1::3", "address_v6": "fd00:0:0:1::9"})],
+     "pools.master.hosts.master1.address_v6: fd00:0:0:1::9, and network.cidr_v6 is not set; set it to the subnet of this address, or remove this"),
+    ("a bastion", [("ssh", {"bastion": {"image": "debian-12", "flavor": "m1.small"}, "allowed_cidrs": ["2001:db8::/32"]}),
+                   ("network.external", "public"), ("network.gateway", "fd00:0:0:1::1")],
+     "ssh.bastion.image: 'debian-12', and network.cidr is fd00:0:0:1::/64, where it gets no floating IP; name a bastion that exists (host, host_key)"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("changes", "said"), [case[1:] for case in REFUSED_ALONE], ids=[case[0] for case in REFUSED_ALONE])
+def test_what_cannot_work_with_ipv6_alone_is_refused(changes: list[tuple[str, Any]], said: str) -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        Cluster.parse(alone(*changes))
+    assert str(refused.value) == said
+
+
+def test_ssh_may_reach_hosts_of_ipv6_alone_by_ipv4() -> None:
+    data = alone(
+        ("network.management", {"existing": "operators", "cidr": "10.0.0.0/24"}),
+        ("pools.master.hosts.master1", {"address": "fd00:0:0:1::3", "ssh_address": "10.0.0.3"}),
+        ("ssh", {"allowed_cidrs": ["10.0.0.0/24"]}),
+    )
+    assert str(Cluster.parse(data).node("master1").ssh_address) == "10.0.0.3"
+
+
+def test_a_floating_ip_is_for_the_ipv4_address_only() -> None:
     assert Cluster.parse(written()).new_floating_ips() == ["master", "old"]
 
 
-def test_address_pairs_are_the_plain_vips_of_both_families_and_the_ranges_of_clients(finished: None) -> None:
+def test_address_pairs_are_the_plain_vips_of_both_families_and_the_ranges_of_clients() -> None:
     cluster = Cluster.parse(written())
     assert cluster.allowed_address_pairs(cluster.node("master2")) == ["192.168.0.250", "192.168.0.251", "fd00:0:0:1::250", "fd00:0:0:1::251"]
     assert set(cluster.allowed_address_pairs(cluster.node("master0"))) - set(cluster.allowed_address_pairs(cluster.node("master2"))) == {
@@ -202,19 +235,19 @@ def test_address_pairs_are_the_plain_vips_of_both_families_and_the_ranges_of_cli
     }  # fmt: skip
 
 
-def test_rendered_files_are_the_ones_in_dual_stack(finished: None) -> None:
+def test_rendered_files_are_the_ones_in_dual_stack() -> None:
     wanted = {str(path.relative_to(RENDERED)): without_digest(path.read_text()) for path in RENDERED.glob("*/*")}
     assert {f"{host}/{file.path}": without_digest(file.text) for host, files in rendered().items() for file in files} == wanted
 
 
-def test_a_real_keepalived_and_nft_accept_both_families_without_a_word(finished: None) -> None:
+def test_a_real_keepalived_and_nft_accept_both_families_without_a_word() -> None:
     cluster = Cluster.parse(written())
     with node() as real:
         for host in ("master0", "master1", "master2"):
             real.accepts(cluster, host)
 
 
-def test_both_instances_of_a_vip_are_in_one_group_that_tracks_for_them(finished: None) -> None:
+def test_both_instances_of_a_vip_are_in_one_group_that_tracks_for_them() -> None:
     conf = text(rendered()["master0"])
     group = conf[conf.index("vrrp_sync_group master {") : conf.index("vrrp_instance master {")]
     assert [line for line in group.splitlines() if line.startswith("        ")] == [
@@ -231,7 +264,7 @@ def test_both_instances_of_a_vip_are_in_one_group_that_tracks_for_them(finished:
     assert "drain_old weight 1" in instance(conf, "old") and "vrrp_sync_group" not in conf.replace("vrrp_sync_group master", "")
 
 
-def test_poor_views_of_both_families_together_weigh_as_much_as_one_of_a_vip_alone(finished: None) -> None:
+def test_poor_views_of_both_families_together_weigh_as_much_as_one_of_a_vip_alone() -> None:
     conf = text(rendered()["master0"])
     weights = re.findall(r'quorum_down ".* quorum (\S+) \S+ (-\d+)"', conf)
     assert dict(weights) == {"master": "-50", "master-v6": "-50", "new": "-100", "old": "-100"}
@@ -239,21 +272,21 @@ def test_poor_views_of_both_families_together_weigh_as_much_as_one_of_a_vip_alon
     assert {vip.name: described.poor_view(vip) for vip in described.vips} == {name: int(weight) for name, weight in weights}
 
 
-def test_adverts_of_ipv6_have_the_source_that_the_other_directors_know(finished: None) -> None:
+def test_adverts_of_ipv6_have_the_source_that_the_other_directors_know() -> None:
     conf = text(rendered()["master1"])
     assert "    native_ipv6\n" in instance(conf, "master-v6") and "    mcast_src_ip fd00:0:0:1::3\n" in instance(conf, "master-v6")
     assert "    unicast_src_ip fd00:0:0:1::3\n    unicast_peer {\n        fd00:0:0:1::2\n    }\n" in instance(conf, "new")
     assert "src_ip" not in instance(conf, "master")
 
 
-def test_rules_of_one_family_name_no_address_of_the_other(finished: None) -> None:
+def test_rules_of_one_family_name_no_address_of_the_other() -> None:
     parts = re.split(r"^table ip6? openshift_lvs\ndelete .*\n", text(rendered()["master0"], "lvs.nft"), flags=re.MULTILINE)
     rules_of = dict(zip(("", "ip", "ip6"), parts, strict=True))
     assert "192.168.0." in rules_of["ip"] and "fd00:" not in rules_of["ip"]
     assert "fd00:" in rules_of["ip6"] and "192.168." not in rules_of["ip6"] and "224.0.0.81" not in rules_of["ip6"]
 
 
-def test_what_the_program_on_the_node_is_told_comes_back_from_its_file(finished: None) -> None:
+def test_what_the_program_on_the_node_is_told_comes_back_from_its_file() -> None:
     cluster = Cluster.parse(written())
     for host in ("master0", "master2"):
         described = keepalived.describe(cluster, host)
@@ -265,7 +298,7 @@ def test_what_the_program_on_the_node_is_told_comes_back_from_its_file(finished:
     assert here.moving_with(["master-v6"]) == ["master-v6", "master"] and here.moving_with(["new"]) == ["new"]
 
 
-def test_the_security_group_lets_in_each_family_from_its_own_sources(finished: None) -> None:
+def test_the_security_group_lets_in_each_family_from_its_own_sources() -> None:
     names = {rule.name for rule in ingress_rules(Cluster.parse(written()))}
     assert {"icmp-from-0.0.0.0/0", "ipv6-icmp-from-::/0", "tcp-32768-60999-from-::/0", "vrrp-from-192.168.0.3/32", "vrrp-from-fd00:0:0:1::3/128"} <= names
     assert {"tcp-6443-from-2001:db8::/32", "tcp-6443-from-203.0.113.0/24", "tcp-8053-from-fd00:0:0:1::/64", "tcp-22-from-fd00:0:0:1::/64"} <= names
@@ -286,7 +319,7 @@ def network(deploy: Deploy, *changes: tuple[str, Any]) -> Deployment:
     return deploy(program)
 
 
-def test_neutron_is_asked_for_a_subnet_and_a_router_interface_of_each_family(finished: None, deploy: Deploy) -> None:
+def test_neutron_is_asked_for_a_subnet_and_a_router_interface_of_each_family(deploy: Deploy) -> None:
     made = network(deploy)
     first, second = made.of("Subnet")["subnet"].inputs, made.of("Subnet")["subnet-v6"].inputs
     assert "ipv6AddressMode" not in first and (first["ipVersion"], second["ipVersion"]) == (4, 6)
@@ -295,7 +328,7 @@ def test_neutron_is_asked_for_a_subnet_and_a_router_interface_of_each_family(fin
     assert {name: each.inputs["subnetId"] for name, each in made.of("RouterInterface").items()} == {"router": "subnet-id", "router-v6": "subnet-v6-id"}
 
 
-def test_each_address_of_a_vip_is_kept_by_a_port_of_its_own(finished: None, deploy: Deploy) -> None:
+def test_each_address_of_a_vip_is_kept_by_a_port_of_its_own(deploy: Deploy) -> None:
     ports = network(deploy).of("Port")
     assert {name: port.inputs["fixedIps"] for name, port in ports.items() if name.startswith("vip-master")} == {
         "vip-master": [{"subnetId": "subnet-id", "ipAddress": "192.168.0.250"}],
@@ -303,20 +336,20 @@ def test_each_address_of_a_vip_is_kept_by_a_port_of_its_own(finished: None, depl
     }
 
 
-def test_rules_of_ipv6_have_its_ethertype(finished: None, deploy: Deploy) -> None:
+def test_rules_of_ipv6_have_its_ethertype(deploy: Deploy) -> None:
     rules_of = network(deploy).of("SecGroupRule")
     assert rules_of["vrrp-from-fd00:0:0:1::3/128"].inputs["ethertype"] == rules_of["ipv6-icmp-from-::/0"].inputs["ethertype"] == "IPv6"
     assert rules_of["vrrp-from-192.168.0.3/32"].inputs["ethertype"] == "IPv4"
 
 
-def test_neutrons_own_addresses_of_the_second_subnet_are_far_from_the_named_ones(finished: None) -> None:
+def test_neutrons_own_addresses_of_the_second_subnet_are_far_from_the_named_ones() -> None:
     cluster = Cluster.parse(written())
     first, last = allocation_pool(cluster, IPv6Network("fd00:0:0:1::/64"))
     named = [int(address) for node in cluster.nodes() for address in node.host.addresses] + [int(vip.address) for vip in cluster.vips.values()]
     assert not any(int(first) <= address <= int(last) for address in named)
 
 
-def test_a_server_has_one_port_with_an_address_of_each_family(finished: None, deploy: Deploy) -> None:
+def test_a_server_has_one_port_with_an_address_of_each_family(deploy: Deploy) -> None:
     def program() -> dict[str, Any]:
         cluster = Cluster.parse(written())
         made = ClusterNetwork("network", NetworkArgs(cluster))
@@ -327,13 +360,13 @@ def test_a_server_has_one_port_with_an_address_of_each_family(finished: None, de
     assert {"ipAddress": "fd00:0:0:1::250"} in port["allowedAddressPairs"] and {"ipAddress": "192.168.0.250"} in port["allowedAddressPairs"]
 
 
-def test_the_outputs_name_both_addresses_of_a_vip(finished: None) -> None:
+def test_the_outputs_name_both_addresses_of_a_vip() -> None:
     given = Stack.endpoints(SimpleNamespace(cluster=Cluster.parse(written())), None)  # type: ignore[arg-type]
     assert given["master"]["services"] == ["192.168.0.250:6443/TCP", "192.168.0.250:53/UDP"]
     assert given["master-v6"]["services"] == ["[fd00:0:0:1::250]:6443/TCP", "[fd00:0:0:1::250]:53/UDP"]
 
 
-def test_firewalld_lets_in_adverts_and_clients_of_each_family(finished: None) -> None:
+def test_firewalld_lets_in_adverts_and_clients_of_each_family() -> None:
     rules_of = list(_rules(keepalived.describe(Cluster.parse(written()), "master0")))
     assert (6, 'source address="fd00:0:0:1::3" protocol value="112"') in rules_of
     assert (6, 'destination address="fd00:0:0:1::250" port port="6443" protocol="tcp"') in rules_of

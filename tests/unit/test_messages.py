@@ -42,7 +42,7 @@ WITHOUT = "without blanks, quotes, braces, #, ! and ~SEQ(, and no \\ at its end"
 WORD = f"must be one word of at most 255 characters, {WITHOUT}"
 YAML = "YAML reads yes, no, on and off without quotes as true and false"
 KEY = "must be a public host key, such as `ssh-ed25519 AAAA...`: a line that `ssh-keyscan -t ed25519 ADDRESS` prints"
-ADDRESS = "must be an IPv4 address, such as 192.168.0.5"
+ADDRESS = "must be an IPv4 or IPv6 address, such as 192.168.0.5"
 RANGE = "must be a network as ADDRESS/LENGTH with zeros after the length, such as 192.168.0.0/24"
 SECONDS = "must be a number of seconds from 0.001 to 3600"
 PORT = "must be a whole number from 1 to 65535"
@@ -63,7 +63,7 @@ NO_PORT = "direct routing changes no port: the servers listen on the port of the
 SENDS_MAIL = "the program runs no script when a VIP moves; `smtp_alert` sends mail"
 TAKEN = "choose another, because an address pair equal to a bound port's address takes that port down"
 SUBNET = "is not a host address of the subnet 192.168.0.0/24; choose one from 192.168.0.1 to 192.168.0.254"
-NOT_YET = "IPv4 only, so far; give an IPv4 address or network, or remove it"
+NO_IPV6 = "is IPv6, and no subnet of the stack is; set network.cidr_v6 and each host's address_v6, or give an IPv4 one"
 NEVER_BACK = "a quorum that was lost once would never come back; 0 at most"
 OUTSIDE = "a witness is outside the pool: a server of another one, a name server, a gateway that answers"
 HTTP = {"type": "http", "path": "/"}
@@ -180,8 +180,8 @@ TABLE: list[tuple[str, Any, str]] = [
     # pools
     ("pools.infra.hosts", ["infra0", "infra1"], "pools.infra.hosts: ['infra0', 'infra1']: must be a mapping NAME: ADDRESS, such as infra0: 192.168.0.5"),
     ("pools.infra.hosts.infra0", None, "pools.infra.hosts.infra0: no address given; write infra0: ADDRESS, such as infra0: 192.168.0.5"),
-    ("pools.infra.hosts.infra0", 5, "pools.infra.hosts.infra0: 5: must be an IPv4 address, such as 192.168.0.5, or a mapping with `address`"),
-    ("pools.infra.hosts.infra0", "fd00::5", f"pools.infra.hosts.infra0.address: fd00::5: {NOT_YET}"),
+    ("pools.infra.hosts.infra0", 5, "pools.infra.hosts.infra0: 5: must be an IPv4 or IPv6 address, such as 192.168.0.5, or a mapping with `address`"),
+    ("pools.infra.hosts.infra0", "fd00::5", f"pools.infra.hosts.infra0.address: fd00::5 {NO_IPV6}"),
     ("pools.infra.hosts", {1: "192.168.0.5"}, f"pools.infra.hosts: 1 is no name; {HOST_NAMES}"),
     ("pools.infra.hosts.Infra_0", "192.168.0.7", f"pools.infra.hosts: 'Infra_0' is no name; {HOST_NAMES}"),
     *(
@@ -294,7 +294,7 @@ TABLE: list[tuple[str, Any, str]] = [
     # vips
     ("vips.infra.owner", REMOVED, "vips.infra.owner: missing; give the name of a host of the pool, such as master0"),
     ("vips.infra.owner", "Infra0", f"vips.infra.owner: 'Infra0' is no name; {HOST_NAMES}"),
-    ("vips.infra.address", "fd00::1", f"vips.infra.address: fd00::1: {NOT_YET}"),
+    ("vips.infra.address", "fd00::1", f"vips.infra.address: fd00::1 {NO_IPV6}"),
     ("vips.infra.virtual_router_id", "many", "vips.infra.virtual_router_id: 'many': must be a whole number from 1 to 255"),
     ("vips.infra.virtual_router_id", 1.5, "vips.infra.virtual_router_id: 1.5: must be a whole number from 1 to 255"),
     ("vips.infra.virtual_router_id", None, "vips.infra.virtual_router_id: empty; give a whole number from 1 to 255"),
@@ -439,7 +439,11 @@ TABLE: list[tuple[str, Any, str]] = [
     ("network.cidr", "192.168.0.0", "network.cidr: 192.168.0.0/32 has too few addresses for a cluster; is its length right? such as 192.168.0.0/24"),
     ("pools.master.hosts.master0", "192.168.1.2", f"pools.master.hosts.master0: 192.168.1.2 {SUBNET}"),
     ("pools.master.hosts.master0", "192.168.0.255", f"pools.master.hosts.master0: 192.168.0.255 {SUBNET}"),
-    ("pools.master.hosts.master0", "192.168.0.2000", "pools.master.hosts.master0.address: '192.168.0.2000': must be an IPv4 address, such as 192.168.0.5"),
+    (
+        "pools.master.hosts.master0",
+        "192.168.0.2000",
+        f"pools.master.hosts.master0.address: '192.168.0.2000': {ADDRESS}",
+    ),
     ("vips.master.address", "10.0.0.250", f"vips.master.address: 10.0.0.250 {SUBNET}"),
     (
         "vips.master.address",

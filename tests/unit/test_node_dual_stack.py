@@ -16,7 +16,6 @@ from node.openshift_lvs.description import Description
 from tests.unit.node_functions import System
 from tests.unit.node_root import PROGRAM, Node, node
 from tests.unit.test_cluster import REMOVED
-from tests.unit.test_dual_stack import finished as finished
 from tests.unit.test_dual_stack import written
 
 VIP, HERE, PEER, STRANGER, CLIENT = "fd00:0:0:1::250", "fd00:0:0:1::2", "fd00:0:0:1::3", "fd00:0:0:1::77", "fd00:0:0:1::9"
@@ -46,7 +45,7 @@ asked.sendto(b"?", ("fd00:0:0:1::250", 9))
 
 
 @pytest.fixture
-def director(finished: None) -> Iterator[Node]:
+def director() -> Iterator[Node]:
     """master0 with the dual-stack version in force, and another machine on the wire."""
     with node() as made:
         made.sh(PREPARE)
@@ -200,7 +199,7 @@ def test_own_calls_of_both_families_go_to_other_servers_by_rules_that_nft_takes(
     assert "fd00" not in director.sh("nft list table ip openshift_lvs_own")
 
 
-def test_ipvsadm_is_told_the_family_of_a_virtual_server_of_ipv6(system: System, finished: None) -> None:
+def test_ipvsadm_is_told_the_family_of_a_virtual_server_of_ipv6(system: System) -> None:
     service = next(vip for vip in description().vips if vip.name == "master-v6").services[0]
     system.answers["ipvsadm"] = (0, "", "")
     ipvs.set_weight(service.mark, PEER, "DR", 0)
