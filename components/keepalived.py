@@ -15,6 +15,7 @@ from components.configuration import POOR_VIEW_WEIGHT, Cluster, ConfigurationErr
 from components.configuration.model import AnyAddress, AnyRange, within
 from components.ingress import open_return_ports
 from node.openshift_lvs import description
+from node.openshift_lvs.ipvs import SYNC_GROUPS
 
 ROOT = Path(__file__).parent.parent
 TEMPLATES = ROOT / "templates"
@@ -283,6 +284,8 @@ def _family(cluster: Cluster, node: Node, cidr: AnyRange) -> dict[str, Any]:
     return {
         **_FAMILIES[cidr.version],
         "version": cidr.version,
+        # Connection sync is in the first subnet: IPv4 where there are both.
+        "sync_group": SYNC_GROUPS[cidr.version] if cidr == cluster.network.cidr else None,
         "is_director": node.name in directors and bool(vips),
         "vips": [_vip(cluster, node, name, vip) for name, vip in vips.items()],
         "own_address": str(node.host.address_of(cidr.version)),

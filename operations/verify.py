@@ -173,7 +173,7 @@ def _settings(host: str, files: Mapping[str, str], seen: Facts, addresses: set[s
     faults = [f"{line} is rendered" for line in files["sysctl.conf"].splitlines() if line.startswith("net.") and line not in seen.sysctl]
     faults += [f"{address} is not on lo" for address in sorted(addresses - seen.lo)]
     if seen.rules:
-        faults.append(f"nft table ip openshift_lvs differs: {seen.rules}")
+        faults.append(f"nft rules differ: {seen.rules}")
     remedy = "; openshift-lvs apply on the node"
     return Finding(host, "kernel", not faults, "; ".join(faults) + remedy if faults else "sysctls, addresses on lo and rules as rendered")
 

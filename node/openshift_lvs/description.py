@@ -176,6 +176,16 @@ class Description(Record):
         """This host's address of a family, 4 or 6."""
         return next((address for address in self.addresses if address.version == version), None)
 
+    @property
+    def versions(self) -> tuple[int, ...]:
+        """The families of the VIPs: 4, 6 or both."""
+        return tuple(sorted({vip.address.version for vip in self.vips}))
+
+    @property
+    def sync_version(self) -> int:
+        """The family over which directors tell each other of connections: IPv4 where the hosts have it. One message may have connections of both."""
+        return self.address.version
+
     def directors_of(self, version: int) -> tuple[Address, ...]:
         """The addresses of the other directors, of a family."""
         return tuple(address for address in (*self.directors, *self.directors_v6) if address.version == version)

@@ -43,6 +43,7 @@ _COMMANDS: dict[str, tuple[str, ...]] = {
     "commands/ip-link": ("ip", "-statistics", "link", "show"),
     "commands/ip-route": ("ip", "route", "show", "table", "all"),
     "commands/ip-rule": ("ip", "rule", "show"),
+    "commands/ip-6-rule": ("ip", "-6", "rule", "show"),
     "commands/ip-neighbour": ("ip", "neighbour", "show"),
     "commands/ip-maddress": ("ip", "maddress", "show"),
     "commands/sysctl": ("sysctl", "--all", "--pattern", r"^net\.(ipv4|ipv6|core|netfilter)\."),

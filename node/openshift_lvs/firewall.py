@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 
-from . import journal, programs, state
+from . import host, journal, programs, state
 from .description import IPIP, Description
 
 TYPE_CHECKING = False
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _OURS = ("openshift_lvs", "openshift_lvs_own", "openshift_lvs_listen", "lvs_test_packets")
 _HERE = ("input", "prerouting")
-LEGACY_TABLES = "/proc/net/ip_tables_names"
+LEGACY_TABLES = {4: "/proc/net/ip_tables_names", 6: "/proc/net/ip6_tables_names"}
 
 
 def open_for(description: Description) -> None:
@@ -43,22 +43,23 @@ def close() -> None:
         _bring([])
 
 
-def other_chains() -> list[dict[str, Any]]:
-    """Other programs' chains for IPv4, as nft lists them in JSON."""
+def other_chains(description: Description) -> list[dict[str, Any]]:
+    """Other programs' chains for the families of the VIPs, as nft lists them in JSON."""
+    families = {"inet", *(host.FAMILIES[version] for version in description.versions)}
     status, shown, _ = programs.attempt("nft", "--json", "list", "chains")
     chains: list[dict[str, Any]] = [each["chain"] for each in json.loads(shown)["nftables"] if "chain" in each] if status == 0 and shown else []
-    return [chain for chain in chains if chain["family"] in ("ip", "inet") and chain["table"] not in _OURS]
+    return [chain for chain in chains if chain["family"] in families and chain["table"] not in _OURS]
 
 
-def dropping_chains(chains: list[dict[str, Any]] | None = None) -> tuple[str, ...]:
-    """Which of other programs' chains drop incoming packets unless a rule accepts them, as `table FAMILY NAME, chain NAME, priority N`."""
-    drops = [chain for chain in (other_chains() if chains is None else chains) if chain.get("policy") == "drop" and chain.get("hook") in _HERE]
+def dropping_chains(chains: list[dict[str, Any]]) -> tuple[str, ...]:
+    """Which of these chains of other programs drop incoming packets unless a rule accepts them, as `table FAMILY NAME, chain NAME, priority N`."""
+    drops = [chain for chain in chains if chain.get("policy") == "drop" and chain.get("hook") in _HERE]
     return tuple(f"table {chain['family']} {chain['table']}, chain {chain['name']}, priority {chain['prio']}" for chain in drops)
 
 
-def in_prerouting(chains: list[dict[str, Any]]) -> bool:
+def in_prerouting(description: Description, chains: list[dict[str, Any]]) -> bool:
     """Whether another program has rules in prerouting, where destinations are translated: some of these chains, or legacy iptables, which nft does not list."""
-    return any(chain.get("hook") == "prerouting" for chain in chains) or bool(state.text(LEGACY_TABLES))
+    return any(chain.get("hook") == "prerouting" for chain in chains) or any(state.text(LEGACY_TABLES[version]) for version in description.versions)
 
 
 def _running() -> bool:

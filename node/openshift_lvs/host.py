@@ -49,18 +49,19 @@ def all_addresses() -> dict[str, set[str]]:
 
 
 def moved(description: Description, found: dict[str, set[str]]) -> str:
-    """What is said when another interface than the pool's has this host's own address, and the remedy. Empty where it has not, or no interface has."""
-    having = [interface for interface, there in found.items() if str(description.address) in there]
-    if not having or description.interface in having:
-        return ""
-    return (
-        f"{description.address} is on {having[0]}, not on {description.interface}, where keepalived and the rules expect it; set "
-        f"pools.{description.pool}.interface, or the one of host {description.host}, to {having[0]} and pulumi up"
-    )
+    """What is said when another interface than the pool's has an address of this host, and the remedy. Empty where it has not, or no interface has."""
+    for address in description.addresses:
+        having = [interface for interface, there in found.items() if str(address) in there]
+        if having and description.interface not in having:
+            return (
+                f"{address} is on {having[0]}, not on {description.interface}, where keepalived and the rules expect it; set "
+                f"pools.{description.pool}.interface, or the one of host {description.host}, to {having[0]} and pulumi up"
+            )
+    return ""
 
 
 def require_interface(description: Description) -> None:
-    """Raise Refused when another interface than a version names has this host's own address."""
+    """Raise Refused when another interface than a version names has an address of this host."""
     if text := moved(description, all_addresses()):
         raise Refused(f"{text}. Nothing was changed")
 
@@ -177,14 +178,18 @@ def release_vips(description: Description) -> None:
 
 
 def load_rules(folder: str) -> None:
-    """Load the nftables rules of a version in one transaction; remove ours where it has none, since nothing would keep the table of a former director."""
+    """Load the nftables rules of a version in one transaction; remove ours of a family for which it has none, since nothing would keep the table of a
+    former director.
+    """
+    there: list[str] = []
     if os.path.exists(f"{folder}/{RULES}"):
         programs.run("nft", "--file", f"{folder}/{RULES}")
         _admit(state.read(state.ROLL_OUT_DIRECTORS).splitlines())
-    elif rules_loaded():
-        remove_rules()
-    if "ip6" not in families(folder) and any("ip6" in families(f"{state.VERSIONS}/{name}") for name in state.names(state.VERSIONS)):
-        programs.attempt("nft", "delete", "table", "ip6", TABLE)
+        there = families(folder)
+    delivered = {family for name in state.names(state.VERSIONS) for family in families(f"{state.VERSIONS}/{name}")}
+    for family in sorted(delivered.difference(there)):
+        if programs.succeeds("nft", "list", "table", family, TABLE):
+            programs.attempt("nft", "delete", "table", family, TABLE)
 
 
 def families(folder: str) -> list[str]:
@@ -261,14 +266,9 @@ def rules_that_differ() -> str:
     return "loaded: fewer or more rules than rendered"
 
 
-def rules_loaded() -> bool:
-    """Whether our nftables table is there."""
-    return programs.succeeds("nft", "list", "table", "ip", TABLE)
-
-
 def remove_rules() -> None:
     """Remove our nftables tables, if they are there."""
-    for family in families(state.CURRENT):
+    for family in FAMILIES.values():
         programs.attempt("nft", "delete", "table", family, TABLE)
 
 

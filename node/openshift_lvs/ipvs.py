@@ -19,8 +19,13 @@ _METHODS = {"Route": "DR", "Tunnel": "TUN", "Masq": "NAT"}
 OPTIONS = {"DR": "--gatewaying", "TUN": "--ipip", "NAT": "--masquerading"}
 FORGET_S = 10
 SYNC_MESSAGE_MAX = 1472
-"""Bytes of a sync message for an MTU of 1500: the kernel fills no longer ones by itself, and hears none that are longer than it was told."""
-IP_UDP_HEADERS = 28
+"""Bytes of a sync message over IPv4 for an MTU of 1500: the kernel fills no longer ones by itself, and hears none that are longer than it was told."""
+IP_UDP_HEADERS = {4: 28, 6: 48}
+SYNC_GROUPS = {4: "224.0.0.81", 6: "ff15::81"}
+"""Where directors send connection sync. For IPv4 the kernel's own group. A message to an IPv6 group of more than the link's scope has the configured
+address of its sender, by which the rules know a director; one to ff02:: would have the link-local address.
+"""
+SYNC_PORT = 8848
 
 
 class RealServer(Record):
@@ -183,13 +188,14 @@ class SyncDaemon(Record):
     interface: str
     sync_id: int
     message_max: int
+    group: str = SYNC_GROUPS[4]
 
 
 def sync_daemons() -> tuple[SyncDaemon, ...]:
     """The sides that run; none when this kernel has no IPVS."""
     shown = programs.attempt("ipvsadm", "--list", "--daemon")[1]
-    found = re.findall(r"^(master|backup) sync daemon \(mcast=([^,]+), syncid=(\d+), maxlen=(\d+)", shown, re.MULTILINE)
-    return tuple(SyncDaemon(side, interface, int(sync_id), int(length)) for side, interface, sync_id, length in found)
+    found = re.findall(r"^(master|backup) sync daemon \(mcast=([^,]+), syncid=(\d+), maxlen=(\d+)(?:, group=([^,]+))?", shown, re.MULTILINE)
+    return tuple(SyncDaemon(side, interface, int(sync_id), int(length), group or SYNC_GROUPS[4]) for side, interface, sync_id, length, group in found)
 
 
 def keep_sync(description: Description | None) -> None:
@@ -200,10 +206,11 @@ def keep_sync(description: Description | None) -> None:
     running = {daemon.side: daemon for daemon in sync_daemons()}
     wanted: dict[str, SyncDaemon] = {}
     if description and description.director and description.sync_id is not None:
+        headers, group = IP_UDP_HEADERS[description.sync_version], SYNC_GROUPS[description.sync_version]
         with open(f"/sys/class/net/{description.interface}/mtu", encoding="ascii") as file:
             mtu = min(1500, int(file.read()))
-        for side, length in (("master", mtu - IP_UDP_HEADERS), ("backup", SYNC_MESSAGE_MAX)):
-            wanted[side] = SyncDaemon(side, description.interface, description.sync_id, length)
+        for side, length in (("master", mtu - headers), ("backup", SYNC_MESSAGE_MAX)):
+            wanted[side] = SyncDaemon(side, description.interface, description.sync_id, length, group)
     for side in ("master", "backup"):
         if running.get(side) == wanted.get(side):
             continue
@@ -212,5 +219,6 @@ def keep_sync(description: Description | None) -> None:
         if side in wanted:
             daemon = wanted[side]
             start = ["--mcast-interface", daemon.interface, "--syncid", str(daemon.sync_id), "--sync-maxlen", str(daemon.message_max)]
+            start += ["--mcast-group", daemon.group] if daemon.group != SYNC_GROUPS[4] else []
             programs.run("ipvsadm", "--start-daemon", side, *start)
         journal.note(f"connection sync, side {side}: {f'started on {wanted[side].interface}' if side in wanted else 'stopped'}")

@@ -16,6 +16,7 @@ _NETLINK_ROUTE = 0
 _RTMGRP_IPV4_IFADDR = 0x10
 _RTMGRP_IPV6_IFADDR = 0x100
 _RTM_DELADDR = 21
+_IFA_ADDRESS = 1
 _LO = 1
 """The index of lo in every network namespace."""
 _NETLINK_NETFILTER = 12
@@ -60,11 +61,14 @@ class Events:
 
 
 class AddressEvents(Events):
-    """Addresses of every interface. `elsewhere` is set when IPv4 addresses of other interfaces than lo may have changed; the reader clears it."""
+    """Addresses of every interface. `elsewhere` is set when an IPv4 address or `own`, an IPv6 one, of another interface than lo may have changed; the
+    reader clears it. Other IPv6 addresses are left out: a router advertisement renews them all the time.
+    """
 
     def __init__(self) -> None:
         super().__init__(_NETLINK_ROUTE, _RTMGRP_IPV4_IFADDR | _RTMGRP_IPV6_IFADDR)
         self.elsewhere = False
+        self.own = b""
 
     def left_lo(self) -> bool:
         """Whether an address may have left lo since the last look."""
@@ -76,7 +80,7 @@ class AddressEvents(Events):
                 if struct.unpack_from("=I", body, 4)[0] == _LO:
                     left |= kind == _RTM_DELADDR
                 else:
-                    self.elsewhere |= body[0] == socket.AF_INET
+                    self.elsewhere |= body[0] == socket.AF_INET or dict(_attributes(body, 8)).get(_IFA_ADDRESS) == self.own
         return left
 
 
@@ -126,7 +130,7 @@ class TraceEvents(Events):
                     # The kernel shows the packet with the first message of each walk. Another one that is traced may be a fragment without ports.
                     came_from = {}
                     port = struct.unpack_from("!H", told.get(_NFTA_TRACE_TRANSPORT_HEADER, bytes(4)), 2)[0]
-                    destination = (socket.inet_ntoa(told[_NFTA_TRACE_NETWORK_HEADER][16:20]), port)
+                    destination = (_destination(told[_NFTA_TRACE_NETWORK_HEADER]), port)
                 if struct.unpack("!I", told[_NFTA_TRACE_TYPE])[0] != _NFT_TRACETYPE_RULE:
                     continue
                 verdict = dict(_attributes(told[_NFTA_TRACE_VERDICT], 0))
@@ -139,6 +143,13 @@ class TraceEvents(Events):
                         path.insert(0, came_from[path[0]])
                     found.append((_name(told[_NFTA_TRACE_TABLE]), path, destination))
         return found
+
+
+def _destination(header: bytes) -> str:
+    """The destination in the header of an IPv4 or IPv6 packet."""
+    if header[0] >> 4 == 6:
+        return socket.inet_ntop(socket.AF_INET6, header[24:40])
+    return socket.inet_ntoa(header[16:20])
 
 
 def messages(data: bytes) -> Iterator[tuple[int, bytes]]:

@@ -141,7 +141,7 @@ def _director(seen: Facts, description: Description) -> Iterator[Sample]:
     for vip in description.vips:
         of = {"vip": vip.name, "address": vip.address}
         yield "vip_held", of, str(vip.address) in seen.held
-        yield "vip_owned", of, vip.owner == description.address
+        yield "vip_owned", of, vip.owner in description.addresses
         if last := seen.vrrp.get(vip.name):
             for each in STATES:
                 yield "vrrp_state", {**of, "state": each}, last.state == each

@@ -52,7 +52,7 @@ def facts() -> Facts:
         seen = replace(seen, table=belief.table())
     if not description.director:
         return seen
-    chains = firewall.other_chains()
+    chains = firewall.other_chains(description)
     return replace(
         seen,
         sync=ipvs.sync_daemons(),
@@ -77,7 +77,7 @@ def _reached(description: Description) -> dict[str, bool]:
 
 
 def _translated(description: Description, chains: list[dict[str, Any]]) -> tuple[Translation, ...]:
-    if not firewall.in_prerouting(chains):
+    if not firewall.in_prerouting(description, chains):
         return ()
     from . import test_packets
 

@@ -85,9 +85,9 @@ def _rules(description: Description, family: str, version: int, elsewhere: dict[
     return "\n".join(lines) + "\n"
 
 
-def missing() -> bool:
-    """Whether another program removed the chains."""
-    return any(not programs.succeeds("nft", "list", "table", family, TABLE) for family in _loaded())
+def missing() -> str:
+    """`table FAMILY NAME` of the first table that another program removed; empty when all are there."""
+    return next((f"table {family} {TABLE}" for family in _loaded() if not programs.succeeds("nft", "list", "table", family, TABLE)), "")
 
 
 def _loaded() -> list[str]:

@@ -10,16 +10,16 @@ _HOST_PORT = "publish the pod with hostNetwork instead of hostPort, or choose an
 _SERVICE = "remove the VIP from the Service's externalIPs; for a NodePort choose another port, or keep the VIP out of nodePortAddresses"
 _ANY = "remove that rule, or choose another port for the service"
 _PROGRAMS = (
-    (r"\btable ip cni_hostport\b|\bCNI-", "portmap", _HOST_PORT),
-    (r"\btable ip crio-hostports\b|\bKUBE-(HOSTPORTS|HP-)", "CRI-O", _HOST_PORT),
-    (r"\btable ip kube-proxy\b|\bKUBE-", "kube-proxy", _SERVICE),
+    (r"\btable ip6? cni_hostport\b|\bCNI-", "portmap", _HOST_PORT),
+    (r"\btable ip6? crio-hostports\b|\bKUBE-(HOSTPORTS|HP-)", "CRI-O", _HOST_PORT),
+    (r"\btable ip6? kube-proxy\b|\bKUBE-", "kube-proxy", _SERVICE),
     (r"\bOVN-KUBE-", "OVN-Kubernetes", _SERVICE),
     (r"\bANTREA-", "Antrea", _SERVICE),
     (r"\bCILIUM_", "Cilium", _HOST_PORT),
     (r"\bcali-", "Calico", _ANY),
     (r"\bDOCKER\b", "Docker", _ANY),
     (r"\bNETAVARK\b|\btable inet netavark\b", "Podman", _ANY),
-    (r"\btable (ip|inet) firewalld\b", "firewalld", _ANY),
+    (r"\btable (ip6?|inet) firewalld\b", "firewalld", _ANY),
     ("", "a rule", _ANY),
 )
 """What tells a program's rules: a pattern for the table and the chains, the program, and the remedy."""
@@ -29,7 +29,7 @@ class Translation(Record):
     """A service whose packets do not keep their destination on this host, or of which that is not known."""
 
     at: str
-    """`VIP:PORT/PROTOCOL`."""
+    """`VIP:PORT/PROTOCOL`, or `[VIP]:PORT/PROTOCOL` of an IPv6 VIP."""
     to: str = ""
     """The destination that they get, `ADDRESS:PORT`; empty when that is not known."""
     rule: str = ""

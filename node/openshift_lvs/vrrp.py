@@ -136,11 +136,12 @@ def others_able(description: Description, new: Description) -> bool:
     kernel, drained = belief.table(), state.drained()
     live = {address for _, address in ipvs.answering(kernel)}
     telling = {service.mark for service in description.services if service.all_expected}
-    dead = {address for mark, address in servers.failing(description, kernel) if mark in telling} - live
+    failing = {address for mark, address in servers.failing(description, kernel) if mark in telling}
     staying = set(new.directors)
     able = False
-    for other in description.directors:
-        if str(other) in drained or str(other) in dead:
+    for number, other in enumerate(description.directors):
+        addresses = {str(other), *map(str, description.directors_v6[number : number + 1])}
+        if addresses & drained or (addresses & failing and not addresses & live):
             continue
         if other not in staying:
             return False

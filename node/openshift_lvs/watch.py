@@ -39,9 +39,8 @@ SETTLE_S = 5.0
 ALIVE_S = 5.0
 """Seconds between two signs of life for systemd's watchdog."""
 PROC_TABLE = "/proc/net/ip_vs"
-PROC_UDP = "/proc/net/udp"
-SYNC_GROUP = ("224.0.0.81", 8848)
-"""Where both sides of connection sync have a socket of the kernel's (linux/ip_vs.h)."""
+PROC_UDP = {4: "/proc/net/udp", 6: "/proc/net/udp6"}
+"""Where both sides of connection sync have a socket of the kernel's."""
 IPVS, RULES, OWN_RULES, VIPS, SYNC = "IPVS table", "nftables rules", "nftables rules of own calls", "VIPs on lo", "connection sync"
 
 
@@ -84,6 +83,12 @@ class Watch:
     def again(self) -> bool:
         """Whether something looked wrong, and is looked at again soon."""
         return bool(self._seen)
+
+    @property
+    def own_v6(self) -> bytes:
+        """This host's IPv6 address; empty where it has none."""
+        address = self.description.address_of(6) if self.description else None
+        return address.packed if address else b""
 
     def read_version(self) -> bool:
         """Take over what is in force. False when another program is: this one must end."""
@@ -263,7 +268,8 @@ class Watch:
     def _sync_faults(self, description: Description) -> list[Fault]:
         if description.sync_id is None or not host.keepalived_runs():
             return []
-        if self._sync_hidden or sync_sides(state.text(PROC_UDP)) == 2:
+        version = description.sync_version
+        if self._sync_hidden or sync_sides(state.text(PROC_UDP[version]), version) == 2:
             return []
         sides = len(ipvs.sync_daemons())
         if sides == 2:
@@ -278,8 +284,8 @@ class Watch:
         # A server that is no director may have none.
         if os.path.exists(f"{state.CURRENT}/{host.RULES}") and (differs := host.rules_that_differ()):
             faults.append(Fault(RULES, differs, lambda: host.load_rules(state.CURRENT), self.rules_by))
-        if own_calls.missing():
-            faults.append(Fault(OWN_RULES, f"table ip {own_calls.TABLE} was missing", own_calls.load_again, self.rules_by))
+        if missing := own_calls.missing():
+            faults.append(Fault(OWN_RULES, f"{missing} was missing", own_calls.load_again, self.rules_by))
         return faults
 
     def _kernel(self) -> Table:
@@ -326,11 +332,12 @@ _WORDS = (
 )
 
 
-def sync_sides(shown: str) -> int:
-    """How many sides of connection sync run, in /proc/net/udp: one sends to the group, one hears on it."""
-    address, port = SYNC_GROUP
-    # The kernel prints the address as one number of this machine's byte order.
-    group = f"{int.from_bytes(socket.inet_aton(address), sys.byteorder):08X}:{port:04X}"
+def sync_sides(shown: str, version: int) -> int:
+    """How many sides of connection sync run, in /proc/net/udp or udp6: one sends to the group, one hears on it."""
+    packed = socket.inet_pton(socket.AF_INET if version == 4 else socket.AF_INET6, ipvs.SYNC_GROUPS[version])
+    # The kernel prints each 32 bits of an address as a number of this machine's byte order.
+    address = "".join(f"{int.from_bytes(packed[at : at + 4], sys.byteorder):08X}" for at in range(0, len(packed), 4))
+    group = f"{address}:{ipvs.SYNC_PORT:04X}"
     columns = [line.split()[1:3] for line in shown.splitlines()[1:]]
     return sum(any(found[at] == group for found in columns if len(found) > at) for at in (0, 1))
 
@@ -351,6 +358,7 @@ def watch() -> None:
     notify("READY=1")
     looked = alive = clock.now()
     while True:
+        addresses.own = watched.own_v6
         wait = max(0.0, looked + (AGAIN_S if watched.again else LOOK_S) - clock.now())
         ready = {file for file, _ in poll.poll(min(wait, GLANCE_S) * 1000)}
         if pipe in ready:

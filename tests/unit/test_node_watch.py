@@ -52,7 +52,7 @@ class Running:
         Path(state.CURRENT, "sysctl.conf").write_text("# ARP\nnet.ipv4.conf.all.arp_ignore = 1\nnet.ipv4.vs.sync_threshold = 0 0\n")
         self.sysctl("net/ipv4/conf/all/arp_ignore", "1\n")
         self.sysctl("net/ipv4/vs/sync_threshold", "0\t0\n")
-        Path(watch.PROC_UDP).write_text(BOTH_SIDES)
+        Path(watch.PROC_UDP[4]).write_text(BOTH_SIDES)
         system.fill(said)
         system.answers["ip -oneline address show dev lo"] = (0, "1: lo inet 192.168.0.250/32 scope global lo\n", "")
         self.watch = self.started()
@@ -93,7 +93,7 @@ class Running:
 @pytest.fixture
 def make(system: System, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> type[Running]:
     monkeypatch.setattr(watch, "PROC_TABLE", str(tmp_path / "ip_vs"))
-    monkeypatch.setattr(watch, "PROC_UDP", str(tmp_path / "udp"))
+    monkeypatch.setattr(watch, "PROC_UDP", {4: str(tmp_path / "udp")})
     monkeypatch.setattr(host, "PROC_SYS", str(tmp_path / "sys"))
     monkeypatch.setattr(host, "keepalived_runs", lambda: True)
     monkeypatch.setattr(repairs, "suspects", lambda: "kube-proxy")
@@ -389,13 +389,13 @@ def test_rules_that_another_program_removed_are_loaded_again_and_name_it(running
 
 @pytest.mark.parametrize(("shown", "sides"), [(BOTH_SIDES, 2), (BOTH_SIDES[: BOTH_SIDES.index("  2:")], 1), ("  sl  local_address rem_address\n", 0)])
 def test_a_side_of_connection_sync_is_seen_by_its_socket(shown: str, sides: int) -> None:
-    assert watch.sync_sides(shown) == sides
+    assert watch.sync_sides(shown, 4) == sides
 
 
 def test_connection_sync_that_ended_is_started_again(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     kept: list[object] = []
     monkeypatch.setattr(ipvs, "keep_sync", kept.append)
-    Path(watch.PROC_UDP).write_text("")
+    Path(watch.PROC_UDP[4]).write_text("")
     running.look(3)
     assert kept
 
@@ -409,7 +409,7 @@ def test_connection_sync_whose_sockets_the_kernel_does_not_show_is_not_asked_for
         return sides
 
     monkeypatch.setattr(ipvs, "sync_daemons", sync_daemons)
-    Path(watch.PROC_UDP).write_text("")
+    Path(watch.PROC_UDP[4]).write_text("")
     assert running.look(6) == []
     assert (len(asked), running.system.notes) == (1, [])
 

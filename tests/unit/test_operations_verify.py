@@ -142,7 +142,7 @@ RULES = "loaded: meta mark set 2; rendered: meta mark set 1"
         (
             "master1",
             lambda f: replace(f, rules=RULES),
-            [f"kernel: nft table ip openshift_lvs differs: {RULES}; openshift-lvs apply on the node"],
+            [f"kernel: nft rules differ: {RULES}; openshift-lvs apply on the node"],
         ),
         ("infra1", lambda f: replace(f, lo=frozenset({"127.0.0.1"})), ["192.168.0.251 is not on lo; openshift-lvs apply on the node"]),
         (
