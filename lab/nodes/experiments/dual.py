@@ -54,6 +54,13 @@ def dual_stack(described: Description) -> None:
         each["address_v6"] = machine.second(each["address"])
 
 
+def _unicast(described: Description) -> None:
+    """Adverts to each director instead of the multicast group: without a source of its own keepalived would send them from the link-local address."""
+    dual_stack(described)
+    for vip in described["vips"].values():
+        vip["unicast"] = True
+
+
 def ipv6_alone(described: Description) -> None:
     """IPv6 addresses instead of the IPv4 ones, but for the way to the nodes' ssh, which has both."""
     network = described["network"]
@@ -189,6 +196,11 @@ _AT_ONCE = [
     *of_traffic(BOTH),
     _TIMING,
 ]
+_BY_UNICAST = [
+    *_named(STEADY, "steady: three masters"),
+    *_named(PLANNED, "owner drained"),
+    *_named(CRASHES, "owner isolated with carrier"),
+]
 _ALONE = [
     *_named(STEADY, "steady: three masters"),
     *_named(PLANNED, "owner drained"),
@@ -203,6 +215,7 @@ DUAL = [
     # What another configuration of the pool needs, after the rest: a deployment takes minutes.
     *sorted(_ROWS, key=lambda experiment: experiment.arrange is not dual_stack),
     _again(Experiment(MASTER, (_BY_DATAGRAMS,), before=DATAGRAMS, after=NO_DATAGRAMS), f"{NAME}, IPv6", arrange=_datagrams),
+    *(_again(experiment, f"{NAME}, unicast adverts", both=True, arrange=_unicast) for experiment in _BY_UNICAST),
     # Last: every address of the nodes changes, and changes back.
     *(_alone(experiment) for experiment in _ALONE),
 ]
