@@ -16,7 +16,7 @@ from node.openshift_lvs.description import Description
 from tests.unit.node_functions import System
 from tests.unit.node_root import PROGRAM, Node, node
 from tests.unit.test_cluster import REMOVED
-from tests.unit.test_dual_stack import written
+from tests.unit.test_dual_stack import alone, written
 
 VIP, HERE, PEER, STRANGER, CLIENT = "fd00:0:0:1::250", "fd00:0:0:1::2", "fd00:0:0:1::3", "fd00:0:0:1::77", "fd00:0:0:1::9"
 PREPARE = f"""
@@ -42,6 +42,24 @@ import socket
 asked = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
 asked.sendto(b"?", ("fd00:0:0:1::250", 9))
 """
+
+
+SYNC_SOURCE = """
+import socket
+index = socket.if_nametoindex("eth0")
+made = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, index)
+made.connect(("ff15::81", 8848))
+print(made.getsockname()[0])
+"""
+PORTMAP = """
+table ip6 nat {
+    chain CNI-DN-31b3423096d38683e3b8a { tcp dport 6443 counter dnat to [fd00:88::2]:8443; }
+    chain CNI-HOSTPORT-DNAT { meta l4proto 6 tcp dport 6443 counter jump CNI-DN-31b3423096d38683e3b8a; }
+    chain PREROUTING { type nat hook prerouting priority dstnat; policy accept; fib daddr type local counter jump CNI-HOSTPORT-DNAT; }
+}
+"""
+"""As `nft list ruleset` shows what the portmap plugin wrote with ip6tables-nft."""
 
 
 @pytest.fixture
@@ -166,6 +184,65 @@ def test_a_drain_of_one_family_moves_the_other_with_it(director: Node) -> None:
     # keepalived is a stub here, so the VIPs stay.
     assert "still here: 192.168.0.250 " + VIP in director.verb("hand-over", "master-v6").stderr
     assert [director.read(f"/run/openshift-lvs/drain-{name}").strip() for name in ("master", "master-v6", "old")] == ["0", "0", "-50"]
+
+
+def test_a_host_port_of_ipv6_is_found_with_the_chains_that_translate_it(director: Node) -> None:
+    director.sh("nft --file -", stdin=PORTMAP)
+    (found,) = director.facts.translated
+    assert (found.at, found.to) == (f"[{VIP}]:6443/TCP", "[fd00:88::2]:8443")
+    assert "by portmap (table ip6 nat, chain PREROUTING, CNI-HOSTPORT-DNAT, CNI-DN-31b3423096d38683e3b8a)" in str(found)
+    assert "lvs_test_packets" not in director.sh("nft list tables")
+
+
+def test_a_chain_of_ipv6_that_drops_packets_is_named(director: Node) -> None:
+    director.sh("nft 'add table ip6 filter { chain input { type filter hook input priority 0; policy drop; }; }'")
+    assert director.facts.filters == ("table ip6 filter, chain input, priority 0",)
+
+
+def test_the_own_address_of_ipv6_on_another_interface_is_named(director: Node) -> None:
+    director.sh(f"ip link add br-ex type bridge; ip -6 address delete {HERE}/64 dev eth0; ip -6 address add {HERE}/64 dev br-ex nodad")
+    assert director.facts.moved.startswith(f"{HERE} is on br-ex, not on eth0")
+
+
+def test_an_event_of_the_own_address_of_ipv6_is_told_from_those_of_others(director: Node) -> None:
+    told = director.python(
+        "from openshift_lvs import kernel_events\nimport os\nevents = kernel_events.AddressEvents(); events.own = here.address_v6.packed\n"
+        f"for change in ('add fd00:0:0:1::99/64 dev eth0 nodad', 'delete {HERE}/64 dev eth0'):\n"
+        "    os.system(f'ip -6 address {change}'); events.left_lo(); print(events.elsewhere)\n"
+    )
+    assert told.split() == ["False", "True"]
+
+
+def test_directors_of_ipv6_alone_know_connection_sync_by_its_sender(director: Node) -> None:
+    director.roll_out(Cluster.parse(alone(("pools.master.witnesses", []))), "master0")
+    assert director.facts.rules == ""
+    assert "table ip openshift_lvs" not in director.sh("nft list tables").splitlines()
+    assert {(each.side, each.group) for each in director.facts.sync} == {("master", "ff15::81"), ("backup", "ff15::81")}
+    # keepalived adds a VIP so on the holder.
+    director.sh(f"ip -6 address add {VIP}/128 dev eth0 nodad preferred_lft 0")
+    director.write("/stub/source", SYNC_SOURCE)
+    assert director.sh("python3 /stub/source").strip() == HERE
+
+
+def test_connection_sync_over_ipv6_is_refused_from_others_and_from_users(director: Node) -> None:
+    director.roll_out(Cluster.parse(alone(("pools.master.witnesses", []))), "master0")
+    director.write("/stub/sync", "import socket, sys\n"
+        "made = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)\nmade.bind((sys.argv[2], 0))\n"
+        "made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, socket.if_nametoindex(sys.argv[1]))\n"
+        "made.sendto(bytes([0, 52, 0, 8, 0, 1, 0, 0]), ('ff15::81', 8848))\n")  # fmt: skip
+    director.write("/stub/member", "import socket, struct, time\n"
+        "made = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)\n"
+        "made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, socket.inet_pton(socket.AF_INET6, 'ff15::81')\n"
+        "    + struct.pack('I', socket.if_nametoindex('eth0')))\nprint(flush=True)\ntime.sleep(60)\n")  # fmt: skip
+    director.sh("(python3 /stub/member >/stub/joined 2>&1 </dev/null &); until [ -s /stub/joined ]; do /usr/bin/sleep 0.1; done")
+    for source in (PEER, STRANGER):
+        outside(director, f"python3 /stub/sync wire {source}")
+    assert director.facts.foreign == (f"{STRANGER} connection sync",)
+    director.sh("nft 'add table ip6 counted { chain output { type filter hook output priority 100; ip6 daddr ff15::81 counter; }; }'")
+    director.sh(f"setpriv --reuid 65534 --clear-groups python3 /stub/sync eth0 {HERE} 2>/dev/null || true")
+    assert "packets 0 " in director.sh("nft list table ip6 counted")
+    director.sh(f"python3 /stub/sync eth0 {HERE}")
+    assert "packets 1 " in director.sh("nft list table ip6 counted")
 
 
 def description() -> Description:

@@ -21,9 +21,11 @@ from node.openshift_lvs.description import AH, UDP, VRRP
 from node.openshift_lvs.errors import Refused
 from tests.unit.node_functions import ADDRESSES, HERE, System, description
 from tests.unit.node_root import OPENSHIFT_LVS, PROGRAM, Node, node
+from tests.unit.test_dual_stack import alone, written
 from tests.unit.test_node_scripts import STACK, cluster
 
 HOSTS = {"master0": "192.168.0.2", "master1": "192.168.0.3", "master2": "192.168.0.4"}
+HOSTS_V6 = {f"master{number}": f"fd00:0:0:1::{number + 2}" for number in range(3)}
 VRRP_NAME = "VRRP (IP protocol 112)"
 OTHERS = "192.168.0.3, 192.168.0.4"
 PACKETS_S = 30
@@ -38,6 +40,12 @@ def everyone_hears(protocol: str = "112", **less: list[str]) -> dict[str, dict[s
 
 
 # What is known, and what it means
+
+
+def test_a_test_packet_of_ipv6_tells_addresses_of_ipv6() -> None:
+    packet = hearing.report(UDP, ["fd00::3", "fd00::4"], VRRP)
+    assert hearing.parse(packet, VRRP, 6) == (UDP, ["fd00::3", "fd00::4"])
+    assert hearing.parse(packet[:-1], VRRP, 6) is None
 
 
 @pytest.mark.parametrize("carrier", [VRRP, AH])
@@ -95,7 +103,7 @@ def hub(**nodes: Node) -> Iterator[None]:
         subprocess.run([*enter, "sh", "-euc", "ip link add hub type bridge mcast_snooping 0; ip link set hub up"], check=True)
         for host, made in nodes.items():
             move = f"ip link set wire down; ip link set wire name {host} netns {process.pid}"
-            address = f"ip address flush dev eth0; ip address add {HOSTS[host]}/24 dev eth0"
+            address = f"ip address flush dev eth0; ip address add {HOSTS[host]}/24 dev eth0; ip address add {HOSTS_V6[host]}/64 dev eth0 nodad"
             subprocess.run(["nsenter", f"--target={made.pid}", "--net", "sh", "-euc", f"{move}; {address}"], check=True)
             subprocess.run([*enter, "sh", "-euc", f"ip link set {host} master hub up"], check=True)
         try:
@@ -156,13 +164,31 @@ def test_directors_without_filters_hear_each_other(change: dict[str, Any]) -> No
             wait_for_missing([], made)
 
 
+def test_a_filter_of_ipv6_is_known_while_ipv4_is_heard() -> None:
+    with speaking(Cluster.parse(written()), "master0", "master1", before=filtered("ip6 nexthdr 112")) as nodes:
+        wait_for_missing(["fd00:0:0:1::2 does not hear VRRP (IP protocol 112) from fd00:0:0:1::3"], *nodes.values())
+        nodes["master0"].sh("nft delete table inet filter")
+        wait_for_missing([], *nodes.values())
+
+
+def test_directors_of_ipv6_alone_hear_each_other_by_the_groups_of_ipv6() -> None:
+    with speaking(Cluster.parse(alone()), "master0", "master1", before=filtered("ip6 daddr ff15::81")) as nodes:
+        wait_for_missing(["fd00:0:0:1::2 does not hear connection sync (UDP 8848) from fd00:0:0:1::3"], *nodes.values())
+        nodes["master0"].sh("nft delete table inet filter")
+        wait_for_missing([], *nodes.values())
+
+
+def filtered(dropped: str) -> str:
+    """A command that drops these packets."""
+    return f"nft 'add table inet filter {{ chain input {{ type filter hook input priority 0; {dropped} drop; }}; }}'"
+
+
 @pytest.mark.parametrize(
     ("dropped", "protocol"),
     [("ip protocol 112", "VRRP (IP protocol 112)"), ("udp dport 8848", "connection sync (UDP 8848)")],
 )
 def test_a_filter_on_one_host_is_known_on_every_host(dropped: str, protocol: str) -> None:
-    table = f"nft 'add table inet filter {{ chain input {{ type filter hook input priority 0; {dropped} drop; }}; }}'"
-    with speaking(cluster(), *HOSTS, before=table) as nodes:
+    with speaking(cluster(), *HOSTS, before=filtered(dropped)) as nodes:
         expected = f"192.168.0.2 does not hear {protocol} from 192.168.0.3, 192.168.0.4"
         wait_for_missing([expected], *nodes.values())
         nodes["master0"].sh("nft delete table inet filter")

@@ -169,6 +169,24 @@ def test_only_the_side_that_differs_starts_anew(system: System, mtu: Any) -> Non
     assert len(synced(system, DAEMON.format("master", 51, 1414) + DAEMON.format("backup", 9, 1472))) == 2
 
 
+def test_directors_of_ipv6_alone_tell_of_connections_by_a_group_of_ipv6(system: System, mtu: Any) -> None:
+    mtu(1500)
+    alone = description(vip(address="fd00::250", owner="fd00::2"), address="fd00::2", directors=("fd00::3",))
+    of_ipv4 = DAEMON.format("backup", 51, 1472)
+    system.answers["ipvsadm --list --daemon"] = (0, of_ipv4, "")
+    ipvs.keep_sync(alone)
+    assert system.asked == [
+        "ipvsadm --start-daemon master --mcast-interface eth0 --syncid 51 --sync-maxlen 1452 --mcast-group ff15::81",
+        "ipvsadm --stop-daemon backup",
+        "ipvsadm --start-daemon backup --mcast-interface eth0 --syncid 51 --sync-maxlen 1472 --mcast-group ff15::81",
+    ]
+    system.asked.clear()
+    running = DAEMON.format("master", 51, 1452) + DAEMON.format("backup", 51, 1472)
+    system.answers["ipvsadm --list --daemon"] = (0, running.replace("224.0.0.81", "ff15::81"), "")
+    ipvs.keep_sync(alone)
+    assert system.asked == []
+
+
 def test_a_host_that_is_no_director_stops_both_sides(system: System) -> None:
     system.answers["ipvsadm --list --daemon"] = (0, DAEMON.format("master", 51, 1472) + DAEMON.format("backup", 51, 1472), "")
     ipvs.keep_sync(description(director=False))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from ipaddress import ip_address
 from pathlib import Path
@@ -390,6 +391,13 @@ def test_rules_that_another_program_removed_are_loaded_again_and_name_it(running
 @pytest.mark.parametrize(("shown", "sides"), [(BOTH_SIDES, 2), (BOTH_SIDES[: BOTH_SIDES.index("  2:")], 1), ("  sl  local_address rem_address\n", 0)])
 def test_a_side_of_connection_sync_is_seen_by_its_socket(shown: str, sides: int) -> None:
     assert watch.sync_sides(shown, 4) == sides
+
+
+def test_a_side_of_connection_sync_over_ipv6_is_seen_by_its_socket() -> None:
+    group = ip_address("ff15::81").packed
+    shown = "".join(f"{int.from_bytes(group[at : at + 4], sys.byteorder):08X}" for at in range(0, 16, 4)) + ":2290"
+    sockets = f"  sl  local_address remote_address\n  1: {shown} {'0' * 32}:0000 07\n  2: {'0' * 32}:A1B2 {shown} 01\n"
+    assert (watch.sync_sides(sockets, 6), watch.sync_sides(sockets, 4)) == (2, 0)
 
 
 def test_connection_sync_that_ended_is_started_again(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
