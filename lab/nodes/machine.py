@@ -37,6 +37,8 @@ NODES: dict[str, str] = {
 CLIENT = "192.168.0.100"
 BRIDGE = "192.168.0.254"
 """The machine's own address beside the nodes: its sshd is their bastion."""
+CIDR_V6 = "fd00:0:0:1::/64"
+"""The IPv6 subnet of the segment. Every node and client has an address in it, whatever the stack says."""
 CLUSTER_COMMAND = "usr/local/sbin/cluster"
 """What starts a cluster's programs, by its place under the machine's root."""
 
@@ -73,6 +75,11 @@ class KeyPair:
         loaded = serialization.load_ssh_private_key(path.read_bytes(), password=None)
         public = loaded.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
         return cls(path.read_text(), public.decode())
+
+
+def second(address: str) -> str:
+    """The IPv6 address of whoever has this IPv4 address: it ends with the same digits. `guest/lab` gives the machines theirs by the same rule."""
+    return CIDR_V6.replace("/64", address.rpartition(".")[2])
 
 
 def up(cluster: bool = False) -> None:

@@ -31,7 +31,7 @@ def draw(title: str, verdict: str, seen: Seen, moment: float) -> str:
         parts.append(f'<rect x="{x(start)}" y="{y + base - high}" width="{max(1.0, x(end) - x(start)):.1f}" height="{high}" fill="{colour}"/>')
 
     # Of the nodes that the probes look at, those that have to do with the address: its pool is named as it is.
-    directors = sorted({table.node for table in seen.tables if table.live and table.node.startswith(seen.target.vip)})
+    directors = sorted({table.node for table in seen.tables if table.live and table.node.startswith(seen.target.pool)})
     nodes = sorted({node for holding in seen.holdings for node in holding.nodes} | {*directors, *seen.answers})
     colour = {node: COLOURS[index % len(COLOURS)] for index, node in enumerate(nodes)}
     y += ROW

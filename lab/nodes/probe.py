@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import re
@@ -10,11 +11,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from components.configuration.cluster import SECOND
 from lab.nodes import machine
 from lab.phases import wait_for
 
 CLIENTS = [f"192.168.0.{last}" for last in range(101, 161)]
 """The client's addresses: enough for an affinity by address to meet every server."""
+CLIENTS_V6 = [machine.second(address) for address in CLIENTS]
 STREAMS = 12
 FAST_MS, HOLD_MS, SLOW_MS, STREAM_MS = 20, 300, 500, 200
 POD = "/pod"
@@ -40,10 +43,44 @@ class Target(NamedTuple):
     """Whom requests ask for by HTTP and TLS. A router routes by it, and takes no streams."""
     udp: bool = False
     """Datagrams instead of connections."""
+    beside: Target | None = None
+    """The other address of the same VIP, asked at the same time. Each of both is then asked half as often."""
+
+    @property
+    def version(self) -> int:
+        """The family of the address."""
+        return 6 if ":" in self.address else 4
+
+    @property
+    def pool(self) -> str:
+        """The pool, which is named as its VIP is."""
+        return self.vip.removesuffix(SECOND)
+
+    @property
+    def second(self) -> Target:
+        """The IPv6 address beside an IPv4 one, in a stack that has both; its control is asked by IPv6 too."""
+        server, _, port = self.control.rpartition(":")
+        return self._replace(vip=f"{self.vip}{SECOND}", address=machine.second(self.address), control=_endpoint(machine.second(server), port))
+
+    def at(self, port: int | None, udp: bool) -> Target:
+        """The same at another port, if one is given, and by datagrams or not."""
+        changed = self._replace(udp=udp, beside=self.beside and self.beside.at(port, udp))
+        return changed._replace(port=port, tls_port=port) if port else changed
+
+    @property
+    def both(self) -> tuple[Target, ...]:
+        """Each address that is asked."""
+        return (self, self.beside) if self.beside else (self,)
+
+
+def _endpoint(address: str, port: int | str) -> str:
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
 MASTER = Target("master", "192.168.0.250", 8443, 8443, "192.168.0.6:8443")
 INFRA = Target("infra", "192.168.0.251", 80, 443, "192.168.0.4:80")
+MASTER_V6, INFRA_V6 = MASTER.second, INFRA.second
+BOTH = MASTER._replace(beside=MASTER_V6)
 
 
 @dataclass(frozen=True)
@@ -112,11 +149,29 @@ class Seen:
     delays: tuple[Delay, ...] = ()
     checks_waited_s: float = 0.0
     """See `checks_waited`."""
+    beside: Seen | None = None
+    """What was seen of the other address at the same time, where the target has one."""
 
     @classmethod
     def nothing(cls, target: Target, moment: float) -> Seen:
         """What was seen when there were no probes."""
-        return cls(target, moment, moment, (), (), (), (), 0.0, ())
+        beside = cls.nothing(target.beside, moment) if target.beside else None
+        return cls(target, moment, moment, (), (), (), (), 0.0, (), beside=beside)
+
+    @property
+    def each(self) -> tuple[Seen, ...]:
+        """What was seen of each address."""
+        return (self, self.beside) if self.beside else (self,)
+
+    @property
+    def merged(self) -> Seen:
+        """The requests and streams of both addresses as if they were one's."""
+        requests = sorted((request for seen in self.each for request in seen.requests), key=lambda request: request.at)
+        return dataclasses.replace(self, requests=tuple(requests), streams=tuple(stream for seen in self.each for stream in seen.streams))
+
+    def waited(self, seconds: float) -> Seen:
+        """The same, with so many seconds in which all checks stood still."""
+        return dataclasses.replace(self, checks_waited_s=seconds, beside=self.beside and self.beside.waited(seconds))
 
     @property
     def noise(self) -> int:
@@ -178,6 +233,18 @@ class Seen:
             return None
         return round(max(0.0, self.holdings[others[-1] + 1].at - moment), 2) if others else 0.0
 
+    def taken_after(self, moment: float) -> float | None:
+        """Seconds from `moment` until a node got the address that did not have it then; None when none did."""
+        had = set(self.holders_at(moment))
+        return next((round(holding.at - moment, 3) for holding in self.holdings if holding.at > moment and set(holding.nodes) - had), None)
+
+    def apart_s(self, moment: float) -> float | None:
+        """Seconds between the takeovers of both addresses; 0 when neither moved, None when only one did."""
+        taken = [after for seen in self.each if (after := seen.taken_after(moment)) is not None]
+        if len(taken) not in (0, len(self.each)):
+            return None
+        return round(max(taken, default=0.0) - min(taken, default=0.0), 3)
+
     def tables_right_after(self, live: Mapping[str, int], moment: float) -> float | None:
         """Seconds from `moment` until each of these directors had so many live servers, and so to the end; None when that never came."""
         latest = 0.0
@@ -236,32 +303,49 @@ class Probe:
         result = json.loads(said)
         requests = [Request(**each) for each in result["requests"]]
         connections = sum(request.name != CONTROL for request in requests) + len(result["streams"])
-        self.seen = Seen(
-            self.target,
-            result["began"],
-            result["ended"],
-            tuple(sorted((request for request in requests if request.name != CONTROL), key=lambda request: request.at)),
-            tuple(Stream(**each) for each in result["streams"]),
-            tuple(Holding(each["at"], each["address"], tuple(each["nodes"])) for each in result["holders"]),
-            tuple(Table(**each) for each in result["tables"]),
-            round(int(machine.run("lab", "loops").stdout) / connections, 2),
-            tuple(request for request in requests if request.name == CONTROL),
-            tuple(Delay(**each) for each in result["delays"]),
-        )
+        syns_per_request = round(int(machine.run("lab", "loops").stdout) / connections, 2)
+
+        def seen(target: Target) -> Seen:
+            mine = (request for request in requests if request.name in (target.vip, _tls(target)))
+            return Seen(
+                target,
+                result["began"],
+                result["ended"],
+                tuple(sorted(mine, key=lambda request: request.at)),
+                tuple(Stream(**each) for each in result["streams"] if each["name"] == target.vip),
+                tuple(Holding(each["at"], each["address"], tuple(each["nodes"])) for each in result["holders"] if each["address"] == target.address),
+                tuple(Table(**each) for each in result["tables"]),
+                syns_per_request,
+                tuple(request for request in requests if request.name == CONTROL),
+                tuple(Delay(**each) for each in result["delays"]),
+                beside=seen(target.beside) if target.beside else None,
+            )
+
+        self.seen = seen(self.target)
 
     def _config(self) -> dict[str, Any]:
-        target = self.target
-        plain = f"{target.address}:{target.port}"
-        fast = {"name": target.vip, "address": plain, "host": target.host, "udp": target.udp, "every": FAST_MS, "hold": HOLD_MS}
-        tls = {"name": f"{target.vip} tls", "address": f"{target.address}:{target.tls_port}", "host": target.host, "tls": True, "every": SLOW_MS}
-        control = {"name": CONTROL, "address": target.control, "every": CONTROL_MS, "hold": HOLD_MS}
+        targets = self.target.both
+        many = len(targets)
+        requests: list[dict[str, Any]] = []
+        streams: list[dict[str, Any]] = []
+        for target in targets:
+            plain = _endpoint(target.address, target.port)
+            fast = {"name": target.vip, "address": plain, "host": target.host, "udp": target.udp, "every": many * FAST_MS, "hold": HOLD_MS}
+            tls = {"name": _tls(target), "address": _endpoint(target.address, target.tls_port), "host": target.host, "tls": True, "every": many * SLOW_MS}
+            control = {"name": CONTROL, "address": target.control, "every": many * CONTROL_MS, "hold": HOLD_MS}
+            requests += [fast, control] if target.udp else [fast, tls, control]
+            streams += [] if target.udp or target.host else [{"name": target.vip, "address": plain, "count": STREAMS // many, "every": STREAM_MS}]
         return {
-            "requests": [fast, control] if target.udp else [fast, tls, control],
-            "streams": [] if target.udp or target.host else [{"name": target.vip, "address": plain, "count": STREAMS, "every": STREAM_MS}],
+            "requests": requests,
+            "streams": streams,
             # From inside a node's own namespaces the others' cannot be seen.
-            "holders": {"nodes": [] if self.node else list(machine.NODES), "addresses": [target.address]},
-            "sources": [] if self.node else CLIENTS,
+            "holders": {"nodes": [] if self.node else list(machine.NODES), "addresses": [target.address for target in targets]},
+            "sources": [] if self.node else [*CLIENTS, *CLIENTS_V6],
         }
+
+
+def _tls(target: Target) -> str:
+    return f"{target.vip} tls"
 
 
 def now() -> float:
@@ -313,7 +397,8 @@ def wait_until_whole(live: Mapping[str, int], target: Target) -> None:
         short = [
             f"{node} has {nodes[node][0] if node in nodes else 'no'} of {count} servers" for node, count in live.items() if nodes.get(node, (-1,))[0] != count
         ]
-        holders = [node for node, (_, addresses) in nodes.items() if target.address in addresses]
-        return not short and len(holders) == 1, "; ".join([*short, f"held by {', '.join(holders) or 'none'}"])
+        holders = {each.address: [node for node, (_, addresses) in nodes.items() if each.address in addresses] for each in target.both}
+        held = [f"{address} held by {', '.join(having) or 'none'}" for address, having in holders.items()]
+        return not short and all(len(having) == 1 for having in holders.values()), "; ".join([*short, *held])
 
     wait_for(f"every director to see every server, and one to hold {target.address}", seen, WHOLE_S)

@@ -36,6 +36,8 @@ MEND_S = 180
 """API servers and kube-proxy take a minute to end."""
 FAILURES_TOLD = 20
 """How many of the first and of the last results.json has, with their moments, beside those of the control."""
+TOGETHER_S = 0.1
+"""So far apart the takeovers of both addresses of a VIP may be."""
 CUT_SHORT = (TimeoutError, machine.MachineError, DeploymentError, subprocess.TimeoutExpired)
 """What ends a step before its end; the text says what was awaited."""
 
@@ -70,24 +72,25 @@ class Outcome:
 
     def row(self) -> dict[str, Any]:
         """This run in results.json."""
-        seen = self.seen
+        seen, merged = self.seen, self.seen.merged
         return {
             "name": self.step.name,
             "kind": self.step.kind,
             "runs": 1,
             "runs_again_for_noise": int(self.again),
-            "sent": len(seen.requests),
-            "failed": len(seen.failures),
-            "errors": seen.errors,
+            "sent": len(merged.requests),
+            "failed": len(merged.failures),
+            "errors": merged.errors,
             "failures": [
                 {"name": each.name, "after_s": round(each.at - self.moment, 2), "connected_s": each.connected, "error": each.error}
-                for each in [*seen.failures[:FAILURES_TOLD], *seen.failures[FAILURES_TOLD:][-FAILURES_TOLD:], *(r for r in seen.control if r.error)]
+                for each in [*merged.failures[:FAILURES_TOLD], *merged.failures[FAILURES_TOLD:][-FAILURES_TOLD:], *(r for r in seen.control if r.error)]
             ],
-            "longest_gap_s": seen.longest_gap_s,
-            "last_failure_s": seen.last_failure_after(self.moment),
-            "streams": len(seen.streams),
-            "streams_alive": len(seen.streams) - len(seen.lost_streams),
-            "answers": seen.answers,
+            "longest_gap_s": max(each.longest_gap_s for each in seen.each),
+            "last_failure_s": merged.last_failure_after(self.moment),
+            "streams": len(merged.streams),
+            "streams_alive": len(merged.streams) - len(merged.lost_streams),
+            "answers": merged.answers,
+            **({"taken_after_s": [each.taken_after(self.moment) for each in seen.each], "apart_s": seen.apart_s(self.moment)} if seen.beside else {}),
             "syns_per_request": seen.syns_per_request,
             "seconds_with_holders": {count: seconds for count in (0, 1, 2) if (seconds := seen.seconds_with_holders(count, self.moment))},
             "one_owner_after_s": seen.one_owner_after(self.moment),
@@ -149,7 +152,9 @@ def _put_in_force(described: Description, auth_pass: Mapping[str, str]) -> None:
     _Lab.in_force = None
     stack.up(described, auth_pass)
     for target in (MASTER, INFRA):
-        probe.wait_until_whole(Scene(target, "", "", described).live(), target)
+        vip = described["vips"][target.vip]
+        for address in filter(None, (vip["address"], vip.get("address_v6"))):
+            probe.wait_until_whole(Scene(target, "", "", described).live(), target._replace(address=address))
     _Lab.in_force = copy.deepcopy(described), auth_pass
 
 
@@ -209,8 +214,7 @@ def mend(described: Description | None = None, auth_pass: Mapping[str, str] | No
 
 
 def _run(step: Step, scene: Scene) -> Outcome:
-    target = scene.target._replace(port=step.port, tls_port=step.port) if step.port else scene.target
-    target = target._replace(udp=step.udp)
+    target = scene.target.at(step.port, step.udp)
     scene.told.clear()
     probes = Probe(target, step.asked_from(scene))
     scene.moment = time.time()
@@ -237,7 +241,7 @@ def _run(step: Step, scene: Scene) -> Outcome:
         whole_after_s = None
     bound = step.bound(scene)
     if any(broken(bound, scene, seen)) or late(bound, scene, seen, live):
-        seen = dataclasses.replace(seen, checks_waited_s=probe.checks_waited(live, scene.moment))
+        seen = seen.waited(probe.checks_waited(live, scene.moment))
     too_late = late(bound, scene, seen, live)
     said = (*problems, *broken(bound, scene, seen), *too_late)
     outcome = Outcome(step, bound, seen, scene.moment, live, whole_after_s, said, over_s(said, too_late), told=tuple(scene.told))
@@ -269,6 +273,8 @@ def broken(bound: Bound, scene: Scene, seen: Seen) -> Iterable[str]:
         fair = sum(seen.answers.values()) / len(servers) * FAIR_SHARE
         if poor := [name for name in servers if seen.answers.get(name, 0) < fair]:
             yield f"{', '.join(poor)} answered less than a third of an even share: {seen.answers}"
+    if seen.beside:
+        yield from (f"{seen.beside.target.vip}: {words}" for words in broken(bound, scene, seen.beside))
 
 
 def late(bound: Bound, scene: Scene, seen: Seen, live: Mapping[str, int]) -> dict[str, float]:
@@ -288,9 +294,11 @@ def late(bound: Bound, scene: Scene, seen: Seen, live: Mapping[str, int]) -> dic
         "one owner only after {} s": (bound.one_owner_after_s, seen.one_owner_after(scene.moment)),
         "the directors' tables were right only after {} s": (plus(bound.tables_after_s), seen.tables_right_after(live, scene.moment)),
         "a director's table was wrong for {} s": (plus(bound.tables_wrong_s), seen.tables_wrong_for(live, scene.moment)),
+        "the takeovers of both addresses were {} s apart": (TOGETHER_S if seen.beside else None, seen.apart_s(scene.moment)),
     }
     over = {words.format(found): (math.inf if found is None else found - limit) for words, (limit, found) in took.items() if limit is not None}
-    return {words: seconds for words, seconds in over.items() if seconds > 0}
+    beside = {f"{seen.beside.target.vip}: {words}": seconds for words, seconds in late(bound, scene, seen.beside, live).items()} if seen.beside else {}
+    return {words: seconds for words, seconds in over.items() if seconds > 0} | beside
 
 
 def over_s(said: Sequence[str], too_late: Mapping[str, float]) -> float | None:
@@ -309,7 +317,7 @@ def record(outcome: Outcome) -> None:
     row, before = outcome.row(), rows.get(outcome.step.name)
     if before is None or _badness(row) >= _badness(before):
         (RESULTS / f"{re.sub('[^a-z0-9]+', '-', outcome.step.name.lower()).strip('-')}.svg").write_text(
-            picture.draw(outcome.step.name, f"{outcome.bound.text}: {verdict(outcome)}", outcome.seen, outcome.moment)
+            picture.draw(outcome.step.name, f"{outcome.bound.text}: {verdict(outcome)}", outcome.seen.merged, outcome.moment)
         )
     if before is not None:
         counts = {key: before.get(key, 0) + row[key] for key in ("runs", "runs_again_for_noise")}
@@ -345,10 +353,11 @@ def table(names: Sequence[str] | None = None) -> str:
 def line(outcome: Outcome) -> str:
     """A run as a line of the table."""
     row = outcome.row()
+    apart = f"apart {row['apart_s']} s  " if outcome.seen.beside else ""
     return (
         f"{row['name']:<58} {row['sent']:>5} sent {row['failed']:>4} failed  gap {row['longest_gap_s']:>5} s  "
         f"streams {row['streams_alive']:>2}/{row['streams']}  tables {row['tables_after_s']} s  whole {row['whole_after_s']} s  "
-        f"delayed {row['delayed_s']} s  {verdict(outcome)}" + "".join(f"\n    {words}" for words in outcome.told)
+        f"delayed {row['delayed_s']} s  {apart}{verdict(outcome)}" + "".join(f"\n    {words}" for words in outcome.told)
     )
 
 

@@ -1,8 +1,8 @@
 """Every experiment's bounds, on real keepalived, IPVS and VRRP. $RUNS says how often each, $WITHIN after how many minutes no other long one begins.
 
 `representative` ones make a short run. The others take seconds each, but for those that are `deployed`: minutes, for `pulumi up` on emulated nodes.
-Those of `cluster` have a cluster's own programs on the nodes. Those of `by_hand` flood the machine, replace the host's software, or need many minutes:
-run them by name.
+Those of `dual` have IPv6 addresses. Those of `cluster` have a cluster's own programs on the nodes. Those of `by_hand` flood the machine, replace the
+host's software, or need many minutes: run them by name.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import pytest
 from lab.nodes import runner
 from lab.nodes.experiments import EXPERIMENTS
 from lab.nodes.experiments.cluster import CLUSTER
+from lab.nodes.experiments.dual import DUAL
 from lab.nodes.experiments.scene import Experiment
 
 WITHIN = os.environ.get("WITHIN")
@@ -36,6 +37,8 @@ def _marks(experiment: Experiment) -> list[pytest.MarkDecorator]:
     representative = [pytest.mark.representative] if experiment.name in REPRESENTATIVE else []
     if experiment.cluster or experiment in CLUSTER:
         return [pytest.mark.cluster, *representative]
+    if experiment in DUAL:
+        return [pytest.mark.dual, pytest.mark.deployed]
     if representative:
         return representative
     kinds = {step.kind for step in experiment.steps}

@@ -11,6 +11,7 @@ from lab.nodes.experiments.calls import CALLS
 from lab.nodes.experiments.changes import CHANGES
 from lab.nodes.experiments.cluster import CLUSTER
 from lab.nodes.experiments.crashes import CRASHES, PARTITIONS
+from lab.nodes.experiments.dual import DUAL
 from lab.nodes.experiments.examples import EXAMPLES
 from lab.nodes.experiments.neighbours import NEIGHBOURS
 from lab.nodes.experiments.planned import PLANNED
@@ -23,5 +24,5 @@ from lab.nodes.experiments.updates import STRANGERS, UPDATES
 
 EXPERIMENTS = [
     *STEADY, *PLANNED, *CRASHES, *PARTITIONS, *SERVERS, *REPAIRS, *CALLS, *CHANGES, *UPDATES, *STRANGERS, *NEIGHBOURS, *RELEASES, *REUSE, *ALERTS, *CHOICES,
-    *EXAMPLES, *CLUSTER,
+    *EXAMPLES, *DUAL, *CLUSTER,
 ]  # fmt: skip

@@ -16,27 +16,39 @@ CALLS_S = 12
 DRAIN = ("--server-only", "--deadline", "5")
 """The streams of the probes stay on the drained server as long as the step lasts, so waiting longer for them tells nothing."""
 
-MAKE_POD = """
+POD_NETWORKS = {4: ("ip", "10.88.0.", "24", "net.ipv4.ip_forward"), 6: ("ip6", "fd00:0:0:88::", "64", "net.ipv6.conf.all.forwarding")}
+"""The pods' network of each family: as nft calls the family, the begin of its addresses, its length, and what lets the node forward packets."""
+
+
+def make_pod(version: int) -> str:
+    """A script: a pod behind a bridge, its source address masqueraded, as the bridge plugin of CNI does with ipMasq."""
+    ip, begin, length, forwarding = POD_NETWORKS[version]
+    nodad, network = " nodad" if version == 6 else "", f"{begin}{0 if version == 4 else ''}/{length}"
+    return f"""
 ip netns add pod
 ip link add cni0 type veth peer name eth0 netns pod
-ip address add 10.88.0.1/24 dev cni0
+ip address add {begin}1/{length} dev cni0{nodad}
 ip link set cni0 up
 ip -n pod link set lo up
-ip -n pod address add 10.88.0.5/24 dev eth0
+ip -n pod address add {begin}5/{length} dev eth0{nodad}
 ip -n pod link set eth0 up
-ip -n pod route add default via 10.88.0.1
-sysctl -qw net.ipv4.ip_forward=1
+ip -n pod route add default via {begin}1
+sysctl -qw {forwarding}=1
 nft -f - <<'N'
-table ip pods {
-    chain postrouting {
+table {ip} pods {{
+    chain postrouting {{
         type nat hook postrouting priority srcnat
-        ip saddr 10.88.0.0/24 ip daddr != 10.88.0.0/24 masquerade
-    }
-}
+        {ip} saddr {network} {ip} daddr != {network} masquerade
+    }}
+}}
 N
 """
-"""A pod behind a bridge, its source address masqueraded, as the bridge plugin of CNI does with ipMasq."""
-NO_POD = "nft delete table ip pods; ip netns delete pod; ip link delete cni0 2>/dev/null || true; sysctl -qw net.ipv4.ip_forward=0"
+
+
+def no_pod(version: int) -> str:
+    """A script that undoes it."""
+    ip, _, _, forwarding = POD_NETWORKS[version]
+    return f"nft delete table {ip} pods; ip netns delete pod; ip link delete cni0 2>/dev/null || true; sysctl -qw {forwarding}=0"
 
 
 def _rest(_: Scene) -> None:
@@ -108,14 +120,14 @@ def _weightless_server(described: Description) -> None:
     weightless(described)
 
 
-def _experiment(name: str, which: Callable[[Scene], str], target: Target = MASTER, arrange: Change | None = None) -> Experiment:
-    """With a pod that is made by hand: the plain lab has no CNI."""
+def from_node(name: str, which: Callable[[Scene], str], target: Target = MASTER, arrange: Change | None = None) -> Experiment:
+    """Calls from a node and from a pod on it, which is made by hand: the plain lab has no CNI."""
     return Experiment(
         target,
         (
-            Step(f"{name}: a pod is made", "calls", on(which, MAKE_POD), bounds.nothing_lost),
+            Step(f"{name}: a pod is made", "calls", on(which, make_pod(target.version)), bounds.nothing_lost),
             *in_every_state(name, which),
-            Step(f"{name}: the pod is removed", "calls", on(which, NO_POD), bounds.nothing_lost),
+            Step(f"{name}: the pod is removed", "calls", on(which, no_pod(target.version)), bounds.nothing_lost),
         ),
         arrange,
     )
@@ -136,11 +148,11 @@ def _new(name: str, join: Change) -> Experiment:
         (
             Step(f"{name} joins, its server not installed", "change", joins, bounds.reported, lambda scene: scene.live("master2")),
             asks(f"{name} calls the VIP, its server not installed", master2, master2),
-            Step(f"{name}: a pod is made", "calls", on(master2, MAKE_POD), bounds.nothing_lost, lambda scene: scene.live("master2")),
+            Step(f"{name}: a pod is made", "calls", on(master2, make_pod(MASTER.version)), bounds.nothing_lost, lambda scene: scene.live("master2")),
             asks(f"{name}: its pod calls the VIP, its server not installed", of_pod, master2),
             Step(f"{name}: its server is installed", "server back", on(master2, "systemctl start lab-workload"), bounds.server_back),
             asks(f"{name} calls the VIP, its server installed", master2),
-            Step(f"{name}: the pod is removed", "calls", on(master2, NO_POD), bounds.nothing_lost),
+            Step(f"{name}: the pod is removed", "calls", on(master2, no_pod(MASTER.version)), bounds.nothing_lost),
             Step(f"{name} leaves", "change", lambda scene: scene.deploy(take_out), removed),
         ),
         take_out,
@@ -153,10 +165,10 @@ def _joins_as_server(described: Description) -> None:
 
 
 CALLS = [
-    _experiment("a backup", lambda scene: scene.backup),
-    _experiment("the owner", lambda scene: scene.owner),
-    _experiment("a server that is no director", master2, arrange=two_directors),
-    _experiment("a server that is no director, the infra VIP", master2, INFRA, two_directors),
+    from_node("a backup", lambda scene: scene.backup),
+    from_node("the owner", lambda scene: scene.owner),
+    from_node("a server that is no director", master2, arrange=two_directors),
+    from_node("a server that is no director, the infra VIP", master2, INFRA, two_directors),
     Experiment(MASTER, (asks("a server of weight 0 calls the VIP", master2),), weightless),
     Experiment(MASTER, (asks("a server of weight 0 that is no director calls the VIP", master2),), _weightless_server),
     _new("a new director", put_back),

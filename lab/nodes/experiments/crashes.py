@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+from components.configuration import POOR_VIEW_WEIGHT
 from lab.nodes import machine
 from lab.nodes.experiments import bounds
 from lab.nodes.experiments.scene import Bound, Change, Experiment, Scene, Step, on_owner, owner_off, switch, two_directors
@@ -24,21 +25,24 @@ def _crash(target: Target, fault: str, act: Callable[[Scene], None], back: str, 
 
 def _both_said_so(scene: Scene) -> Iterable[str]:
     """The side that is alone knows that its view is poor, and the other one that a node is gone; wait_until_whole has seen its tables."""
-    alone, other = scene.owner, scene.backup
+    alone, other, vip = scene.owner, scene.backup, scene.target.vip
+    # Each of two addresses that move together adds its part.
+    poor = str(POOR_VIEW_WEIGHT // len(scene.cluster.together(vip)))
+    address = scene.cluster.node(alone).host.address_of(scene.target.version)
 
     def weight() -> tuple[bool, str]:
-        said = machine.run("lab", "exec", alone, "sh", "-c", "cat /run/openshift-lvs/view-*").stdout.split()
-        return "-100" in said, f"{alone} adds {', '.join(said)} to its priority"
+        said = machine.run("lab", "exec", alone, "cat", f"/run/openshift-lvs/view-{vip}").stdout.split()
+        return poor in said, f"{alone} adds {', '.join(said)} to its priority"
 
     wait_for("the node that is alone to lower its priority", weight, WHOLE_S)
-    for node, words in ((alone, "Lost quorum"), (other, f"service [{scene.cluster.node(alone).host.address}]:none:0 of VS")):
+    for node, words in ((alone, "Lost quorum"), (other, f"service [{address}]:none:0 of VS")):
         journal = machine.run("lab", "exec", node, "journalctl", "--unit=keepalived", "--output=cat", f"--since=@{scene.moment - 1:.0f}").stdout
         if words not in journal:
             yield f"{node} does not say {words!r}: {journal[-300:]}"
 
 
 def _owner_unheard(scene: Scene) -> None:
-    scene.do("lab", "apart", scene.owner, *(node for node in scene.cluster.directors("master") if node != scene.owner))
+    scene.do("lab", "apart", scene.owner, *(node for node in scene.cluster.directors(scene.target.pool) if node != scene.owner))
 
 
 def _two_owners(_: Scene) -> Bound:

@@ -11,14 +11,13 @@ from collections.abc import Callable, Iterable
 from lab.nodes import machine
 from lab.nodes.experiments import bounds
 from lab.nodes.experiments.scene import LVS, NOW, Bound, Experiment, Scene, Step
-from lab.nodes.probe import MASTER
+from lab.nodes.probe import MASTER, Target
 
 BLOCKED_S = 8
 FLUSHED = "ipvsadm --clear"
 RULES_FLUSHED = "nft flush ruleset"
 SYSCTL = "net.ipv4.vs.sloppy_tcp"
 SYSCTL_CHANGED = f"sysctl -qw {SYSCTL}=0"
-VIP_REMOVED = f"ip address delete {MASTER.address}/32 dev lo"
 KILLED = f"pid=$(systemctl show --property=MainPID --value openshift-lvs-watch); {NOW}; kill -9 $pid"
 SYNC_STOPPED = "ipvsadm --stop-daemon master; ipvsadm --stop-daemon backup"
 
@@ -53,9 +52,13 @@ def _repaired(which: Which, what: str) -> Callable[[Scene], Iterable[str]]:
     return evidence
 
 
-def _row(name: str, script: str, what: str, bound: Callable[[Scene], Bound]) -> list[Experiment]:
+def _vip_removed(target: Target) -> str:
+    return "; ".join(f"ip address delete {each.address}/{32 if each.version == 4 else 128} dev lo" for each in target.both)
+
+
+def _row(name: str, script: str, what: str, bound: Callable[[Scene], Bound], target: Target = MASTER) -> list[Experiment]:
     return [
-        Experiment(MASTER, (Step(f"{name} on {where}", "repair", _on(which, script), bound, evidence=_repaired(which, what)),), before=FORGOTTEN)
+        Experiment(target, (Step(f"{name} on {where}", "repair", _on(which, script), bound, evidence=_repaired(which, what)),), before=FORGOTTEN)
         for where, which in WHICH.items()
     ]
 
@@ -88,11 +91,11 @@ def _watch_killed(where: str, which: Which) -> Experiment:
 
 def _checks_blocked(scene: Scene) -> None:
     """Every director's checks fail at once: SYNs whose source is the node itself. A balanced SYN has its client's address."""
-    scripts = []
+    scripts, ip = [], "ip" if scene.target.version == 4 else "ip6"
     for node in scene.cluster.directors("master"):
-        own = scene.cluster.pools["master"].hosts[node].address
-        table = f"table ip checks {{ chain output {{ type filter hook output priority -10; ip saddr {own} tcp dport 8443 tcp flags syn drop; }}; }}"
-        scripts.append(f"lab exec {node} sh -euc 'echo \"{table}\" | nft -f -; sleep {BLOCKED_S}; nft delete table ip checks' & ")
+        own = scene.cluster.pools["master"].hosts[node].address_of(scene.target.version)
+        table = f"table {ip} checks {{ chain output {{ type filter hook output priority -10; {ip} saddr {own} tcp dport 8443 tcp flags syn drop; }}; }}"
+        scripts.append(f"lab exec {node} sh -euc 'echo \"{table}\" | nft -f -; sleep {BLOCKED_S}; nft delete table {ip} checks' & ")
     scene.do("sh", "-euc", "".join(scripts) + "wait")
 
 
@@ -104,13 +107,22 @@ def _failed_open(scene: Scene) -> Iterable[str]:
             yield f"{node} did not fail open and end that: {told}"
 
 
+def of_traffic(target: Target) -> list[Experiment]:
+    """What another program may take away without which no packet of this target is balanced, in the order holder, backup."""
+    return [
+        *_row("the table emptied", FLUSHED, "IPVS table", bounds.repaired, target),
+        *_row("every nftables rule removed", RULES_FLUSHED, "nftables rules", bounds.repaired, target),
+        *_row("the VIP removed from lo", _vip_removed(target), "VIPs on lo", bounds.repaired, target),
+    ]
+
+
+CHECKS_BLOCKED = Experiment(MASTER, (Step("every health check blocked", "fail open", _checks_blocked, bounds.failed_open, evidence=_failed_open),))
+
 REPAIRS = [
-    *_row("the table emptied", FLUSHED, "IPVS table", bounds.repaired),
+    *of_traffic(MASTER),
     *(_died_meanwhile(where, which) for where, which in WHICH.items()),
-    *_row("every nftables rule removed", RULES_FLUSHED, "nftables rules", bounds.repaired),
     *_row("a sysctl changed", SYSCTL_CHANGED, "sysctl", bounds.repaired_unseen),
-    *_row("the VIP removed from lo", VIP_REMOVED, "VIPs on lo", bounds.repaired),
     *_row("connection sync stopped", SYNC_STOPPED, "connection sync", bounds.repaired_unseen),
     *(_watch_killed(where, which) for where, which in WHICH.items()),
-    Experiment(MASTER, (Step("every health check blocked", "fail open", _checks_blocked, bounds.failed_open, evidence=_failed_open),)),
+    CHECKS_BLOCKED,
 ]

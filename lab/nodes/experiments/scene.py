@@ -154,7 +154,7 @@ class Experiment:
     @property
     def runs(self) -> int:
         """How often it is repeated unless told otherwise."""
-        return CRASH_RUNS if any(step.kind == "crash" for step in self.steps) else RUNS
+        return CRASH_RUNS if any(step.kind.endswith("crash") for step in self.steps) else RUNS
 
 
 def in_force(node: str) -> str:

@@ -15,16 +15,17 @@ STEADY_S = 40
 """2,000 requests."""
 
 
-def _rest(_: Scene) -> None:
+def rest(_: Scene) -> None:
+    """Nothing happens for STEADY_S."""
     time.sleep(STEADY_S)  # the experiment itself: nothing happens for so long
 
 
 def _steady(name: str, target: Target) -> Step:
-    return Step(name, "steady", _rest, bounds.steady)
+    return Step(name, "steady", rest, bounds.steady)
 
 
 def _calls_itself(name: str, node: Callable[[Scene], str]) -> Experiment:
-    return Experiment(MASTER, (Step(name, "steady", _rest, bounds.nothing_lost, asked_from=node),))
+    return Experiment(MASTER, (Step(name, "steady", rest, bounds.nothing_lost, asked_from=node),))
 
 
 def _under(name: str, kind: str, arrange: Change, *, reported: bool = False) -> Experiment:
@@ -43,7 +44,7 @@ def _under(name: str, kind: str, arrange: Change, *, reported: bool = False) -> 
     return Experiment(
         MASTER,
         (
-            step("steady", _rest, bounds.steady),
+            step("steady", rest, bounds.steady),
             step("keepalived restarted on the owner", on_holder(on_owner("systemctl restart keepalived")), bounds.nothing_lost),
             step("kill -9 of all of keepalived on the owner", on_holder(on_owner(KILL_ALL)), bounds.nothing_lost),
             step("owner isolated with carrier", on_holder(switch("wire", "out")), bounds.node_lost, owner_off),

@@ -34,7 +34,7 @@ type Table struct {
 
 const (
 	sysSetns      = 308 // x86-64; the syscall package has no name for it
-	newAddresses  = 1 << (syscall.RTNLGRP_IPV4_IFADDR - 1)
+	newAddresses  = 1<<(syscall.RTNLGRP_IPV4_IFADDR-1) | 1<<(syscall.RTNLGRP_IPV6_IFADDR-1)
 	lookAgain     = 100 * time.Millisecond
 	loopbackIndex = 1
 )
@@ -118,7 +118,7 @@ func follow(node string, over <-chan struct{}, tell func(address string, has boo
 		syscall.SetsockoptTimeval(socket, syscall.SOL_SOCKET, syscall.SO_RCVTIMEO, &patience) != nil {
 		return
 	}
-	if known, err := syscall.NetlinkRIB(syscall.RTM_GETADDR, syscall.AF_INET); err == nil {
+	if known, err := syscall.NetlinkRIB(syscall.RTM_GETADDR, syscall.AF_UNSPEC); err == nil {
 		read(known, tell)
 	}
 	buffer := make([]byte, 1<<16)
@@ -173,15 +173,21 @@ func read(news []byte, tell func(address string, has bool)) {
 			continue
 		}
 		// Every node has the addresses on lo; who has one on its interface holds it.
-		if (*syscall.IfAddrmsg)(unsafe.Pointer(&message.Data[0])).Index == loopbackIndex {
+		about := (*syscall.IfAddrmsg)(unsafe.Pointer(&message.Data[0]))
+		if about.Index == loopbackIndex {
 			continue
+		}
+		// Of an IPv6 address without a peer the kernel tells no local one.
+		local := uint16(syscall.IFA_LOCAL)
+		if about.Family == syscall.AF_INET6 {
+			local = syscall.IFA_ADDRESS
 		}
 		attributes, err := syscall.ParseNetlinkRouteAttr(&message)
 		if err != nil {
 			continue
 		}
 		for _, attribute := range attributes {
-			if attribute.Attr.Type == syscall.IFA_LOCAL {
+			if attribute.Attr.Type == local {
 				tell(net.IP(attribute.Value).String(), message.Header.Type == syscall.RTM_NEWADDR)
 			}
 		}

@@ -23,7 +23,7 @@ type Config struct {
 	Requests []Requests `json:"requests"`
 	Streams  []Streams  `json:"streams"`
 	Holders  Holders    `json:"holders"`
-	// Sources are the client's addresses, taken in turn, since affinity sends each to one server; the kernel chooses when there is none.
+	// Sources are the client's addresses, taken in turn, since affinity sends each to one server; the kernel chooses when there is none of a family.
 	Sources []string `json:"sources"`
 }
 
@@ -132,7 +132,7 @@ func probe(given string) error {
 		recordTable    = func(t Table) { lock.Lock(); result.Tables = append(result.Tables, t); lock.Unlock() }
 		recordDelay    = func(d Delay) { lock.Lock(); result.Delays = append(result.Delays, d); lock.Unlock() }
 	)
-	next := source(config.Sources, connectionsPerSecond)
+	next := sources(config.Sources, connectionsPerSecond)
 	all.Add(2)
 	go func() { defer all.Done(); delays(over, recordDelay) }()
 	go func() { defer all.Done(); watch(config.Holders, over, recordHoldings, recordTable) }()
@@ -140,7 +140,7 @@ func probe(given string) error {
 		for range kind.Count {
 			all.Add(1)
 			attached.Add(1)
-			go func() { defer all.Done(); recordStream(stream(kind, next(), over, attached.Done)) }()
+			go func() { defer all.Done(); recordStream(stream(kind, next(kind.Address), over, attached.Done)) }()
 		}
 	}
 	attached.Wait()
@@ -173,7 +173,29 @@ func source(addresses []string, perSecond int64) func() net.Addr {
 	}
 }
 
-func requests(kind Requests, next func() net.Addr, over <-chan struct{}, record func(RequestResult)) {
+// sources gives those of an address's family in turn.
+func sources(addresses []string, perSecond int64) func(address string) net.Addr {
+	var four, six []string
+	for _, address := range addresses {
+		if isSix(address) {
+			six = append(six, address)
+		} else {
+			four = append(four, address)
+		}
+	}
+	nextFour, nextSix := source(four, perSecond), source(six, perSecond)
+	return func(address string) net.Addr {
+		if isSix(address) {
+			return nextSix()
+		}
+		return nextFour()
+	}
+}
+
+// isSix says whether an address, with a port or without one, is of IPv6.
+func isSix(address string) bool { return strings.Count(address, ":") > 1 }
+
+func requests(kind Requests, next func(address string) net.Addr, over <-chan struct{}, record func(RequestResult)) {
 	var open sync.WaitGroup
 	ticker := time.NewTicker(milliseconds(kind.Every))
 	defer ticker.Stop()
@@ -189,7 +211,7 @@ func requests(kind Requests, next func() net.Addr, over <-chan struct{}, record 
 				began := time.Now()
 				result := RequestResult{Name: kind.Name, At: seconds(began)}
 				connected := func() { result.Connected = time.Since(began).Seconds() }
-				server, err := ask(kind, next(), began, connected)
+				server, err := ask(kind, next(kind.Address), began, connected)
 				result.Seconds, result.Server, result.Error = time.Since(began).Seconds(), server, word(err)
 				record(result)
 			}()
@@ -217,7 +239,7 @@ func ask(kind Requests, from net.Addr, began time.Time, connected func()) (strin
 		return askByDatagram(kind, from)
 	}
 	dialer := net.Dialer{Deadline: began.Add(patience), LocalAddr: from}
-	connection, err := dialer.Dial("tcp4", kind.Address)
+	connection, err := dialer.Dial("tcp", kind.Address)
 	if err != nil {
 		return "", err
 	}
@@ -268,7 +290,7 @@ func askByDatagram(kind Requests, from net.Addr) (string, error) {
 	if tcp, given := from.(*net.TCPAddr); given {
 		dialer.LocalAddr = &net.UDPAddr{IP: tcp.IP, Port: tcp.Port}
 	}
-	socket, err := dialer.Dial("udp4", kind.Address)
+	socket, err := dialer.Dial("udp", kind.Address)
 	if err != nil {
 		return "", err
 	}
@@ -310,7 +332,7 @@ func stream(kind Streams, from net.Addr, over <-chan struct{}, attached func()) 
 	attach := sync.OnceFunc(attached)
 	defer attach()
 	dialer := net.Dialer{Timeout: lastWords, LocalAddr: from}
-	connection, err := dialer.Dial("tcp4", kind.Address)
+	connection, err := dialer.Dial("tcp", kind.Address)
 	if err != nil {
 		return fail(err)
 	}

@@ -47,36 +47,39 @@ func serve(ports []string) error {
 	}
 	broken := make(chan error)
 	for _, port := range ports {
-		if port, udp := strings.CutSuffix(port, "/udp"); udp {
-			address, err := net.ResolveUDPAddr("udp4", ":"+port)
-			if err != nil {
-				return err
-			}
-			socket, err := net.ListenUDP("udp4", address)
-			if err != nil {
-				return err
-			}
-			go func() { broken <- reply(socket, name) }()
-			continue
-		}
-		listener, err := net.Listen("tcp4", ":"+port)
-		if err != nil {
-			return err
-		}
-		go func() {
-			for {
-				connection, err := listener.Accept()
+		// A socket for each family: IPv4 connections of one for both would have IPv6 addresses on the node.
+		for _, family := range []string{"4", "6"} {
+			if port, udp := strings.CutSuffix(port, "/udp"); udp {
+				address, err := net.ResolveUDPAddr("udp"+family, ":"+port)
 				if err != nil {
-					broken <- err
-					return
+					return err
 				}
-				if port == smtpPort {
-					go greet(connection, name)
-				} else {
-					go answer(connection, port, name, certificate)
+				socket, err := net.ListenUDP("udp"+family, address)
+				if err != nil {
+					return err
 				}
+				go func() { broken <- reply(socket, name) }()
+				continue
 			}
-		}()
+			listener, err := net.Listen("tcp"+family, ":"+port)
+			if err != nil {
+				return err
+			}
+			go func() {
+				for {
+					connection, err := listener.Accept()
+					if err != nil {
+						broken <- err
+						return
+					}
+					if port == smtpPort {
+						go greet(connection, name)
+					} else {
+						go answer(connection, port, name, certificate)
+					}
+				}
+			}()
+		}
 	}
 	return <-broken
 }
@@ -87,14 +90,18 @@ func reply(socket *net.UDPConn, name string) error {
 	if err != nil {
 		return err
 	}
+	level, option, size := unix.IPPROTO_IP, unix.IP_PKTINFO, unix.SizeofInet4Pktinfo
+	if socket.LocalAddr().(*net.UDPAddr).IP.To4() == nil {
+		level, option, size = unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO, unix.SizeofInet6Pktinfo
+	}
 	var failure error
-	if err := raw.Control(func(fd uintptr) { failure = unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_PKTINFO, 1) }); err != nil {
+	if err := raw.Control(func(fd uintptr) { failure = unix.SetsockoptInt(int(fd), level, option, 1) }); err != nil {
 		return err
 	}
 	if failure != nil {
 		return failure
 	}
-	buffer, where := make([]byte, 1<<10), make([]byte, unix.CmsgSpace(unix.SizeofInet4Pktinfo))
+	buffer, where := make([]byte, 1<<10), make([]byte, unix.CmsgSpace(size))
 	for {
 		_, length, _, from, err := socket.ReadMsgUDP(buffer, where)
 		if err != nil {
