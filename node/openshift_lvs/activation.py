@@ -16,6 +16,8 @@ from .ipvs import Key, Lowered
 
 HEALTHY_S = 30
 TAKEN_S = 15
+TOLD_S = 4
+"""After so many seconds a director was told of connections that began since it started: the kernel sends within 2 s."""
 TOLD_ANEW_S = 65
 """After so many seconds a director that started with an empty table was told of every connection that carries something: sync_refresh_period, 60 s,
 and the kernel's 2 s."""
@@ -262,15 +264,27 @@ class _Activation:
         if before and changes and self.new.runs_keepalived:
             self._wait_until_checked(self.new, self.told_anew_s)
             clock.wait_for(5, "a healthy keepalived", lambda: self._unhealthy(self.new, before) or self._unanswered())
+        if not self.old and self.new.director:
+            self._wait_until_told()
+
+    def _wait_until_told(self) -> None:
+        """A director that joins others may be the owner: it gets the VIP only when it was told of the connections through it."""
+        self._wait_since_reload(TOLD_S)
+        there = any(server.connections for virtual in ipvs.table().values() for server in virtual.servers.values())
+        if there and not vrrp.held(self.new, self.new.instances):
+            self._wait_since_reload(TOLD_ANEW_S)
 
     def _wait_until_checked(self, description: Description, least_s: float) -> None:
         """Wait until every health check has run since the reload and, had it failed, was acted upon; `least_s` seconds at least."""
         # keepalived reads the signal to reload a moment later.
-        seconds = max(description.check_seconds, least_s) + 1
+        self._wait_since_reload(max(description.check_seconds, least_s) + 1)
+
+    def _wait_since_reload(self, seconds: float) -> None:
+        """Wait until so many seconds have passed: for health checks, or for what other directors tell of connections."""
         clock.wait_for(
             seconds + 5,
-            "every check to have run",
-            lambda: f"{since:.0f} s since the reload" if (since := clock.now() - self.reloaded_at) <= seconds else "",
+            f"{seconds:g} s to have passed since the reload",
+            lambda: f"{since:.0f} s" if (since := clock.now() - self.reloaded_at) <= seconds else "",
         )
 
     def _unhealthy(self, description: Description, before: list[Key] | None) -> str:

@@ -421,3 +421,30 @@ def test_a_roll_back_reports_the_fault_although_the_view_could_not_be_counted(sy
     monkeypatch.setattr(vrrp, "recount", busy)
     with pytest.raises(Refused, match=r"Job failed(.|\n)*rolled back to old$"):
         made.run(canary=False)
+
+
+# The first version of a director
+
+
+def joined(system: System, connections: int) -> float:
+    """For how long the activation of a first version waits; other directors have told it of so many connections."""
+    deliver("new", description(), CHECKS.format(1))
+    system.fill(description())
+    system.table[MARK][HERE] = ("DR", 1, connections)
+    made = activation._Activation("new", "")
+    made.reloaded_at = began = system.now
+    made._stays_healthy(changes=True)
+    return system.now - began
+
+
+def test_a_director_that_joins_others_is_healthy_when_it_was_told_of_every_connection(system: System) -> None:
+    assert joined(system, 1) == pytest.approx(activation.TOLD_ANEW_S, abs=1)
+
+
+def test_a_director_waits_for_no_report_where_there_are_no_connections(system: System) -> None:
+    assert joined(system, 0) == pytest.approx(activation.TOLD_S, abs=1)
+
+
+def test_a_director_that_holds_the_vip_waits_for_no_report(system: System) -> None:
+    system.held = dict(ALL)
+    assert joined(system, 1) == pytest.approx(activation.TOLD_S, abs=1)
