@@ -98,7 +98,7 @@ class _Activation:
         self._remember()
         # Until the roll-out ends, it takes VIPs after the directors that have not changed.
         if self.old != self.version:
-            vrrp.step_back(self.new, self.new.owned_by_others)
+            vrrp.step_back(self.new, [name for name in self.new.owned_by_others if not self._stays(name)])
         self._settle()
         versions.tidy({self.version, self.old})
         journal.note(f"{self.version} in force and healthy; before: {self.old or 'nothing'}")
@@ -150,7 +150,8 @@ class _Activation:
     def _give_vips_away(self, canary: bool) -> None:
         """Hand VIPs to a director that has not changed, where this one must not hold them during the change.
 
-        - A VIP whose owner will be another director: the other directors' tables know the connections as they are.
+        - A VIP whose owner will be another director: the other directors' tables know the connections as they are. It stays where that one joins only
+          now: it has no table, and those that have changed already have another one.
         - Whatever the canary holds: no request shall meet a wrong version.
         - Everything, when the forwarding method changes, or when health checks change while a server fails: keepalived gives a failed server new
           connections until its changed check has run.
@@ -159,7 +160,7 @@ class _Activation:
             return
         anew = self._begins_anew(self.new)
         if vrrp.others_able(self.current, self.new):
-            leave = list(self.new.owned_by_others)
+            leave = [name for name in self.new.owned_by_others if not self._stays(name)]
             if canary:
                 leave = list(self.current.instances)
             elif anew:
@@ -175,6 +176,11 @@ class _Activation:
                     journal.note(f"going on with the VIPs: {late}")
         if anew and self.current.directors and self.progress.answered_before:
             self._refuse_unless_taken()
+
+    def _stays(self, instance: str) -> bool:
+        """Whether this director holds a VIP whose owner will be a director that the version in force does not know."""
+        owner = self.new.owned_by_others.get(instance)
+        return bool(owner and self.current and owner not in self.current.directors and vrrp.held(self.new, [instance]))
 
     def _only_checks_change(self) -> bool:
         """Whether the servers stay the same and keepalived.conf has other virtual servers, so other checks."""

@@ -55,6 +55,23 @@ def test_a_director_gives_a_vip_away_whose_owner_will_be_another(system: System)
     assert gives_away(system, prepared(system, OWNED_ELSEWHERE))
 
 
+JOINS = "192.168.0.9"
+TO_ONE_THAT_JOINS = description(vip(owner=JOINS), directors=(*ADDRESSES[1:], JOINS))
+
+
+def test_a_vip_whose_owner_will_be_a_director_that_joins_stays_until_that_one_takes_it(system: System) -> None:
+    made = prepared(system, TO_ONE_THAT_JOINS)
+    assert not gives_away(system, made)
+    assert made._stays("master")
+
+
+def test_the_canary_gives_such_a_vip_away_all_the_same(system: System) -> None:
+    made = prepared(system, TO_ONE_THAT_JOINS)
+    assert gives_away(system, made, canary=True)
+    system.held = {}
+    assert not made._stays("master")
+
+
 def test_a_director_that_becomes_the_owner_keeps_the_vip(system: System) -> None:
     assert not gives_away(system, prepared(system, description(), before=OWNED_ELSEWHERE))
 
