@@ -22,7 +22,7 @@ class Management(Model):
     heading: ClassVar[str] = "network.management"
 
     existing: Name
-    """An existing network."""
+    """An existing network. It has port security, unless `network.port_security` is `false`."""
     cidr: Range
     """The range of its subnet; every `ssh_address` of a created host lies in it. It does not overlap `network.cidr`."""
 

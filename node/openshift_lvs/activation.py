@@ -16,6 +16,8 @@ from .ipvs import Key, Lowered
 
 HEALTHY_S = 30
 TAKEN_S = 15
+TOLD_S = 4
+"""After so many seconds a director was told of connections that began since it started: the kernel sends within 2 s."""
 TOLD_ANEW_S = 65
 """After so many seconds a director that started with an empty table was told of every connection that carries something: sync_refresh_period, 60 s,
 and the kernel's 2 s."""
@@ -96,7 +98,7 @@ class _Activation:
         self._remember()
         # Until the roll-out ends, it takes VIPs after the directors that have not changed.
         if self.old != self.version:
-            vrrp.step_back(self.new, self.new.owned_by_others)
+            vrrp.step_back(self.new, [name for name in self.new.owned_by_others if not self._stays(name)])
         self._settle()
         versions.tidy({self.version, self.old})
         journal.note(f"{self.version} in force and healthy; before: {self.old or 'nothing'}")
@@ -148,7 +150,8 @@ class _Activation:
     def _give_vips_away(self, canary: bool) -> None:
         """Hand VIPs to a director that has not changed, where this one must not hold them during the change.
 
-        - A VIP whose owner will be another director: the other directors' tables know the connections as they are.
+        - A VIP whose owner will be another director: the other directors' tables know the connections as they are. It stays where that one joins only
+          now: it has no table, and those that have changed already have another one.
         - Whatever the canary holds: no request shall meet a wrong version.
         - Everything, when the forwarding method changes, or when health checks change while a server fails: keepalived gives a failed server new
           connections until its changed check has run.
@@ -159,7 +162,7 @@ class _Activation:
             return
         anew = self._begins_anew(self.new)
         if vrrp.others_able(self.current, self.new):
-            leave = list(self.new.owned_by_others)
+            leave = [name for name in self.new.owned_by_others if not self._stays(name)]
             if canary:
                 leave = list(self.current.instances)
             elif anew:
@@ -175,6 +178,13 @@ class _Activation:
                     journal.note(f"going on with the VIPs: {late}")
         if anew and self.current.directors and self.progress.answered_before:
             self._refuse_unless_taken()
+
+    def _stays(self, instance: str) -> bool:
+        """Whether this director holds a VIP whose owner will be a director that the version in force does not know."""
+        owner = self.new.owned_by_others.get(instance)
+        if not owner or not self.current or owner in (*self.current.directors, *self.current.directors_v6):
+            return False
+        return bool(vrrp.held(self.new, [instance]))
 
     def _groups_change(self) -> bool:
         """Whether a VIP that stays begins or ceases to move with another one."""
@@ -270,15 +280,27 @@ class _Activation:
         if before and changes and self.new.runs_keepalived:
             self._wait_until_checked(self.new, self.told_anew_s)
             clock.wait_for(5, "a healthy keepalived", lambda: self._unhealthy(self.new, before) or self._unanswered())
+        if not self.old and self.new.director:
+            self._wait_until_told()
+
+    def _wait_until_told(self) -> None:
+        """A director that joins others may be the owner: it gets the VIP only when it was told of the connections through it."""
+        self._wait_since_reload(TOLD_S)
+        there = any(server.connections for virtual in ipvs.table().values() for server in virtual.servers.values())
+        if there and not vrrp.held(self.new, self.new.instances):
+            self._wait_since_reload(TOLD_ANEW_S)
 
     def _wait_until_checked(self, description: Description, least_s: float) -> None:
         """Wait until every health check has run since the reload and, had it failed, was acted upon; `least_s` seconds at least."""
         # keepalived reads the signal to reload a moment later.
-        seconds = max(description.check_seconds, least_s) + 1
+        self._wait_since_reload(max(description.check_seconds, least_s) + 1)
+
+    def _wait_since_reload(self, seconds: float) -> None:
+        """Wait until so many seconds have passed: for health checks, or for what other directors tell of connections."""
         clock.wait_for(
             seconds + 5,
-            "every check to have run",
-            lambda: f"{since:.0f} s since the reload" if (since := clock.now() - self.reloaded_at) <= seconds else "",
+            f"{seconds:g} s to have passed since the reload",
+            lambda: f"{since:.0f} s" if (since := clock.now() - self.reloaded_at) <= seconds else "",
         )
 
     def _unhealthy(self, description: Description, before: list[Key] | None) -> str:

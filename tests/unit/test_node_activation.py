@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,34 @@ def test_the_canary_gives_its_vip_away(system: System) -> None:
 
 def test_a_director_gives_a_vip_away_whose_owner_will_be_another(system: System) -> None:
     assert gives_away(system, prepared(system, OWNED_ELSEWHERE))
+
+
+JOINS = "192.168.0.9"
+TO_ONE_THAT_JOINS = description(vip(owner=JOINS), directors=(*ADDRESSES[1:], JOINS))
+
+
+def test_a_vip_whose_owner_will_be_a_director_that_joins_stays_until_that_one_takes_it(system: System) -> None:
+    made = prepared(system, TO_ONE_THAT_JOINS)
+    assert not gives_away(system, made)
+    assert made._stays("master")
+
+
+def test_of_a_vip_of_both_families_the_addresses_leave_or_stay_together(system: System) -> None:
+    """The owner of the second VIP is known by its IPv6 address."""
+    second = replace(vip("master-v6", "fd00::250", owner="fd00::9"), together="master")
+    new = replace(TO_ONE_THAT_JOINS, vips=(replace(vip(owner=JOINS), together="master"), second), address_v6=ip_address("fd00::2"))
+    made = prepared(system, new)
+    system.held = {**ALL, "master-v6": "fd00::250"}
+    assert made._stays("master") and made._stays("master-v6")
+    made.current = replace(description(directors=(*ADDRESSES[1:], JOINS)), directors_v6=(ip_address("fd00::9"),))
+    assert not made._stays("master") and not made._stays("master-v6")
+
+
+def test_the_canary_gives_such_a_vip_away_all_the_same(system: System) -> None:
+    made = prepared(system, TO_ONE_THAT_JOINS)
+    assert gives_away(system, made, canary=True)
+    system.held = {}
+    assert not made._stays("master")
 
 
 def test_a_director_that_becomes_the_owner_keeps_the_vip(system: System) -> None:
@@ -430,3 +459,30 @@ def test_a_roll_back_reports_the_fault_although_the_view_could_not_be_counted(sy
     monkeypatch.setattr(vrrp, "recount", busy)
     with pytest.raises(Refused, match=r"Job failed(.|\n)*rolled back to old$"):
         made.run(canary=False)
+
+
+# The first version of a director
+
+
+def joined(system: System, connections: int) -> float:
+    """For how long the activation of a first version waits; other directors have told it of so many connections."""
+    deliver("new", description(), CHECKS.format(1))
+    system.fill(description())
+    system.table[MARK][HERE] = ("DR", 1, connections)
+    made = activation._Activation("new", "")
+    made.reloaded_at = began = system.now
+    made._stays_healthy(changes=True)
+    return system.now - began
+
+
+def test_a_director_that_joins_others_is_healthy_when_it_was_told_of_every_connection(system: System) -> None:
+    assert joined(system, 1) == pytest.approx(activation.TOLD_ANEW_S, abs=1)
+
+
+def test_a_director_waits_for_no_report_where_there_are_no_connections(system: System) -> None:
+    assert joined(system, 0) == pytest.approx(activation.TOLD_S, abs=1)
+
+
+def test_a_director_that_holds_the_vip_waits_for_no_report(system: System) -> None:
+    system.held = dict(ALL)
+    assert joined(system, 1) == pytest.approx(activation.TOLD_S, abs=1)

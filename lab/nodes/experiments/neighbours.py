@@ -164,7 +164,7 @@ systemctl disable --now keepalived 2>/dev/null || true
 mkdir -p /etc/keepalived
 printf '%s\\n' 'vrrp_instance own {' ' interface eth0' ' virtual_router_id 61' ' priority 100' ' advert_int 1' ' virtual_ipaddress {' '  VIP/32' ' }' '}' \
     >/etc/keepalived/keepalived.conf
-systemctl enable keepalived
+systemctl enable --now keepalived
 """
 
 
@@ -185,7 +185,7 @@ def _own_keepalived(scene: Scene) -> None:
     scene.deploy(_without_owner(scene))
     for node in scene.live():
         scene.on(node, f"{LVS} ownership off")
-    scene.on(scene.owner, OWN.replace("VIP", str(scene.cluster.vips["master"].address)) + "; systemctl start keepalived")
+    scene.on(scene.owner, OWN.replace("VIP", str(scene.cluster.vips["master"].address)))
 
 
 def _taken_over(scene: Scene) -> None:
