@@ -639,7 +639,7 @@ def test_reports_of_a_quorum_that_were_recorded_in_the_wrong_order_are_corrected
     assert [each.what for each in repairs.read(running.system.now)] == ["view"]
 
 
-def test_a_lost_quorum_that_nobody_recorded_is_recorded(running: Running, recorded: Path) -> None:
+def test_the_record_of_a_quorum_is_corrected_when_the_report_of_its_loss_is_missing(running: Running, recorded: Path) -> None:
     running.system.fails(*ADDRESSES)
     running.hear(down(*ADDRESSES) + f"VS FWM {MARK} DOWN\n")
     running.look(5)
