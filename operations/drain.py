@@ -5,12 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import count
 
 from components.configuration import Cluster, VirtualService
 from node.openshift_lvs.facts import Facts
 from node.openshift_lvs.ipvs import RealServer
-from operations.nodes import Nodes
+from operations.nodes import Nodes, looks
 from operations.verify import facts
 
 RETURN_SECONDS = 30
@@ -142,7 +141,7 @@ class Draining:
         are returned.
         """
         unknown = set(self._connections(before, servers))
-        for _ in _looks(ends):
+        for _ in looks(ends):
             seen, _ = self._look()
             holders = {holder for name in self.cluster.vips_of(self._pool) if (holder := self._holder(seen, name))}
             for holder in holders - {before}:
@@ -162,7 +161,7 @@ class Draining:
 
     def _wait_for_connections(self, ends: float, deadline: float) -> None:
         left: list[str] = []
-        for _ in _looks(ends):
+        for _ in looks(ends):
             seen, _ = self._look()
             left = [line for name in self.cluster.vips_of(self._pool) for line in self._left(seen, name)]
             if not left:
@@ -183,7 +182,7 @@ class Draining:
         """Its own VIPs to it; why they stay where they are, when they do."""
         own = [name for name, vip in self.cluster.vips_of(self._pool).items() if vip.owner == self.host]
         servers = [str(address) for host in self.cluster.pools[self._pool].hosts.values() for address in host.addresses]
-        for _ in _looks(time.monotonic() + RETURN_SECONDS):
+        for _ in looks(time.monotonic() + RETURN_SECONDS):
             seen, _ = self._look()
             mine = seen.get(self.host)
             if mine and mine.keepalived == "active" and mine.view == "good" and not mine.owns_nothing:
@@ -196,12 +195,3 @@ class Draining:
 
 def _told(silent: Mapping[str, str]) -> str:
     return "; ".join(f"{host} was not told: {fault}" for host, fault in silent.items())
-
-
-def _looks(ends: float) -> Iterator[int]:
-    """One turn at least, then one a second until the deadline."""
-    for turn in count():
-        yield turn
-        if time.monotonic() >= ends:
-            return
-        time.sleep(1)  # between two looks

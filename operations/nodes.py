@@ -10,11 +10,13 @@ import json
 import shlex
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +125,15 @@ class Nodes:
         if _lacks_command(done):
             return Answer(done.stdout, f"has no {verb}: what is installed there is older than this; pulumi up")
         return Answer(done.stdout, "; ".join(words) or f"{verb}: exit status {done.returncode}")
+
+
+def looks(ends: float) -> Iterator[int]:
+    """The numbers of looks at the nodes: one at least, then one a second until the deadline, a time of `time.monotonic`."""
+    for turn in count():
+        yield turn
+        if time.monotonic() >= ends:
+            return
+        time.sleep(1)  # between two looks
 
 
 def _short(name: str) -> str:

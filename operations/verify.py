@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,12 +18,14 @@ from components.configuration import Cluster, Vip, VirtualService
 from components.configuration.model import AnyAddress, endpoint
 from node.openshift_lvs.facts import Facts
 from node.openshift_lvs.ipvs import VirtualServer
-from operations.nodes import Answer, Nodes
+from operations.nodes import Answer, Nodes, looks
 
 MISSED_CHANCE = 1e-6
 """How likely the connections of one question may miss a healthy server."""
 RECENT_S = 3600
 """Repairs of the last hour are reported."""
+VIEW_S = 10
+"""Until a node has corrected a priority that is lowered for servers which are back: it compares both 3 s after a report of keepalived."""
 CONNECTIONS_MAX = 400
 """For one service: a burst that no service minds."""
 
@@ -85,8 +88,22 @@ def verify(nodes: Nodes, cluster: Cluster, root: Path) -> Iterator[Finding]:
     Every question to a node is one command: its facts, what it sees of other pools from outside, and the connections that arrived at it.
     """
     known, silent = facts(nodes, cluster.managed())
+    known.update(_corrected(nodes, cluster, known))
     yield from from_facts(cluster, known, silent, root)
     yield from _from_outside(nodes, cluster, known)
+
+
+def _corrected(nodes: Nodes, cluster: Cluster, known: Mapping[str, Facts]) -> dict[str, Facts]:
+    """The last facts of the hosts whose priority was behind their table. keepalived reports a change of the table late on a busy node."""
+    latest: dict[str, Facts] = {}
+    behind = [host for host, seen in known.items() if _behind(cluster, host, seen)]
+    for turn in looks(time.monotonic() + VIEW_S):
+        if turn:
+            latest.update(facts(nodes, behind)[0])
+            behind = [host for host in behind if host not in latest or _behind(cluster, host, latest[host])]
+        if not behind:
+            break
+    return latest
 
 
 def from_facts(cluster: Cluster, known: Mapping[str, Facts], silent: Mapping[str, Answer], root: Path) -> Iterator[Finding]:
@@ -129,9 +146,8 @@ def inside(cluster: Cluster, host: str, seen: Facts, root: Path) -> Iterator[Fin
         yield Finding(host, "interface", False, seen.moved)
     yield _settings(host, files, seen, {str(vip.address) for vip in vips.values()}, is_director)
     for name, vip in vips.items():
-        tables = [_service(cluster, host, f"{name}:{service.port}/{service.protocol}", vip, service, seen) for service in vip.services]
-        yield from tables
-        if seen.views.get(name) and all(table.holds for table in tables) and not any(service.dynamic_weights for service in vip.services):
+        yield from _tables(cluster, host, name, vip, seen)
+        if _view_is_behind(cluster, host, name, vip, seen):
             stale = f"priority for {name} lowered by {-seen.views[name]} as if servers were lost, and none is; openshift-lvs recount on the node"
             yield Finding(host, "view", False, stale)
     if is_director:
@@ -213,6 +229,22 @@ def _translations(host: str, seen: Facts) -> Iterator[Finding]:
         yield Finding(host, "translation", False if each.to else None, str(each))
     if not seen.translated:
         yield Finding(host, "translation", True, "no other program translates a service's destination")
+
+
+def _tables(cluster: Cluster, host: str, name: str, vip: Vip, seen: Facts) -> list[Finding]:
+    return [_service(cluster, host, f"{name}:{service.port}/{service.protocol}", vip, service, seen) for service in vip.services]
+
+
+def _behind(cluster: Cluster, host: str, seen: Facts) -> bool:
+    """Whether the host's priority for a VIP is lowered for servers, and its table has them all."""
+    vips = cluster.vips_of(cluster.node(host).pool_name)
+    return any(_view_is_behind(cluster, host, name, vip, seen) for name, vip in vips.items())
+
+
+def _view_is_behind(cluster: Cluster, host: str, name: str, vip: Vip, seen: Facts) -> bool:
+    if not seen.views.get(name) or any(service.dynamic_weights for service in vip.services):
+        return False
+    return all(table.holds for table in _tables(cluster, host, name, vip, seen))
 
 
 def _service(cluster: Cluster, host: str, name: str, vip: Vip, service: VirtualService, seen: Facts) -> Finding:

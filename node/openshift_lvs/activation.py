@@ -98,7 +98,7 @@ class _Activation:
         self._remember()
         # Until the roll-out ends, it takes VIPs after the directors that have not changed.
         if self.old != self.version:
-            vrrp.step_back(self.new, [name for name in self.new.owned_by_others if not self._stays(name)])
+            vrrp.step_back(self.new, self._left_to_others())
         self._settle()
         versions.tidy({self.version, self.old})
         journal.note(f"{self.version} in force and healthy; before: {self.old or 'nothing'}")
@@ -162,7 +162,7 @@ class _Activation:
             return
         anew = self._begins_anew(self.new)
         if vrrp.others_able(self.current, self.new):
-            leave = [name for name in self.new.owned_by_others if not self._stays(name)]
+            leave = self._left_to_others()
             if canary:
                 leave = list(self.current.instances)
             elif anew:
@@ -179,12 +179,13 @@ class _Activation:
         if anew and self.current.directors and self.progress.answered_before:
             self._refuse_unless_taken()
 
-    def _stays(self, instance: str) -> bool:
-        """Whether this director holds a VIP whose owner will be a director that the version in force does not know."""
-        owner = self.new.owned_by_others.get(instance)
-        if not owner or not self.current or owner in (*self.current.directors, *self.current.directors_v6):
-            return False
-        return bool(vrrp.held(self.new, [instance]))
+    def _left_to_others(self) -> list[str]:
+        """The instances that other directors own, but not what this one holds for a director that the version in force does not know."""
+        owners = self.new.owned_by_others
+        known = (*self.current.directors, *self.current.directors_v6) if self.current else ()
+        joining = [name for name, owner in owners.items() if self.current and owner not in known]
+        stay = [name for name in joining if vrrp.held(self.new, [name])]
+        return [name for name in owners if name not in stay]
 
     def _groups_change(self) -> bool:
         """Whether a VIP that stays begins or ceases to move with another one."""

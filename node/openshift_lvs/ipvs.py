@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _METHODS = {"Route": "DR", "Tunnel": "TUN", "Masq": "NAT"}
 """keepalived's word for what ipvsadm shows."""
 OPTIONS = {"DR": "--gatewaying", "TUN": "--ipip", "NAT": "--masquerading"}
+_RESTORE = ("ipvsadm", "--restore")
 FORGET_S = 10
 SYNC_MESSAGE_MAX = 1472
 """Bytes of a sync message over IPv4 for an MTU of 1500: the kernel fills no longer ones by itself, and hears none that are longer than it was told."""
@@ -171,7 +172,30 @@ def set_weight(mark: int, address: str, method: str, weight: int) -> None:
 def restore(lines: list[str]) -> None:
     """Have one ipvsadm do several things. Each line has the options of a call of its own. Raises Refused when the last one fails."""
     if lines:
-        programs.run("ipvsadm", "--restore", stdin="".join(f"{line}\n" for line in lines))
+        programs.run(*_RESTORE, stdin="\n".join([*lines, ""]))
+
+
+class Standby:
+    """An ipvsadm that has started already and waits for what it shall do. On a busy node its start takes longer than its work."""
+
+    def __init__(self) -> None:
+        self._process: programs.Process | None = None
+
+    def prepare(self) -> None:
+        """Start it, unless one waits already."""
+        try:
+            self._process = self._process or programs.Process(*_RESTORE)
+        except OSError:
+            # `restore` will say why.
+            return
+
+    def restore(self, lines: list[str]) -> None:
+        """The same as the function `restore`."""
+        process = self._process
+        if process is None or not lines:
+            return restore(lines)
+        self._process = None
+        programs.output_of(_RESTORE, process.end("\n".join([*lines, ""])))
 
 
 def delete_server(mark: int, address: str) -> None:

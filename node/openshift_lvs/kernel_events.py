@@ -85,24 +85,24 @@ class AddressEvents(Events):
 
 
 class RuleEvents(Events):
-    """Changes of nftables tables whose names begin with a text. `by` is the program that made the last one."""
+    """Changes of some nftables tables. `by` is the program that made the last one."""
 
-    def __init__(self, names: str) -> None:
+    def __init__(self, *tables: str) -> None:
         super().__init__(_NETLINK_NETFILTER, 1 << _NFNLGRP_NFTABLES - 1)
-        self._names = names.encode()
+        self._tables = {table: f"{table}\0".encode() for table in tables}
         self._touched = False
         self.by = ""
 
-    def changed(self) -> bool:
-        """Whether our tables may have changed since the last look."""
-        changed = False
+    def changed(self) -> set[str]:
+        """The tables that may have changed since the last look."""
+        changed: set[str] = set()
         for data in self._received():
-            if data is None:
-                changed, self._touched = True, False
-            elif self._names in data:
-                # Other programs change thousands of rules at once: their messages are searched as a whole.
-                changed = self._touched = True
-            elif self._touched:
+            # Other programs change thousands of rules at once: their messages are searched as a whole.
+            found = {table for table, name in self._tables.items() if data is None or name in data}
+            changed |= found
+            if found:
+                self._touched = data is not None
+            elif data and self._touched:
                 for kind, body in messages(data):
                     if kind == _NFT_MSG_NEWGEN:
                         self.by, self._touched = _process(body), False

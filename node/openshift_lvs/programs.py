@@ -6,6 +6,10 @@ import os
 
 from .errors import Refused
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 _FOLDERS = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
 """Where programs are looked up, whatever PATH the caller has: sudo's may lack the first ones."""
 _ENVIRONMENT = {"PATH": ":".join(_FOLDERS), "LC_ALL": "C.UTF-8"}
@@ -13,25 +17,55 @@ _SIGPIPE = 13
 """Python ignores it; a program that it starts must not."""
 
 
-def attempt(*command: str, stdin: str = "") -> tuple[int, str, str]:
-    """Run a program; its exit status, output and error output. A program that is missing has status 127, one that a signal ended a negative one.
+class Process:
+    """A program that has started. It gets its input when it is ended.
 
     Without `subprocess`, whose import takes 0.1 s on a slow processor. Files in memory take any amount of output without a reader.
     """
-    path = next((f"{folder}/{command[0]}" for folder in _FOLDERS if os.access(f"{folder}/{command[0]}", os.X_OK)), None)
-    if path is None:
-        return 127, "", f"{command[0]}: not on this node"
-    streams = [os.memfd_create(name) for name in ("input", "output", "errors")]
-    try:
-        os.write(streams[0], stdin.encode())
-        os.lseek(streams[0], 0, os.SEEK_SET)
-        redirect = [(os.POSIX_SPAWN_DUP2, stream, number) for number, stream in enumerate(streams)]
-        process = os.posix_spawn(path, command, {**os.environ, **_ENVIRONMENT}, file_actions=redirect, setsigdef=[_SIGPIPE])
-        status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
-        return status, _text(streams[1]), _text(streams[2])
-    finally:
+
+    def __init__(self, *command: str) -> None:
+        """Raises FileNotFoundError when this node has no such program."""
+        path = next((f"{folder}/{command[0]}" for folder in _FOLDERS if os.access(f"{folder}/{command[0]}", os.X_OK)), None)
+        if path is None:
+            raise FileNotFoundError(f"{command[0]}: not on this node")
+        given, self._input = os.pipe()
+        self._streams = [os.memfd_create(name) for name in ("output", "errors")]
+        try:
+            redirect = [(os.POSIX_SPAWN_DUP2, stream, number) for number, stream in enumerate((given, *self._streams))]
+            self._id = os.posix_spawn(path, command, {**os.environ, **_ENVIRONMENT}, file_actions=redirect, setsigdef=[_SIGPIPE])
+        except OSError:
+            self._close(self._input, *self._streams)
+            raise
+        finally:
+            os.close(given)
+
+    def end(self, stdin: str = "") -> tuple[int, str, str]:
+        """Give it its input, and wait: its exit status, output and error output. One that a signal ended has a negative status."""
+        left = stdin.encode()
+        try:
+            while left:
+                left = left[os.write(self._input, left) :]
+        except BrokenPipeError:
+            # It ended without reading all of it. Its status says why.
+            pass
+        os.close(self._input)
+        try:
+            status = os.waitstatus_to_exitcode(os.waitpid(self._id, 0)[1])
+            return status, _text(self._streams[0]), _text(self._streams[1])
+        finally:
+            self._close(*self._streams)
+
+    def _close(self, *streams: int) -> None:
         for stream in streams:
             os.close(stream)
+
+
+def attempt(*command: str, stdin: str = "") -> tuple[int, str, str]:
+    """Run a program; its exit status, output and error output. One that is missing has status 127, one that a signal ended a negative one."""
+    try:
+        return Process(*command).end(stdin)
+    except FileNotFoundError as missing:
+        return 127, "", str(missing)
 
 
 def _text(stream: int) -> str:
@@ -40,7 +74,12 @@ def _text(stream: int) -> str:
 
 def run(*command: str, stdin: str = "") -> str:
     """Run a program that must succeed; its output. Raises Refused with its error output."""
-    status, output, errors = attempt(*command, stdin=stdin)
+    return output_of(command, attempt(*command, stdin=stdin))
+
+
+def output_of(command: Sequence[str], ended: tuple[int, str, str]) -> str:
+    """The output of a program that must have succeeded, from its exit status, output and error output. Raises Refused with its error output."""
+    status, output, errors = ended
     if status:
         raise Refused(f"{' '.join(command)}: {(errors or output).strip() or f'exit status {status}'}")
     return output

@@ -12,7 +12,7 @@ from .record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from .ipvs import Table
 
@@ -208,14 +208,13 @@ def recount(description: Description) -> None:
 
     Of a reload that replaces servers, keepalived reports that the old ones lost the quorum, and does not report that the new ones have it.
     """
-    for vip in description.vips if description.director else ():
-        for service in vip.services:
-            if state.read(f"{state.QUORUM}/{vip.name}/{service.name}") in ("", "0") or not _has_quorum(service, belief.table()):
-                continue
-            quorum.quorum(vip.name, service.name, "0")
-            # Health checks may remove servers meanwhile, and what keepalived reported of that must not be lost.
-            if not _has_quorum(service, belief.table()):
-                quorum.quorum(vip.name, service.name, str(description.poor_view(vip)))
+    for vip, service, recorded in _recorded(description):
+        if recorded == "0" or not _has_quorum(service, belief.table()):
+            continue
+        quorum.quorum(vip.name, service.name, "0")
+        # Health checks may remove servers meanwhile, and what keepalived reported of that must not be lost.
+        if not _has_quorum(service, belief.table()):
+            quorum.quorum(vip.name, service.name, str(description.poor_view(vip)))
 
 
 def wrong_weights(description: Description, table: Table, said: dict[int, bool]) -> list[tuple[str, str, int]]:
@@ -224,15 +223,21 @@ def wrong_weights(description: Description, table: Table, said: dict[int, bool])
     keepalived does not wait for one report to end before it starts the next: on a busy node the first may be recorded last.
     """
     wrong = []
+    for vip, service, recorded in _recorded(description):
+        has_it = _has_quorum(service, table)
+        if recorded != "0" and has_it:
+            wrong.append((vip.name, service.name, 0))
+        elif recorded == "0" and not has_it and said.get(service.mark) is False:
+            wrong.append((vip.name, service.name, description.poor_view(vip)))
+    return wrong
+
+
+def _recorded(description: Description) -> Iterator[tuple[Vip, Service, str]]:
+    """VIP, service and the weight that is recorded of its quorum, on a director. A service that is not in force has none."""
     for vip in description.vips if description.director else ():
         for service in vip.services:
-            recorded = state.read(f"{state.QUORUM}/{vip.name}/{service.name}")
-            has_it = _has_quorum(service, table)
-            if recorded not in ("", "0") and has_it:
-                wrong.append((vip.name, service.name, 0))
-            elif recorded == "0" and not has_it and said.get(service.mark) is False:
-                wrong.append((vip.name, service.name, description.poor_view(vip)))
-    return wrong
+            if recorded := state.read(f"{state.QUORUM}/{vip.name}/{service.name}"):
+                yield vip, service, recorded
 
 
 def _has_quorum(service: Service, table: Table) -> bool:

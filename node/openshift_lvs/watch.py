@@ -13,6 +13,7 @@ import select
 import socket
 import sys
 from functools import partial
+from threading import Thread
 
 from . import belief as beliefs
 from . import clock, host, ipvs, journal, own_calls, quorum, repairs, state, unbalanced, vrrp
@@ -75,11 +76,16 @@ class Watch:
         self._sync_hidden = False
         self._seen: list[tuple[str, str]] = []
         self._live: set[Key] | None = None
+        self._redirecting: Thread | None = None
+        self._redirect_due = False
+        self._standby = ipvs.Standby()
         self.rules_due = True
         self.vips_due = True
         self.address_due = True
         self._moved = ""
-        self.rules_by = ""
+        self._rules_by = ""
+        self._own_rules_from: float | None = None
+        """When the rules of own calls are compared; None while nobody changed them."""
         self._follow_due = True
         self._part = ""
         self._view_from: float | None = None
@@ -148,7 +154,7 @@ class Watch:
                 if service.mark in now_open | before and service.mark in kernel:
                     lines += beliefs.difference(service, wanted[service.mark], kernel[service.mark])
             try:
-                ipvs.restore(lines)
+                self._standby.restore(lines)
             except (Refused, OSError) as fault:
                 # The next look finds the difference.
                 journal.note(str(fault))
@@ -158,6 +164,17 @@ class Watch:
                 elif service.mark in before - now_open:
                     journal.note(f"{service.name} no longer fails open: only servers that pass their health check get connections")
         self._redirect(self._kernel())
+        if any(service.fail_open for service in self.description.services) and not all(self.belief.servers.values()):
+            # The next verdict may be the one after which a service has no server.
+            self._standby.prepare()
+
+    def tables_changed(self, tables: set[str], by: str) -> None:
+        """Compare these nftables tables soon, and name who changed them."""
+        self.rules_due |= host.TABLE in tables
+        if own_calls.TABLE in tables and self._own_rules_from is None:
+            # Mostly this process changed it, because a server failed. Another may fail now, and the comparison would hold up what follows from that.
+            self._own_rules_from = clock.now() + LOOK_S
+        self._rules_by = by
 
     def became_shorter(self) -> bool:
         """Whether the kernel's table is shorter than a moment ago. Of a long one only the first page counts: an emptied one has three lines."""
@@ -240,7 +257,8 @@ class Watch:
             faults += self._table_faults(self.description)
         if self.description.director and (not self._turn % 2 or self._seen):
             faults += self._sync_faults(self.description)
-        if self.rules_due or any(what in (RULES, OWN_RULES) for what, _ in self._seen):
+        own_rules_due = self._own_rules_from is not None and clock.now() >= self._own_rules_from
+        if self.rules_due or own_rules_due or any(what in (RULES, OWN_RULES) for what, _ in self._seen):
             faults += self._rule_faults()
         if any(what == VIEW for what, _ in self._seen) or (self._view_from is not None and clock.now() >= self._view_from):
             faults += self._view_faults(self.description)
@@ -248,11 +266,11 @@ class Watch:
 
     def _table_faults(self, description: Description) -> list[Fault]:
         shown = self._table.text()
-        if shown == self._shown or clock.now() < self._table_from or not host.keepalived_runs():
+        as_before = shown == self._shown and not self._redirect_due
+        if as_before or clock.now() < self._table_from or not host.keepalived_runs():
             return []
         kernel = ipvs.parse_proc(shown)
-        if ipvs.live(kernel) != self._live:
-            self._redirect(kernel)
+        self._redirect(kernel)
         wanted = beliefs.wanted(description, self.belief, self._out())
         lines = []
         for service in description.services:
@@ -292,13 +310,13 @@ class Watch:
         return [Fault(SYNC, f"{2 - sides} of its two sides had ended", lambda: ipvs.keep_sync(description))]
 
     def _rule_faults(self) -> list[Fault]:
-        self.rules_due = False
+        self.rules_due, self._own_rules_from = False, None
         faults = []
         # A server that is no director may have none.
         if os.path.exists(f"{state.CURRENT}/{host.RULES}") and (differs := host.rules_that_differ()):
-            faults.append(Fault(RULES, differs, lambda: host.load_rules(state.CURRENT), self.rules_by))
+            faults.append(Fault(RULES, differs, lambda: host.load_rules(state.CURRENT), self._rules_by))
         if missing := own_calls.missing():
-            faults.append(Fault(OWN_RULES, f"{missing} was missing", own_calls.load_again, self.rules_by))
+            faults.append(Fault(OWN_RULES, f"{missing} was missing", own_calls.load_again, self._rules_by))
         return faults
 
     def _view_faults(self, description: Description) -> list[Fault]:
@@ -315,13 +333,22 @@ class Watch:
         return ipvs.parse_proc(self._table.text())
 
     def _redirect(self, kernel: Table) -> None:
-        """Bring own calls to the live servers of the table."""
+        """Bring own calls to the live servers of the table, in a thread: nft takes longer than a service may take to fail open."""
         live = ipvs.live(kernel)
         if live == self._live or self.description is None:
             return
-        self._live = live
+        # After the thread has ended, the next look goes on with the table of then.
+        self._redirect_due = self._redirecting is not None and self._redirecting.is_alive()
+        if not self._redirect_due:
+            self._live = live
+            self._redirecting = Thread(target=self._redirect_now, args=(self.description, kernel))
+            self._redirecting.start()
+
+    def _redirect_now(self, description: Description, kernel: Table) -> None:
+        # Of this thread and of nft: the process itself has work that may not wait.
+        os.setpriority(os.PRIO_PROCESS, 0, 0)
         try:
-            own_calls.redirect(self.description, kernel)
+            own_calls.redirect(description, kernel)
         except (Refused, OSError) as fault:
             self._live = None
             journal.note(f"calls from this node were not redirected: {fault}")
@@ -370,7 +397,7 @@ def watch() -> None:
     in_force()
     state.prepare_run()
     pipe = beliefs.open_pipe()
-    addresses, rules = AddressEvents(), RuleEvents(host.TABLE)
+    addresses, rules = AddressEvents(), RuleEvents(host.TABLE, own_calls.TABLE)
     watched = Watch()
     if not watched.read_version():
         return
@@ -392,8 +419,7 @@ def watch() -> None:
             watched.address_due |= addresses.elsewhere
             addresses.elsewhere = False
         if rules.fileno() in ready:
-            watched.rules_due |= rules.changed()
-            watched.rules_by = rules.by
+            watched.tables_changed(rules.changed(), rules.by)
         now = clock.now()
         # A look reads the whole table.
         if now < due and not watched.became_shorter():

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -242,6 +243,7 @@ def system(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> System:
         Path(folder).mkdir(parents=True)
     Path(state.RUN).chmod(0o700)
     monkeypatch.setattr(programs, "attempt", made.attempt)
+    monkeypatch.setattr(programs, "Process", lambda *command: SimpleNamespace(end=lambda stdin: programs.attempt(*command, stdin=stdin)))
     monkeypatch.setattr(journal, "note", made.notes.append)
     monkeypatch.setattr(clock, "now", lambda: made.now)
     monkeypatch.setattr(clock, "pause", made.pause)

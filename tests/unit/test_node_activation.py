@@ -63,7 +63,7 @@ TO_ONE_THAT_JOINS = description(vip(owner=JOINS), directors=(*ADDRESSES[1:], JOI
 def test_a_vip_whose_owner_will_be_a_director_that_joins_stays_until_that_one_takes_it(system: System) -> None:
     made = prepared(system, TO_ONE_THAT_JOINS)
     assert not gives_away(system, made)
-    assert made._stays("master")
+    assert made._left_to_others() == []
 
 
 def test_of_a_vip_of_both_families_the_addresses_leave_or_stay_together(system: System) -> None:
@@ -72,16 +72,27 @@ def test_of_a_vip_of_both_families_the_addresses_leave_or_stay_together(system: 
     new = replace(TO_ONE_THAT_JOINS, vips=(replace(vip(owner=JOINS), together="master"), second), address_v6=ip_address("fd00::2"))
     made = prepared(system, new)
     system.held = {**ALL, "master-v6": "fd00::250"}
-    assert made._stays("master") and made._stays("master-v6")
+    assert made._left_to_others() == []
     made.current = replace(description(directors=(*ADDRESSES[1:], JOINS)), directors_v6=(ip_address("fd00::9"),))
-    assert not made._stays("master") and not made._stays("master-v6")
+    assert made._left_to_others() == ["master", "master-v6"]
 
 
 def test_the_canary_gives_such_a_vip_away_all_the_same(system: System) -> None:
     made = prepared(system, TO_ONE_THAT_JOINS)
     assert gives_away(system, made, canary=True)
     system.held = {}
-    assert not made._stays("master")
+    assert made._left_to_others() == ["master"]
+
+
+@pytest.mark.parametrize(("held", "weight"), [(ALL, "0"), ({}, "-50")])
+def test_a_director_steps_back_from_such_a_vip_only_where_it_does_not_hold_it(
+    system: System, host_changes: list[str], held: dict[str, str], weight: str
+) -> None:
+    made = prepared(system, TO_ONE_THAT_JOINS)
+    system.held = dict(held)
+    vrrp.start(description())
+    made.run(canary=False)
+    assert state.read(state.drain_file("master")) == weight
 
 
 def test_a_director_that_becomes_the_owner_keeps_the_vip(system: System) -> None:

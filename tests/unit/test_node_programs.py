@@ -17,6 +17,12 @@ def test_a_program_gets_its_input_and_gives_its_output_errors_and_status() -> No
     assert programs.attempt("sh", "-c", "cat; echo wrong >&2; exit 3", stdin="given\n") == (3, "given\n", "wrong\n")
 
 
+def test_a_program_that_has_started_waits_for_its_input_and_may_end_before_it_comes() -> None:
+    waits, ends = programs.Process("cat"), programs.Process("sh", "-c", "exec <&-; exit 4")
+    assert waits.end("given\n") == (0, "given\n", "")
+    assert ends.end("more than a pipe holds" * 5000) == (4, "", "")
+
+
 def test_any_amount_of_output_is_taken() -> None:
     status, output, _ = programs.attempt("sh", "-c", "head -c 3000000 /dev/zero | tr '\\0' x; head -c 3000000 /dev/zero >&2")
     assert (status, len(output)) == (0, 3000000)

@@ -8,12 +8,13 @@ import sys
 from collections.abc import Iterator
 from ipaddress import ip_address
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
 
 from components import keepalived
-from node.openshift_lvs import belief, host, ipvs, observe, own_calls, repairs, state, vrrp, watch
+from node.openshift_lvs import belief, host, ipvs, observe, own_calls, programs, repairs, state, vrrp, watch
 from node.openshift_lvs.belief import Belief
 from node.openshift_lvs.description import Description, Service
 from node.openshift_lvs.errors import Refused
@@ -80,6 +81,13 @@ class Running:
     def hear(self, lines: str) -> None:
         self.show()
         self.watch.hear(lines.encode())
+        self.end_redirect()
+
+    def end_redirect(self) -> None:
+        """Wait until the thread that redirects own calls has ended."""
+        if thread := self.watch._redirecting:
+            thread.join(10)
+            assert not thread.is_alive()
 
     def look(self, times: int = 2) -> list[str]:
         """So many looks; what ipvsadm was told to restore, and what else was asked."""
@@ -89,6 +97,7 @@ class Running:
             self.show()
             self.system.now += 1
             self.watch.look()
+            self.end_redirect()
         return [*self.system.restored, *(line for line in self.system.asked if line != "ipvsadm --restore" and not line.startswith("ip -oneline"))]
 
 
@@ -278,7 +287,7 @@ def test_a_second_in_which_nothing_happens_reads_the_length_of_the_table_four_ti
         def poll(self, milliseconds: float) -> list[tuple[int, int]]:
             # The kernel's timer has whole milliseconds, and ends no wait too early.
             running.system.now += (int(milliseconds) + 1) / 1000
-            if running.system.now > begin + 3.1:
+            if running.system.now > begin + watch.REPORT_S + 3.1:
                 raise Ended
             return []
 
@@ -295,7 +304,7 @@ def test_a_second_in_which_nothing_happens_reads_the_length_of_the_table_four_ti
     monkeypatch.setattr(ipvs.ProcTable, "first_part", first_part)
     with pytest.raises(Ended):
         watch.watch()
-    # The first look also compares own calls.
+    # The first look also compares own calls, and the one after REPORT_S the view.
     assert read[-10:] == [*["length"] * 4, "whole"] * 2
 
 
@@ -462,7 +471,7 @@ def test_rules_that_another_program_removed_are_loaded_again_and_name_it(running
     Path(state.CURRENT, host.RULES).touch()
     state.write(state.OWN_CALLS, own_calls.rules(served(), {}))
     running.system.answers |= {f"nft list {each}": (1, "", "No such file") for each in ("table ip openshift_lvs_own", "set ip openshift_lvs kept")}
-    running.watch.rules_due, running.watch.rules_by = True, "nft (process 7, started by firewalld)"
+    running.watch.tables_changed({host.TABLE}, "nft (process 7, started by firewalld)")
     differ.append("table ip openshift_lvs is missing")
     assert running.look() == [f"nft --file {state.CURRENT}/{host.RULES}", "nft --file -"]
     assert running.system.notes[0] == ("repaired nftables rules: table ip openshift_lvs is missing; changed by nft (process 7, started by firewalld)")
@@ -647,7 +656,7 @@ def test_reports_of_a_quorum_that_were_recorded_in_the_wrong_order_are_corrected
     assert [each.what for each in repairs.read(running.system.now)] == ["view"]
 
 
-def test_a_lost_quorum_that_nobody_recorded_is_recorded(running: Running, recorded: Path) -> None:
+def test_the_record_of_a_quorum_is_corrected_when_the_report_of_its_loss_is_missing(running: Running, recorded: Path) -> None:
     running.system.fails(*ADDRESSES)
     running.hear(down(*ADDRESSES) + f"VS FWM {MARK} DOWN\n")
     running.look(5)
@@ -668,6 +677,48 @@ def test_own_calls_follow_a_verdict_at_once_and_end_at_the_own_server_while_the_
     assert "dnat" in state.text(state.OWN_CALLS)
     running.system.fails(SECOND, THIRD)
     running.hear(down(SECOND, THIRD))
+    assert "dnat" not in state.text(state.OWN_CALLS)
+
+
+def test_ipvsadm_has_started_before_the_verdict_after_which_a_service_has_no_server(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    process, begun = programs.Process, []
+
+    def start(*command: str) -> programs.Process:
+        begun.append(command)
+        return process(*command)
+
+    monkeypatch.setattr(programs, "Process", start)
+    running.system.fails(HERE)
+    running.hear(down(HERE))
+    running.hear(up(HERE) + down(SECOND))
+    assert begun == [("ipvsadm", "--restore")]
+    running.system.fails(SECOND, THIRD)
+    running.hear(down(HERE, THIRD))
+    assert set(running.system.weights().values()) == {1}
+
+
+def test_a_service_fails_open_while_own_calls_are_being_redirected(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended, redirected, redirect = Event(), [], own_calls.redirect
+
+    def slow(said: Description, kernel: ipvs.Table | None = None) -> None:
+        assert ended.wait(10)
+        redirected.append(len(ipvs.live(kernel or {})))
+        redirect(said, kernel)
+
+    monkeypatch.setattr(own_calls, "redirect", slow)
+    running.system.fails(HERE)
+    running.show()
+    running.watch.hear(down(HERE).encode())
+    running.system.fails(SECOND, THIRD)
+    running.show()
+    running.watch.hear(down(SECOND, THIRD).encode())
+    assert set(running.system.weights().values()) == {1}
+    assert not redirected
+    ended.set()
+    running.end_redirect()
+    assert "dnat" in state.text(state.OWN_CALLS)
+    running.look()
+    assert redirected == [2, 3]
     assert "dnat" not in state.text(state.OWN_CALLS)
 
 
@@ -713,18 +764,20 @@ def test_the_kernel_tells_of_addresses_and_of_rules_and_who_changed_them(real: N
     said = real.python("""
 from openshift_lvs.kernel_events import AddressEvents, RuleEvents
 from openshift_lvs import programs
-addresses, rules = AddressEvents(), RuleEvents("openshift_lvs")
-print(addresses.left_lo(), rules.changed(), addresses.elsewhere)
+addresses, rules = AddressEvents(), RuleEvents("openshift_lvs", "openshift_lvs_own")
+print(addresses.left_lo(), *rules.changed(), addresses.elsewhere)
 programs.run("ip", "address", "add", "192.0.2.1/32", "dev", "lo"); programs.run("ip", "address", "add", "2001:db8::1/128", "dev", "eth0")
-print(addresses.left_lo(), rules.changed(), addresses.elsewhere)
+print(addresses.left_lo(), *rules.changed(), addresses.elsewhere)
 programs.run("ip", "address", "add", "192.0.2.1/32", "dev", "eth0"); programs.run("ip", "address", "delete", "192.0.2.1/32", "dev", "eth0")
 programs.run("nft", "add", "table", "ip", "other")
-print(addresses.left_lo(), rules.changed(), addresses.elsewhere)
+print(addresses.left_lo(), *rules.changed(), addresses.elsewhere)
 programs.run("ip", "address", "delete", "192.168.0.250/32", "dev", "lo")
 programs.run("nft", "flush", "ruleset")
-print(addresses.left_lo(), rules.changed(), rules.by.partition(" ")[0])
+print(addresses.left_lo(), *rules.changed(), rules.by.partition(" ")[0])
+programs.run("nft", "add", "table", "ip", "openshift_lvs_own")
+print(addresses.left_lo(), *rules.changed(), rules.by.partition(" ")[0])
 """)
-    assert said.splitlines() == ["False False False", "False False False", "False False True", "True True nft"]
+    assert said.splitlines() == ["False False", "False False", "False True", "True openshift_lvs nft", "False openshift_lvs_own nft"]
     real.succeeds("apply")
 
 

@@ -12,7 +12,7 @@ from components.configuration import Cluster
 from components.keepalived import describe
 from node.openshift_lvs.facts import Facts
 from node.openshift_lvs.ipvs import RealServer, VirtualServer
-from operations import drain
+from operations import drain, nodes
 from operations.drain import Draining, Refused
 from operations.nodes import Answer, Nodes
 
@@ -100,7 +100,8 @@ def pool() -> Pool:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """A clock that moves on by a second whenever one looks."""
     ticks = iter(range(10_000))
-    monkeypatch.setattr(drain, "time", SimpleNamespace(monotonic=lambda: next(ticks), sleep=lambda _: None))
+    for module in (drain, nodes):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: next(ticks), sleep=lambda _: None))
 
 
 def draining(pool: Pool, cluster: Cluster, host: str) -> tuple[Draining, list[str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +17,8 @@ from node.openshift_lvs.ipvs import RealServer, SyncDaemon, VirtualServer, parse
 from node.openshift_lvs.record import replace
 from node.openshift_lvs.repairs import Repair
 from node.openshift_lvs.translation import Translation
+from operations import nodes
+from operations import verify as verify_module
 from operations.nodes import Answer, Nodes
 from operations.status import status
 from operations.verify import Finding, outcome, verify
@@ -34,6 +37,8 @@ class Said(Nodes):
         self.unreached: set[str] = set()
         self.instead: dict[str, str] = {}
         """What a host says instead of its facts."""
+        self.later: dict[str, list[Facts]] = {}
+        """The facts of a host from its second answer on, one for each."""
         self.macs = {"192.168.0.250": "02:00:00:00:00:02", "192.168.0.251": "02:00:00:00:00:05"}
         self.handshakes = "".join(f"FIN_WAIT {{client}}:{40000 + n} {{target}} 192.168.0.{5 + n % 2}:0\n" for n in range(20))
         self.connected: list[str] = []
@@ -46,7 +51,10 @@ class Said(Nodes):
         self.asked.append(" ".join((host, verb, *arguments)))
         match verb, *arguments:
             case "status", "--json":
-                return Answer(self.instead[host] if host in self.instead else self.facts[host].to_json())
+                now = self.facts[host]
+                if self.later.get(host):
+                    self.facts[host] = self.later[host].pop(0)
+                return Answer(self.instead[host] if host in self.instead else now.to_json())
             case "outside", *jobs:
                 services = [job.partition("=")[0] for job in jobs if "=" in job]
                 self.connected += services
@@ -107,6 +115,14 @@ def with_server(seen: Facts, address: str, other: RealServer, at: str | None = N
             for mark, virtual in seen.table.items()
         },
     )
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that moves on by a second whenever one looks."""
+    ticks = iter(range(10_000))
+    for module in (nodes, verify_module):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: next(ticks), sleep=lambda _: None))
 
 
 @pytest.fixture
@@ -280,6 +296,23 @@ def test_a_live_server_that_is_never_chosen_is_named_but_not_where_a_client_has_
 def test_connections_of_an_earlier_question_do_not_count(said: Said, cluster: Cluster) -> None:
     said.handshakes = said.handshakes.replace(":400", ":399")
     assert "nothing that master0 sent arrived at the holder" in str(next(each for each in findings(said, cluster) if each.check == "path 80/TCP"))
+
+
+def test_a_priority_that_a_node_corrects_itself_is_no_fault(said: Said, cluster: Cluster) -> None:
+    late = said.facts["infra1"]
+    said.facts["infra1"] = replace(late, views={"infra": -100})
+    said.later = {"infra1": [said.facts["infra1"], late]}
+    assert failed(said, cluster) == []
+    # Its priority only: the last facts count for everything else too.
+    said.facts["infra1"] = replace(late, views={"infra": -100})
+    said.later = {"infra1": [replace(late, keepalived="failed")]}
+    assert failed(said, cluster) == ["FAILED  infra1    keepalived: failed; systemctl status keepalived on the node says why"]
+    # A lowered priority with a server out of rotation is as it should be, and nobody waits for it.
+    fail(said, cluster, "infra", "infra0")
+    said.facts["infra1"] = replace(said.facts["infra1"], views={"infra": -100})
+    said.asked.clear()
+    failed(said, cluster)
+    assert said.asked.count("infra1 status --json") == 1
 
 
 def test_each_question_to_a_node_is_one_command(said: Said, cluster: Cluster) -> None:
