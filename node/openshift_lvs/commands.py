@@ -94,10 +94,11 @@ def apply() -> None:
 
 
 def start() -> None:
-    from . import belief, ipvs, journal, servers, state, vrrp
+    from . import belief, host, ipvs, journal, servers, state, vrrp
     from .description import in_force
 
     description = in_force()
+    host.wait_for_ipv6(description)
     vrrp.start(description)
     belief.begin()
     servers.write_drained_files(os.path.realpath(state.CURRENT), description)

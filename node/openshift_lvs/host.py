@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import re
 
-from . import journal, programs, state
+from . import clock, journal, programs, state
 from .description import Description
-from .errors import Refused
+from .errors import Refused, TimedOut
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,6 +38,11 @@ PROGRAM_UNITS = "systemd"
 """The folder of the units, below the program's."""
 WATCH_UNIT = "openshift-lvs-watch.service"
 PROC_SYS = "/proc/sys"
+PROC_IPV6 = "/proc/net/if_inet6"
+_TENTATIVE = 0x40
+"""The flag of an address with which no program can send: duplicate address detection has not ended, or has refused it (linux/if_addr.h)."""
+ADDRESS_S = 10
+"""Seconds for this host's IPv6 address to be there before keepalived starts."""
 KEEPALIVED_PID = "/run/keepalived.pid"
 
 
@@ -49,6 +54,27 @@ def addresses(interface: str) -> set[str]:
 def all_addresses() -> dict[str, set[str]]:
     """The addresses of every interface, without their prefix lengths."""
     return _parse_addresses(programs.run("ip", "-oneline", "address", "show"))
+
+
+def wait_for_ipv6(description: Description) -> None:
+    """Wait until programs can send with this host's IPv6 address, ADDRESS_S at most. Does nothing on a host without one, and starts no process.
+
+    At a boot, DHCPv6 or a router may answer late, and duplicate address detection comes after that. keepalived sends its IPv6 adverts with this address.
+    An instance with unicast adverts that starts without it is in the state FAULT until keepalived reloads, and so is its sync group.
+    """
+    own = description.address_of(6)
+    if own is None:
+        return
+
+    def unusable() -> str:
+        rows = map(str.split, state.text(PROC_IPV6).splitlines())
+        flags = next((int(flags, 16) for shown, _, _, _, flags, interface in rows if (shown, interface) == (own.packed.hex(), description.interface)), None)
+        return "missing" if flags is None else "tentative" if flags & _TENTATIVE else ""
+
+    try:
+        clock.wait_for(ADDRESS_S, f"{own} on {description.interface}", unusable)
+    except TimedOut as late:
+        journal.note(f"keepalived starts without its IPv6 address: {late}; with unicast adverts, systemctl reload keepalived once it is there")
 
 
 def moved(description: Description, found: dict[str, set[str]]) -> str:

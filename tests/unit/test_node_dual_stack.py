@@ -260,6 +260,13 @@ def test_the_own_address_of_ipv6_on_another_interface_is_named(director: Node) -
     assert director.facts.moved.startswith(f"{HERE} is on br-ex, not on eth0")
 
 
+def test_the_kernel_tells_whether_the_own_address_of_ipv6_can_be_used(director: Node) -> None:
+    told = "notes = []; host.journal.note = notes.append; host.wait_for_ipv6(here); print(notes)"
+    assert director.python(told) == "[]"
+    director.sh(f"/usr/sbin/sysctl -qw net.ipv6.conf.eth0.dad_transmits=100; ip -6 address delete {HERE}/64 dev eth0; ip -6 address add {HERE}/64 dev eth0")
+    assert f"waited 10 s for {HERE} on eth0; last seen: tentative; " in director.python(told)
+
+
 def test_an_event_of_the_own_address_of_ipv6_is_told_from_those_of_others(director: Node) -> None:
     told = director.python(
         "from openshift_lvs import kernel_events\nimport os\nevents = kernel_events.AddressEvents(); events.own = here.address_v6.packed\n"

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
 
 from components import keepalived
 from node.openshift_lvs import host, state
+from node.openshift_lvs.commands import main
+from node.openshift_lvs.description import Description
 from node.openshift_lvs.errors import Refused
-from tests.unit.node_functions import System, description, vip
+from node.openshift_lvs.record import replace
+from tests.unit.node_functions import System, description, in_force, vip
 
 ENABLED = [
     "systemctl -q enable openshift-lvs-watch.service openshift-lvs.service keepalived.service",
@@ -73,6 +77,43 @@ def test_only_addresses_that_are_there_are_taken_from_lo(system: System) -> None
     system.answers["ip -oneline address show dev lo"] = (0, LO, "")
     host.remove_vips(["2001:db8::250", "192.168.0.250", "192.168.0.251"])
     assert system.asked == ["ip address delete 192.168.0.250/32 dev lo", "ip address delete 2001:db8::250/128 dev lo"]
+
+
+OWN, OTHER = (f"fd0000000000000100000000000000{end} 02 40 00 {{flags}}     {{interface}}\n" for end in ("02", "03"))
+
+
+@pytest.fixture
+def kernel(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """The kernel's list of IPv6 addresses: another one on eth0, and the host's own on another interface."""
+    shown = tmp_path / "if_inet6"
+    shown.write_text(OTHER.format(flags="80", interface="eth0") + OWN.format(flags="80", interface="eth1"))
+    monkeypatch.setattr(host, "PROC_IPV6", str(shown))
+    return shown
+
+
+@pytest.mark.parametrize("said", [replace(description(), address_v6=ip_address("fd00:0:0:1::2")), description(address="fd00:0:0:1::2")])
+def test_keepalived_waits_for_an_ipv6_address_that_is_late_and_tentative_at_first(system: System, kernel: Path, said: Description) -> None:
+    system.while_waiting = lambda: kernel.write_text(OWN.format(flags="c0" if system.now < 1003 else "80", interface="eth0"))
+    host.wait_for_ipv6(said)
+    assert (system.now, system.notes, system.asked) == (1003, [], [])
+
+
+def test_keepalived_starts_without_an_ipv6_address_that_does_not_come(system: System, kernel: Path) -> None:
+    in_force("v1", replace(description(), address_v6=ip_address("fd00:0:0:1::2")))
+    assert main(["start"]) == 0
+    assert system.now == 1000 + host.ADDRESS_S
+    assert system.notes[0] == (
+        "keepalived starts without its IPv6 address: waited 10 s for fd00:0:0:1::2 on eth0; last seen: missing; with unicast adverts, "
+        "systemctl reload keepalived once it is there"
+    )
+    assert Path(state.drain_file("master")).read_text() == "0\n"
+
+
+def test_a_host_that_has_its_ipv6_address_or_none_waits_for_nothing(system: System, kernel: Path) -> None:
+    host.wait_for_ipv6(description())
+    kernel.write_text(OWN.format(flags="80", interface="eth0"))
+    host.wait_for_ipv6(replace(description(), address_v6=ip_address("fd00:0:0:1::2")))
+    assert (system.now, system.notes, system.asked) == (1000, [], [])
 
 
 @pytest.mark.parametrize("where", ["loaded", "built in"])
