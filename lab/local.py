@@ -52,7 +52,7 @@ def ssh(host: str, *command: str) -> list[str]:
     if host not in hosts:
         raise DeploymentError(f"ssh: {host!r} is not a host that make up made; it made {', '.join(hosts) or 'none yet'}")
     options = [f"-oUserKnownHostsFile={_known_hosts()}", "-oStrictHostKeyChecking=yes", "-oLogLevel=ERROR", f"-oIdentityFile={cloud.operator_key()}"]
-    proxy = shlex.join(["ssh", "-F/dev/null", *options, "-W%h:%p", "-p", str(cloud.BASTION_PORT), "root@127.0.0.1"])
+    proxy = shlex.join(["ssh", "-F/dev/null", *options, "-W[%h]:%p", "-p", str(cloud.BASTION_PORT), "root@127.0.0.1"])
     return [*cloud.enter(), "ssh", "-F/dev/null", *options, f"-oProxyCommand={proxy}", f"root@{hosts[host]}", *command]
 
 

@@ -83,7 +83,8 @@ class Nodes:
         proxy = []
         if self._bastion:
             login = self._bastion.user or ssh.bastion_user
-            jump = ["ssh", *self._options(_BASTION), "-W%h:%p", "-p", str(self._bastion.port), f"{login}@{self._bastion.host}"]
+            # With brackets, which ssh wants around an IPv6 address and takes around any other.
+            jump = ["ssh", *self._options(_BASTION), "-W[%h]:%p", "-p", str(self._bastion.port), f"{login}@{self._bastion.host}"]
             proxy = [f"-oProxyCommand={shlex.join(jump)}"]
         # By its name in known_hosts: an address may have been another host's.
         target = [f"-oHostKeyAlias={host}", "-p", str(ssh.port), f"{user}@{node.ssh_address}"]

@@ -137,7 +137,7 @@ def test_operations_goes_through_it_as_the_outputs_describe_it(bastioned: dict[s
     with reach(Cluster.parse(bastioned), "test", tmp_path, None) as nodes:
         assert isinstance(nodes, Nodes)
         (jump,) = (word for word in nodes.command("master0", "true") if word.startswith("-oProxyCommand="))
-        assert jump.endswith("-W%h:%p -p 22 debian@203.0.113.11")
+        assert jump.endswith("'-W[%h]:%p' -p 22 debian@203.0.113.11")
         (known,) = (word.partition("=")[2] for word in nodes.command("master0", "true") if word.startswith("-oUserKnownHostsFile="))
         assert f"203.0.113.11 {PUBLIC_KEY}\n" in Path(known).read_text()
 

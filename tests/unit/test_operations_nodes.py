@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,7 @@ def test_every_host_key_and_the_bastions_are_known_before_and_no_other_is_taken(
     jump = next(word for word in command if word.startswith("-oProxyCommand="))
     for option in ("-oStrictHostKeyChecking=yes", f"-oUserKnownHostsFile={tmp_path}/known_hosts", "-oGlobalKnownHostsFile=/dev/null", "-oBatchMode=yes"):
         assert option in command and option in jump
-    assert jump.endswith("-W%h:%p -p 2222 jump@203.0.113.9")
+    assert jump.endswith("'-W[%h]:%p' -p 2222 jump@203.0.113.9")
     assert command[-5:] == ["-oHostKeyAlias=master1", "-p", "22", "debian@192.168.0.3", "sudo -n /usr/local/sbin/openshift-lvs status"]
 
 
@@ -65,6 +66,19 @@ def test_a_host_is_reached_at_its_own_ssh_address_as_its_own_user(article: dict[
     }
     command = nodes(Cluster.parse(article), tmp_path).command("infra0", "true")
     assert command[-5:] == ["-oHostKeyAlias=infra0", "-p", "22", "root@10.20.0.5", "true"]
+
+
+@pytest.mark.parametrize("address", ["10.20.0.5", "2001:db8::5"])
+def test_ssh_asks_the_bastion_for_a_host_of_either_family(article: dict[str, Any], commands: Path, tmp_path: Path, address: str) -> None:
+    article["ssh"]["bastion"] = {"host": "2001:db8::9", "host_key": key("BASTION")}
+    article["pools"]["infra"] = {"existing": True, "hosts": {"infra0": {"address": "192.168.0.5", "host_key": key("infra0"), "ssh_address": address}}}
+    # What ssh makes of its arguments for the bastion, without a connection.
+    program(commands, "ssh", f'/usr/bin/ssh -G "$@" >{tmp_path}/asked; echo "$? $*" >{tmp_path}/arguments')
+    _, *arguments = nodes(Cluster.parse(article), tmp_path).command("infra0", "true")
+    subprocess.run(["/usr/bin/ssh", *arguments], capture_output=True)
+    assert "hostname 2001:db8::9\n" in (tmp_path / "asked").read_text()
+    said = (tmp_path / "arguments").read_text()
+    assert said.startswith("0 ") and f" -W[{address}]:22 " in said
 
 
 @pytest.mark.parametrize("host", ["master-0.ocp.example.org", "master-0." + "a" * 54])
