@@ -10,6 +10,7 @@ import re
 import subprocess
 from collections.abc import Callable
 from ipaddress import IPv6Network, ip_address
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -61,7 +62,8 @@ def test_the_machines_have_the_ipv6_addresses_that_the_probes_expect() -> None:
 
 def test_the_machine_watches_the_packets_to_the_ipv6_vips() -> None:
     for target in (MASTER_V6, INFRA_V6):
-        assert f"@th,64,128 {int(ip_address(target.address)):#x} update @senders" in GUEST
+        last = target.address.rpartition(":")[2]
+        assert f"@th,64,128 {int(ip_address(target.address)):#x} update @vip_{last} " in GUEST
     assert f"ip6 daddr {MASTER_V6.address}-{INFRA_V6.address} tcp flags" in GUEST
 
 
@@ -237,16 +239,30 @@ TOGETHER = "master0 6\nmaster1 6 192.168.0.250 fd00:0:0:1::250\nmaster2 6\ninfra
 
 
 def test_the_addresses_of_a_vip_on_different_nodes_are_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert at_the_end(monkeypatch, TOGETHER, asking="client\n") == []
+    assert at_the_end(monkeypatch, TOGETHER, asking=f"client {MASTER_V6.address}\n") == []
     with pytest.raises(TimeoutError, match=r"192\.168\.0\.250 and fd00:0:0:1::250 to be on the same nodes; last seen: .*'master0': \['192"):
         at_the_end(monkeypatch, "master0 6 192.168.0.250\nmaster1 6 fd00:0:0:1::250\n")
 
 
-def test_a_duplicate_address_and_a_node_that_asks_for_a_vip_are_faults(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert at_the_end(monkeypatch, TOGETHER, "2: eth0    inet6 fd00:0:0:1::250/128 scope global dadfailed\n", "client\nmaster1\nmaster1\n") == [
+def test_a_duplicate_address_and_a_host_that_asks_for_a_vip_of_its_pool_are_faults(monkeypatch: pytest.MonkeyPatch) -> None:
+    asking = f"client {MASTER_V6.address}\nmaster1 {MASTER_V6.address}\ninfra0 {INFRA_V6.address}\n"
+    assert at_the_end(monkeypatch, TOGETHER, "2: eth0    inet6 fd00:0:0:1::250/128 scope global dadfailed\n", asking) == [
         "duplicate address detection refused: 2: eth0    inet6 fd00:0:0:1::250/128 scope global dadfailed\n",
-        "master1 sent neighbour solicitations for a VIP",
+        "neighbour solicitations for a VIP were sent: infra0 fd00:0:0:1::251, master1 fd00:0:0:1::250",
     ]
+
+
+def test_a_host_may_ask_for_a_vip_of_another_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert at_the_end(monkeypatch, TOGETHER, asking=f"infra0 {MASTER_V6.address}\nmaster0 {INFRA_V6.address}\n") == []
+
+
+def test_the_machine_tells_who_asked_for_which_vip(tmp_path: Path) -> None:
+    (tmp_path / "nodes").write_text("".join(f"{name} {address}\n" for name, address in machine.NODES.items()))
+    listed = "elements = {{ 02:00:00:00:00:{:02x}, 02:00:00:00:00:{:02x} }}"
+    (tmp_path / "nft").write_text(f"case $5 in\nvip_250) echo '{listed.format(2, 5)}' ;;\nvip_251) echo '{listed.format(2, 6)}' ;;\nesac\n")
+    script = GUEST.replace("/etc/lab/nodes", f"{tmp_path}/nodes").replace("set -eu", f'set -eu\nnft() {{ sh {tmp_path}/nft "$@"; }}', 1)
+    told = subprocess.run(["bash", "-c", script, "lab", "solicited"], capture_output=True, text=True, check=True)
+    assert told.stdout.splitlines() == [f"{node} fd00:0:0:1::{last}" for node, last in (("master0", 250), ("infra0", 250), ("master0", 251), ("infra1", 251))]
 
 
 def test_every_server_must_answer_a_far_client_and_learn_its_path_mtu(monkeypatch: pytest.MonkeyPatch) -> None:
