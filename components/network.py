@@ -18,6 +18,7 @@ from pulumi_openstack import networking
 
 from components.configuration import Cluster, ConfigurationError, Network
 from components.configuration.model import AnyAddress, AnyRange
+from components.configuration.network import automatic_addresses
 from components.ingress import Rule, ingress_rules, management_rules, pool_rules
 
 Found = TypeVar("Found")
@@ -157,14 +158,21 @@ class ClusterNetwork(pulumi.ComponentResource):
             self._find_external(network.external)
         self.network_id, self.subnet_ids = pulumi.Output.from_input(network_id), {}
         for key, cidr in zip(("network.cidr", "network.cidr_v6"), network.cidrs, strict=False):
-            found = look_up(key, str(cidr), "subnet", partial(networking.get_subnet, network_id=network_id, cidr=str(cidr), opts=options))
-            self.subnet_ids[cidr.version] = pulumi.Output.from_input(found.id)
+            self.subnet_ids[cidr.version] = pulumi.Output.from_input(self._find_subnet(key, cidr, network_id))
+
+    def _find_subnet(self, key: str, cidr: AnyRange, network_id: str) -> str:
+        """The id of the subnet with that range in an existing network. Refuses one in which a port cannot have a chosen address."""
+        by_range = partial(networking.get_subnet, network_id=network_id, cidr=str(cidr), opts=pulumi.InvokeOptions(parent=self))
+        found = look_up(key, str(cidr), "subnet", by_range)
+        if why := automatic_addresses(found.ipv6_address_mode, found.ipv6_ra_mode):
+            raise ConfigurationError(f"{key}: {str(cidr)!r}: {why}")
+        return found.id
 
     def _find_management(self, cluster: Cluster) -> tuple[str, str] | None:
         """The ids of the management network and its subnet. Refuses a server that runs without a port there: it would not get one."""
         if not (management := cluster.network.management):
             return None
-        key, options, cidr = "network.management", pulumi.InvokeOptions(parent=self), str(management.cidr)
+        key, options = "network.management", pulumi.InvokeOptions(parent=self)
         by_name = partial(networking.get_network, name=management.existing, opts=options)
         network_id = look_up(f"{key}.existing", management.existing, "network", by_name).id
         if cluster.network.port_security and self._has_port_security("management", network_id) is False:
@@ -172,7 +180,7 @@ class ClusterNetwork(pulumi.ComponentResource):
                 f"{key}.existing: {management.existing!r}: this network has no port security, and the ports of the hosts there get a security group; "
                 "name a network with port security"
             )
-        subnet_id = look_up(f"{key}.cidr", cidr, "subnet", partial(networking.get_subnet, network_id=network_id, cidr=cidr, opts=options)).id
+        subnet_id = self._find_subnet(f"{key}.cidr", management.cidr, network_id)
         for node in cluster.nodes():
             if node.pool.existing or not node.host.ssh_address:
                 continue

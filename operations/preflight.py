@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from components.configuration import Cluster, RootVolume
 from components.configuration.model import AnyAddress
+from components.configuration.network import automatic_addresses
 from components.configuration.rules import vip_key
 from components.ingress import ingress_rules, management_rules, pool_rules
 
@@ -136,7 +137,8 @@ def _network(cloud: Any, cluster: Cluster) -> Iterator[Finding]:
         return
     subnets = [next(iter(cloud.network.subnets(network_id=found.id, cidr=str(cidr))), None) for cidr in network.cidrs]
     for key, cidr, there in zip(("network.cidr", "network.cidr_v6"), network.cidrs, subnets, strict=False):
-        yield Finding(key, bool(there), str(cidr) if there else f"{cidr}: {network.existing!r} has no such subnet")
+        lacks = automatic_addresses(there.ipv6_address_mode, there.ipv6_ra_mode) if there else f"{network.existing!r} has no such subnet"
+        yield Finding(key, not lacks, f"{cidr}: {lacks}" if lacks else str(cidr))
     subnet = subnets[0]
     if found.is_port_security_enabled is not None and bool(found.is_port_security_enabled) != network.port_security:
         is_ = "has" if found.is_port_security_enabled else "has no"
@@ -160,6 +162,8 @@ def _management(cloud: Any, cluster: Cluster) -> Iterator[Finding]:
         subnet = found and next(iter(cloud.network.subnets(network_id=found.id, cidr=str(management.cidr))), None)
         said = f"{management.existing!r}, {management.cidr}"
         yield Finding("network.management", bool(subnet), said if subnet else f"{said}: no such {'subnet' if found else 'network'}; `openstack subnet list`")
+        if subnet and (lacks := automatic_addresses(subnet.ipv6_address_mode, subnet.ipv6_ra_mode)):
+            yield Finding("network.management.cidr", False, f"{management.cidr}: {lacks}")
         if found and cluster.network.port_security and found.is_port_security_enabled is False:
             lacks = "has no port security, and the ports of the hosts there get a security group; name a network with port security"
             yield Finding("network.management.existing", False, f"{management.existing!r} {lacks}")

@@ -16,6 +16,18 @@ CIDR_LONGEST = {4: 29, 6: 120}
 """The longest prefix of a subnet. A longer one has too few addresses for a cluster."""
 
 
+_AUTOMATIC_MODES = frozenset({"slaac", "dhcpv6-stateless"})
+
+
+def automatic_addresses(*modes: str | None) -> str:
+    """Why no port of a subnet can have the address that the configuration names; empty if one can.
+
+    `modes`: the subnet's `ipv6_address_mode` and `ipv6_ra_mode` (Neutron API).
+    """
+    found = sorted(_AUTOMATIC_MODES.intersection(modes))
+    return f"this subnet gives each port an address made from its MAC ({found[0]}), and no other; name a subnet with dhcpv6-stateful" if found else ""
+
+
 class Management(Model):
     """A second network of the created servers: each host with an `ssh_address` gets a port there with this address."""
 

@@ -312,11 +312,11 @@ def instance(conf: str, name: str) -> str:
     return conf[begin : conf.index("\n}\n", begin)]
 
 
-def network(deploy: Deploy, *changes: tuple[str, Any]) -> Deployment:
+def network(deploy: Deploy, *changes: tuple[str, Any], into: Deployment | None = None) -> Deployment:
     def program() -> dict[str, pulumi.Output[str]]:
         return ClusterNetwork("network", NetworkArgs(Cluster.parse(written(*changes)))).floating_ips
 
-    return deploy(program)
+    return deploy(program, into=into)
 
 
 def test_neutron_is_asked_for_a_subnet_and_a_router_interface_of_each_family(deploy: Deploy) -> None:
@@ -326,6 +326,37 @@ def test_neutron_is_asked_for_a_subnet_and_a_router_interface_of_each_family(dep
     assert (second["cidr"], second["gatewayIp"]) == ("fd00:0:0:1::/64", "fd00:0:0:1::1")
     assert (second["ipv6AddressMode"], second["ipv6RaMode"]) == ("dhcpv6-stateful", "dhcpv6-stateful")
     assert {name: each.inputs["subnetId"] for name, each in made.of("RouterInterface").items()} == {"router": "subnet-id", "router-v6": "subnet-v6-id"}
+
+
+MANAGEMENT: list[tuple[str, Any]] = [
+    ("network.management", {"existing": "mgmt", "cidr": "fd00:0:0:9::/64"}),
+    ("pools.master.hosts.master0.ssh_address", "fd00:0:0:9::2"),
+]
+
+
+@pytest.mark.parametrize("modes", [("slaac", "slaac"), ("dhcpv6-stateless", ""), ("", "slaac"), ("dhcpv6-stateful", "dhcpv6-stateful")])
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [([("network.existing", "corp")], "network.cidr_v6: 'fd00:0:0:1::/64'"), (MANAGEMENT, "network.management.cidr: 'fd00:0:0:9::/64'")],
+    ids=["network", "management"],
+)
+def test_an_existing_subnet_with_automatic_addresses_is_refused_before_anything_is_made(
+    deploy: Deploy, monkeypatch: pytest.MonkeyPatch, changes: list[tuple[str, Any]], key: str, modes: tuple[str, str]
+) -> None:
+    def found(cidr: str, **_: Any) -> SimpleNamespace:
+        address_mode, ra_mode = modes if ":" in cidr else ("", "")
+        return SimpleNamespace(id=f"{cidr}-id", ipv6_address_mode=address_mode, ipv6_ra_mode=ra_mode)
+
+    monkeypatch.setattr("pulumi_openstack.networking.get_subnet", found)
+    done = Deployment()
+    if "dhcpv6-stateful" in modes:
+        assert network(deploy, *changes).of("Port")["vip-new"]
+        return
+    with pytest.raises(ConfigurationError) as refused:
+        network(deploy, *changes, into=done)
+    mode = next(filter(None, modes))
+    assert str(refused.value) == f"{key}: this subnet gives each port an address made from its MAC ({mode}), and no other; name a subnet with dhcpv6-stateful"
+    assert not [resource for resource in done.resources if resource.type.startswith("openstack:")]
 
 
 def test_each_address_of_a_vip_is_kept_by_a_port_of_its_own(deploy: Deploy) -> None:

@@ -18,6 +18,7 @@ from components.configuration import Cluster
 from operations import __main__ as operations
 from operations.preflight import network_needs
 from tests.unit.recording import Deploy, Deployment
+from tests.unit.test_dual_stack import written
 from tests.unit.test_program import run
 
 FIRST: dict[str, list[dict[str, Any]]] = {
@@ -307,6 +308,24 @@ def test_an_existing_network_must_fit(cloud: FakeCloud, existing: dict[str, Any]
         "network.port_security: true, and 'corp' has no port security; set it to what the network has",
         "router: the subnet 192.168.0.0/24 has no router, so no floating IP can lead to it",
         "vips.master.address: 192.168.0.250: port 'printer' has this address; choose another, or delete the port",
+    ]
+
+
+def test_an_existing_subnet_with_automatic_addresses_is_named(cloud: FakeCloud, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stack = written(
+        ("network.existing", "corp"),
+        ("network.management", {"existing": "mgmt", "cidr": "fd00:0:0:9::/64"}),
+        ("pools.master.hosts.master0.ssh_address", "fd00:0:0:9::2"),
+    )
+    stateful = {"ipv6_address_mode": "dhcpv6-stateful", "ipv6_ra_mode": "dhcpv6-stateful"}
+    made = [{"id": "s6", "network_id": "n2", "cidr": "fd00:0:0:1::/64", **stateful}, {"id": "s7", "network_id": "n3", "cidr": "fd00:0:0:9::/64", **stateful}]
+    cloud.has["network/v2.0/subnets"] += made
+    assert not [line for line in lacking(preflight(stack, tmp_path, capsys)[1]) if line.startswith("network.")]
+    made[0]["ipv6_address_mode"] = made[1]["ipv6_ra_mode"] = "slaac"
+    why = "this subnet gives each port an address made from its MAC (slaac), and no other; name a subnet with dhcpv6-stateful"
+    assert [line for line in lacking(preflight(stack, tmp_path, capsys)[1]) if line.startswith("network.")] == [
+        f"network.cidr_v6: fd00:0:0:1::/64: {why}",
+        f"network.management.cidr: fd00:0:0:9::/64: {why}",
     ]
 
 
