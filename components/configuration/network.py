@@ -58,7 +58,7 @@ class Network(Model):
     """An existing network: the program uses its subnet with this `cidr` and creates no network or router."""
     external: Name | None = None
     """The external network: each VIP gets a floating IP from it, and a created network gets a router to it. An existing network must have a router to it
-    already.
+    already. Required with a created IPv6 subnet.
     """
     client_cidrs: tuple[Range, ...] = ()
     """Clients that may connect to the VIPs. If a VIP has a floating IP and this list is empty, the program warns: only the subnet could connect. Direct

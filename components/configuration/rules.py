@@ -28,6 +28,7 @@ def check(cluster: Cluster) -> None:
     for name, vip in cluster.vips.items():
         pool_owner_and_directors(cluster, f"vips.{name}", vip)
     management(cluster)
+    router(cluster)
     bastion(cluster)
     floating_ips(cluster)
     client_cidrs(cluster)
@@ -150,6 +151,19 @@ def management(cluster: Cluster) -> None:
         raise ValueError(
             f"network.management: {network.existing!r}, and no created host has an address there; set ssh_address of the hosts in {network.cidr}, or remove it"
         )
+
+
+def router(cluster: Cluster) -> None:
+    """A created IPv6 subnet has a router: no host uses its IPv6 address before it has heard a router's advertisements."""
+    network = cluster.network
+    if network.existing or network.external or not cluster.needs_openstack:
+        return
+    for end, cidr in zip(("", "_v6"), network.cidrs, strict=False):
+        if cidr.version == 6:
+            raise ValueError(
+                f"network.external: missing, and network.cidr{end} is {cidr}, where hosts need the advertisements of a router; name the external network, so "
+                "that the created network gets a router to it, or set network.existing"
+            )
 
 
 def bastion(cluster: Cluster) -> None:

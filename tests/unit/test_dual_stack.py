@@ -132,6 +132,8 @@ REFUSED: list[tuple[str, list[tuple[str, Any]], str]] = [
      "give one of global or unique local addresses, such as fd00::/64"),
     ("no gateway for the router", [("network.gateway_v6", REMOVED)], "network.gateway_v6: missing; the router to 'public' needs an address in "
      "fd00:0:0:1::/64, such as fd00:0:0:1::1"),
+    ("no router", [("network.external", REMOVED)], "network.external: missing, and network.cidr_v6 is fd00:0:0:1::/64, where hosts need the advertisements "
+     "of a router; name the external network, so that the created network gets a router to it, or set network.existing"),
     ("VRRP version 2", [("keepalived.vrrp_version", 2), *((f"vips.{name}.advert_interval", 1) for name in ("master", "old", "new"))],
      "keepalived.vrrp_version: 2, and vips.master-v6 has the IPv6 address fd00:0:0:1::250; that needs version 3 (RFC 9568)"),
     ("NAT", [("vips.master.services.0.forwarding_method", "NAT")],
@@ -185,7 +187,7 @@ def alone(*changes: tuple[str, Any]) -> dict[str, Any]:
     """A cluster of IPv6 alone with these changes: the hosts and one VIP of the dual-stack example."""
     pool = {**WRITTEN["pools"]["master"], "hosts": {f"master{n}": f"fd00:0:0:1::{n + 2}" for n in range(3)}, "witnesses": ["[fd00:0:0:1::1]:53"]}
     vip = {**WRITTEN["vips"]["new"], "address": "fd00:0:0:1::250"}
-    data: dict[str, Any] = copy.deepcopy({"network": {"cidr": "fd00:0:0:1::/64"}, "pools": {"master": pool}, "vips": {"only": vip}})
+    data: dict[str, Any] = copy.deepcopy({"network": {"cidr": "fd00:0:0:1::/64", "existing": "corp"}, "pools": {"master": pool}, "vips": {"only": vip}})
     for path, value in changes:
         put(data, path, value)
     return data
@@ -201,6 +203,8 @@ REFUSED_ALONE: list[tuple[str, list[tuple[str, Any]], str]] = [
      "network.client_cidrs.0: 203.0.113.0/24 is IPv4, and no subnet of the stack is; give an IPv6 one"),
     ("a second address", [("pools.master.hosts.master1", {"address": "fd00:0:0:1::3", "address_v6": "fd00:0:0:1::9"})],
      "pools.master.hosts.master1.address_v6: fd00:0:0:1::9, and network.cidr_v6 is not set; set it to the subnet of this address, or remove this"),
+    ("no router", [("network.existing", REMOVED)], "network.external: missing, and network.cidr is fd00:0:0:1::/64, where hosts need the advertisements of a "
+     "router; name the external network, so that the created network gets a router to it, or set network.existing"),
     ("a bastion", [("ssh", {"bastion": {"image": "debian-12", "flavor": "m1.small"}, "allowed_cidrs": ["2001:db8::/32"]}),
                    ("network.external", "public"), ("network.gateway", "fd00:0:0:1::1")],
      "ssh.bastion.image: 'debian-12', and network.cidr is fd00:0:0:1::/64, where it gets no floating IP; name a bastion that exists (host, host_key)"),
