@@ -12,7 +12,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from ipaddress import IPv4Network
+from ipaddress import ip_network
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,12 @@ from operations.effects import Effect
 Files = Mapping[str, str]
 """The files of one host: text by path."""
 
-ANYWHERE = "0.0.0.0/0"
+ANYWHERE = ("0.0.0.0/0", "::/0")
 
 _INSTANCE = re.compile(r"^vrrp_instance (\S+) \{\n(.*?)^\}", re.MULTILINE | re.DOTALL)
 _SERVICE = re.compile(r"^virtual_server ([^\n{]+) \{\n(.*?)^\}", re.MULTILINE | re.DOTALL)
 _PRIORITY = re.compile(r"^ +priority (\d+)$", re.MULTILINE)
-_ADDRESS = re.compile(r"virtual_ipaddress \{\s+([0-9.]+)")
+_ADDRESS = re.compile(r"virtual_ipaddress \{\s+([0-9a-f.:]+)")
 _VIRTUAL_ROUTER_ID = re.compile(r"^ +virtual_router_id .*$", re.MULTILINE)
 _ADVERTS = re.compile(r"^ +(?:vrrp_version .*|unicast_peer .*|include auth-.*)$", re.MULTILINE)
 _SCHEDULER = re.compile(r"^ +lvs_sched .*$", re.MULTILINE)
@@ -95,9 +96,9 @@ class Side:
         return {host: _mapping(files.get("host.json")) for host, files in self.hosts.items()}
 
     @cached_property
-    def addresses(self) -> dict[str, str]:
-        """Each host's address. A release before host.json has none here."""
-        return {host: str(given["address"]) for host, given in self.described.items() if "address" in given}
+    def addresses(self) -> dict[str, tuple[str, ...]]:
+        """Each host's address, and its second one if it has one. A release before host.json has none here."""
+        return {host: tuple(str(given[key]) for key in ("address", "address_v6") if key in given) for host, given in self.described.items()}
 
     def directs(self, host: str) -> bool:
         """Whether a host is a director. A server that is not a director has a keepalived.conf without VRRP instances."""
@@ -342,15 +343,17 @@ class Change:
     def _renamed_hosts(self) -> Iterator[str]:
         base, head = self.base.addresses, self.head.addresses
         for host in self.kept:
-            if base.get(host) != head.get(host) and host in base and host in head:
-                yield (
-                    f"{host}: its address changes from {base[host]} to {head[host]}. Remove {host}, deploy, then add it with the new address, or add the "
-                    "new address under another name"
-                )
+            for before, after in zip(base[host], head[host], strict=False):
+                if before != after:
+                    yield (
+                        f"{host}: its address changes from {before} to {after}. Remove {host}, deploy, then add it with the new address, or add the "
+                        "new address under another name"
+                    )
         for host in head.keys() - base.keys():
-            for old in [old for old, address in base.items() if address == head[host] and head.get(old) != address]:
-                what = f"Remove {old}" if old not in head else f"Give {old} its other address first, as above"
-                yield f"{host}: {head[host]} is the address of {old} until this deployment ends. {what}, deploy, then add {host}"
+            for address in head[host]:
+                for old in [old for old, there in base.items() if address in there and address not in head.get(old, ())]:
+                    what = f"Remove {old}" if old not in head else f"Give {old} its other address first, as above"
+                    yield f"{host}: {address} is the address of {old} until this deployment ends. {what}, deploy, then add {host}"
 
     def _renamed_vips(self) -> Iterator[str]:
         base, head = self.base.vips, self.head.vips
@@ -376,7 +379,7 @@ class Change:
         if not self.listed:
             return
         holders = {address: port for port in self.base.of("Port").values() for address in port.values("fixedIps", "ipAddress")}
-        named = {self.head.addresses.get(host) for host in self.head.hosts if self.head.addresses.get(host) in self.base.addresses.values()}
+        named = {*chain(*self.head.addresses.values())} & {*chain(*self.base.addresses.values())}
         named |= {vip.address for vip in self.head.vips.values() if vip.address in {old.address for old in self.base.vips.values()}}
         for port in self.head.of("Port").values():
             for address in port.values("fixedIps", "ipAddress"):
@@ -492,7 +495,7 @@ def _sources(resources: Iterable[Resource]) -> list[str]:
 
 def _width(source: str) -> tuple[int, str]:
     try:
-        return IPv4Network(source).prefixlen, source
+        return ip_network(source).prefixlen, source
     except ValueError:
         return 0, source
 

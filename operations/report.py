@@ -143,8 +143,8 @@ def _resource_clauses(each: Change) -> Iterator[str]:
         yield "OpenStack's part is not known"
         return
     if not each.base.hosts:
-        if ANYWHERE in each.opened:
-            yield f"its rules open ports to {ANYWHERE}"
+        if sources := [source for source in ANYWHERE if source in each.opened]:
+            yield f"its rules open ports to {' and '.join(sources)}"
         return
     sources = list(dict.fromkeys(each.opened))
     for source in sources[:SOURCES]:
@@ -158,7 +158,7 @@ def _resource_clauses(each: Change) -> Iterator[str]:
 
 
 def _source(source: str) -> str:
-    return source if source == ANYWHERE else _code(source)
+    return source if source in ANYWHERE else _code(source)
 
 
 def _count(number: int, one: str, many: str) -> Iterator[str]:

@@ -77,8 +77,8 @@ Compared = Callable[..., str]
 def compared(tmp_path: Path) -> Compared:
     """What a change of the example's file would show: texts replaced by others. Quick, without git and with the code that runs here."""
 
-    def run(*changes: tuple[str, str]) -> str:
-        text = (GOLDEN / "Pulumi.example.yaml").read_text()
+    def run(*changes: tuple[str, str], stack: Path = GOLDEN / "Pulumi.example.yaml") -> str:
+        text = stack.read_text()
         for side in ("base", "head"):
             project, output = tmp_path / f"{side}-project", tmp_path / "change" / side
             project.mkdir()
@@ -282,6 +282,50 @@ def test_a_renamed_host_fails_the_check(repository: Path, change: Change) -> Non
     done = operations(repository, "diff", "--base", "main")
     assert done.returncode == 1
     assert summary(done.stdout).startswith("**refused, because it needs two deployments; 1 of 5 hosts reloads; ")
+
+
+DUAL_STACK = GOLDEN.parent / "dual_stack" / "Pulumi.dual-stack.yaml"
+IPV6_REFUSALS = {
+    "a renamed host": (
+        [("master2: {", "master3: {")],
+        "master3: fd00:0:0:1::4 is the address of master2 until this deployment ends. Remove master2, deploy, then add master3",
+    ),
+    "a host's other address": (
+        [('address_v6: "fd00:0:0:1::4"', 'address_v6: "fd00:0:0:1::9"')],
+        "master2: its address changes from fd00:0:0:1::4 to fd00:0:0:1::9. Remove master2, deploy, then add it with the new address",
+    ),
+    "a renamed VIP": (
+        [("      new:\n", "      other:\n")],
+        "VIP other: fd00:0:0:1::251 is the address of VIP new until this deployment ends. Remove new, deploy, then add other, or keep the name new",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", IPV6_REFUSALS)
+def test_an_ipv6_address_that_needs_two_deployments_is_refused_once_with_the_remedy(compared: Compared, name: str) -> None:
+    changes, says = IPV6_REFUSALS[name]
+    assert compared(*changes, stack=DUAL_STACK).count(says) == 1
+
+
+def test_the_ipv6_vips_of_a_stack_are_in_its_summary(compared: Compared) -> None:
+    text = compared(("fd00:0:0:1::250", "fd00:0:0:1::249"), ("address: fd00:0:0:1::251", "address: fd00:0:0:1::252"), stack=DUAL_STACK)
+    assert "`fd00:0:0:1::250` becomes `fd00:0:0:1::249`; `fd00:0:0:1::251` becomes `fd00:0:0:1::252`; " in summary(text)
+    assert "refused" not in summary(text)
+
+
+def test_clients_of_ipv6_from_everywhere_come_first_in_the_summary(compared: Compared) -> None:
+    text = compared(("client_cidrs: [203.0.113.0/24, 2001:db8::/32]", 'client_cidrs: [203.0.112.0/24, "::/0"]'), stack=DUAL_STACK)
+    assert re.search(r"; \d rules open to ::/0; \d rules open to `203\.0\.112\.0/24`; ", summary(text))
+
+
+def test_a_new_stack_tells_of_both_families_that_it_is_open_to(tmp_path: Path) -> None:
+    for name, text in (
+        ("stacks/new/host/sysctl.conf", ""),
+        ("resources/new.json", json.dumps([{"kind": "SecGroupRule", "name": each, "inputs": {"remoteIpPrefix": each}} for each in ("::/0", "0.0.0.0/0")])),
+    ):
+        (tmp_path / "head" / name).parent.mkdir(parents=True)
+        (tmp_path / "head" / name).write_text(text)
+    assert "its rules open ports to 0.0.0.0/0 and ::/0" in summary(report.report(tmp_path))
 
 
 def test_what_is_done_in_one_deployment_is_not_refused(compared: Compared) -> None:
