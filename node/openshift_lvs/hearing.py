@@ -125,10 +125,12 @@ def protocols(new: Description, version: int) -> list[int]:
 def hear(version: str) -> None:
     """Send and receive test packets until the version has been in force for AFTER_S, or is not on this host any more."""
     new = Description.read(versions.folder(version))
-    ears = [_Ears(new, version) for version in new.versions]
+    ears: list[_Ears] = []
+    noted: set[int] = set()
     ends_at: float | None = None
     before = None
     while os.path.isdir(versions.folder(version)):
+        _begin_families(new, ears, noted)
         for each in ears:
             each.speak()
         _listen(ears, clock.now() + EACH_S)
@@ -139,6 +141,17 @@ def hear(version: str) -> None:
             ends_at = clock.now() + AFTER_S
         if ends_at is not None and clock.now() >= ends_at:
             return
+
+
+def _begin_families(new: Description, ears: list[_Ears], noted: set[int]) -> None:
+    """Make the sockets of each family that has none yet: the address of one may come late. `noted`: the families for which the journal has that."""
+    for version in sorted(set(new.versions).difference(each.version for each in ears)):
+        try:
+            ears.append(_Ears(new, version))
+        except OSError as fault:
+            if version not in noted:
+                journal.note(f"test packets from {new.address_of(version)}: {fault}")
+                noted.add(version)
 
 
 def _listen(ears: list[_Ears], until: float) -> None:

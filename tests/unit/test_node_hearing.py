@@ -171,6 +171,14 @@ def test_a_filter_of_ipv6_is_known_while_ipv4_is_heard() -> None:
         wait_for_missing([], *nodes.values())
 
 
+def test_ipv4_is_tested_while_the_address_of_ipv6_is_missing_and_ipv6_once_it_is_there() -> None:
+    with speaking(Cluster.parse(written()), "master0", "master1", before=f"ip -6 address delete {HOSTS_V6['master0']}/64 dev eth0") as nodes:
+        wait_for_missing(["fd00:0:0:1::2, fd00:0:0:1::3: no test packet told what is heard there"], nodes["master0"])
+        wait_for_missing(["fd00:0:0:1::3 does not hear VRRP (IP protocol 112) from fd00:0:0:1::2"], nodes["master1"])
+        nodes["master0"].sh(f"ip -6 address add {HOSTS_V6['master0']}/64 dev eth0 nodad")
+        wait_for_missing([], *nodes.values())
+
+
 def test_directors_of_ipv6_alone_hear_each_other_by_the_groups_of_ipv6() -> None:
     with speaking(Cluster.parse(alone()), "master0", "master1", before=filtered("ip6 daddr ff15::81")) as nodes:
         wait_for_missing(["fd00:0:0:1::2 does not hear connection sync (UDP 8848) from fd00:0:0:1::3"], *nodes.values())
