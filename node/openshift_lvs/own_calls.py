@@ -60,8 +60,9 @@ def rules(description: Description, elsewhere: dict[tuple[str, str, int], list[s
 
 
 def _versions(description: Description) -> set[int]:
-    """The families that the tables are for: IPv4 always, as it was before there was another one."""
-    return {4, *(vip.address.version for vip in description.vips)}
+    """The families that the tables are for: IPv4 always, as it was before there was another one, and those that have a table, whose rules may have to go."""
+    loaded = _loaded()
+    return {4, *description.versions, *(version for version, family in host.FAMILIES.items() if family in loaded)}
 
 
 def _rules(description: Description, family: str, version: int, elsewhere: dict[tuple[str, str, int], list[str]]) -> str:

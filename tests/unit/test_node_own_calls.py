@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
 
 from node.openshift_lvs import own_calls, state
-from tests.unit.node_functions import ADDRESSES, HERE, MARK, SERVER, System, description
+from node.openshift_lvs.record import replace
+from tests.unit.node_functions import ADDRESSES, HERE, MARK, SERVER, System, description, service, vip
 from tests.unit.node_root import Node, node
 from tests.unit.test_node_scripts import cluster, server_only
 
@@ -51,6 +53,22 @@ def test_calls_go_to_the_live_servers_while_the_own_one_is_not_and_come_back(sys
     text = Path(state.OWN_CALLS).read_text()
     assert "dnat" not in text and "chain output { type nat" in text, "the chains stay, so that running connections keep their translation"
     assert len(system.notes) == 3
+
+
+def test_rules_for_calls_by_ipv6_go_with_the_version_that_has_an_ipv6_vip(system: System) -> None:
+    servers = {f"fd00::{number}": 1 for number in (2, 3, 4)}
+    said = replace(description(vip(address="fd00::250", owner="fd00::2", services=(service(weights=servers),))), address_v6=ip_address("fd00::2"))
+    system.fill(said)
+    system.fails("fd00::2")
+    own_calls.redirect(said)
+    assert "add rule ip6 openshift_lvs_own output ip6 daddr fd00::250 " in Path(state.OWN_CALLS).read_text()
+    system.fill(description())
+    own_calls.redirect(description())
+    text = Path(state.OWN_CALLS).read_text()
+    assert "flush chain ip6 openshift_lvs_own output\n" in text and "fd00::" not in text
+    assert loaded(system) == ["nft --file -"] * 2
+    own_calls.redirect(description())
+    assert loaded(system) == []
 
 
 def test_without_any_live_server_calls_stay_where_they_are(system: System) -> None:
