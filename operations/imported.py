@@ -44,6 +44,10 @@ class Note(NamedTuple):
     def __str__(self) -> str:
         return f"{self.place}: {self.text}"
 
+    def to_json(self) -> dict[str, str]:
+        """The note as JSON has it: see docs/reference/operations.md."""
+        return {"place": self.place, "text": self.text}
+
 
 @dataclass
 class Statement:
@@ -76,9 +80,14 @@ class Imported:
     notes: list[Note]
 
     @property
+    def configuration(self) -> dict[str, Any]:
+        """The content of a Pulumi.STACK.yaml."""
+        return {"config": {"openshift-lvs:cluster": self.cluster}}
+
+    @property
     def text(self) -> str:
         """The YAML of a Pulumi.STACK.yaml."""
-        shown: str = yaml.safe_dump({"config": {"openshift-lvs:cluster": self.cluster}}, sort_keys=False, allow_unicode=True, width=140)
+        shown: str = yaml.safe_dump(self.configuration, sort_keys=False, allow_unicode=True, width=140)
         return shown
 
 

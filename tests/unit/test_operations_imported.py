@@ -7,6 +7,7 @@ keepalived_confs/ has files as they are in use, and for each the expected YAML a
 
 from __future__ import annotations
 
+import json
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,18 @@ def test_a_file_that_is_in_use_becomes_this_yaml_and_these_notes(name: str, monk
     assert main(["import", f"{name}.conf"]) == 0
     out, err = capsys.readouterr()
     assert (out, err) == ((CONFS / f"{name}.yaml").read_text(), (CONFS / f"{name}.notes").read_text())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_json_has_the_same_configuration_and_notes_as_the_text(name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(CONFS)
+    assert main(["import", f"{name}.conf", "--json"]) == 0
+    out, err = capsys.readouterr()
+    said = json.loads(out)
+    assert (err, said["format"], said["stack"], said["result"], said["findings"]) == ("", 1, None, "ok", [])
+    assert said["configuration"] == yaml.safe_load((CONFS / f"{name}.yaml").read_text())
+    listed = (CONFS / f"{name}.notes").read_text().splitlines()[1:]
+    assert [f"{each['place']}: {each['text']}" for each in said["notes"]] == listed
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -161,6 +161,42 @@ def test_another_owner_moves_the_vip_and_both_commits_are_named(repository: Path
     assert effects.RELOAD.change not in text, "no health check, weight or port changes"
 
 
+def test_json_has_the_step_of_each_host_the_vips_and_the_resources(repository: Path, change: Change) -> None:
+    change("Pulumi.dev.yaml", "owner: infra0", "owner: infra1")
+    done = operations(repository, "diff", "--base", "main", "--json")
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert (said["format"], said["stack"], said["result"], said["every_host"], said["findings"]) == (1, None, "ok", [], [])
+    dev = said["stacks"]["dev"]
+    assert dev["changed"] is True and dev["drain_first"] == []
+    assert {host: each["step"] for host, each in dev["hosts"].items()} == {
+        **dict.fromkeys(("infra0", "infra1"), "reload"),
+        **dict.fromkeys(("master0", "master1", "master2"), "no change"),
+    }
+    assert dev["hosts"]["infra0"]["files"] == ["host.json", "keepalived.conf"]
+    assert dev["vips"]["infra"] == {
+        "base": {"address": "192.168.0.251", "owner": "infra0"},
+        "head": {"address": "192.168.0.251", "owner": "infra1"},
+    }
+    assert {"change": effects.OWNER.change, "concerns": ["infra"], "happens": effects.OWNER.happens} in dev["effects"]
+    assert dev["resources"] == {"made": [], "deleted": [], "changed": [], "replaced": []}
+    example = json.loads(re.findall(r"```json\n(.*?)```", (PROJECT / "docs" / "reference" / "operations.md").read_text(), re.DOTALL)[1])
+    assert list(example) == list(dev)
+    assert example["hosts"].items() <= dev["hosts"].items() and example["vips"].items() <= dev["vips"].items()
+    assert example["effects"][0]["change"] == effects.OWNER.change
+
+
+def test_json_of_a_refused_stack_has_the_reason_beside_the_folder_with_the_files(repository: Path, change: Change, tmp_path: Path) -> None:
+    change("Pulumi.dev.yaml", "owner: infra0", "owner: nowhere")
+    done = operations(repository, "diff", "--base", "main", "--json", "--output", str(tmp_path / "output"))
+    assert done.returncode == 1
+    said = json.loads(done.stdout)
+    assert said["result"] == "failed" and said["stacks"] == {"dev": None}
+    (finding,) = said["findings"]
+    assert (finding["subject"], finding["result"]) == ("dev", "failed") and "nowhere" in finding["text"]
+    assert finding["text"] in (tmp_path / "output" / "comment.md").read_text()
+
+
 def test_another_address_and_a_new_and_a_lost_vip_are_said_and_the_reservation_is_replaced(repository: Path, change: Change) -> None:
     change("Pulumi.dev.yaml", "address: 192.168.0.250", "address: 192.168.0.249")
     change("Pulumi.dev.yaml", "      infra:\n        address: 192.168.0.251", "      routers:\n        address: 192.168.0.252")
