@@ -110,10 +110,19 @@ def test_a_host_is_read_by_ssh_with_what_its_file_includes(monkeypatch: pytest.M
     assert found.cluster["keepalived"] == {"vrrp_version": 3}, "it is in an included file"
 
 
-def test_a_host_that_cannot_be_reached_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_host_that_cannot_be_reached_is_named_and_is_exit_status_3(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 255, "", "Host key verification failed."))
-    with pytest.raises(imported.ImportFault, match=r"^lb1: Host key verification failed\.; give a file, or a host that `ssh lb1` reaches without a question$"):
-        imported.import_("lb1")
+    assert main(["import", "lb1"]) == 3
+    assert capsys.readouterr() == ("", "lb1: Host key verification failed.; give a file, or a host that `ssh lb1` reaches without a question\n")
+
+
+def test_a_host_that_does_not_end_is_named_and_is_exit_status_3(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def run(command: list[str], **_: object) -> None:
+        raise subprocess.TimeoutExpired(command, 60)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    assert main(["import", "lb1"]) == 3
+    assert capsys.readouterr() == ("", "lb1: no answer within 60 s\n")
 
 
 @pytest.mark.parametrize("text", [b"", b"\xff\n", b"root:x:0:0:root:/root:/bin/bash\n", b"global_defs {\n  router_id a\n}\n"])
