@@ -330,6 +330,21 @@ def test_an_owner_that_leaves_is_to_be_drained_first(compared: Compared) -> None
     assert "1 host is removed; `192.168.0.251` moves to `infra1`; 2 rules close; 1 server is deleted" in summary(text)
 
 
+def test_json_names_the_hosts_to_drain_first_new_and_lost_vips_and_the_resources(compared: Compared, tmp_path: Path) -> None:
+    compared(
+        (INFRA, "hosts: {infra1: 192.168.0.6}"),
+        ("owner: infra0", "owner: infra1"),
+        ("      infra:\n        address: 192.168.0.251", "      routers:\n        address: 192.168.0.252"),
+        ("address: 192.168.0.250", "address: 192.168.0.249"),
+    )
+    dev = report.to_json(tmp_path / "change")["stacks"]["dev"]
+    assert dev["hosts"]["infra0"]["step"] == "removed from the stack" and dev["drain_first"] == ["infra0"]
+    assert dev["vips"]["infra"] == {"base": {"address": "192.168.0.251", "owner": "infra0"}, "head": None}
+    assert dev["vips"]["routers"] == {"base": None, "head": {"address": "192.168.0.252", "owner": "infra1"}}
+    assert "FloatingIp vip-routers" in dev["resources"]["made"] and "Instance infra0" in dev["resources"]["deleted"]
+    assert dev["resources"]["replaced"] == ["Port vip-master"] and "Port vip-master" in dev["resources"]["changed"]
+
+
 def test_a_configuration_that_only_the_program_refuses_is_refused(repository: Path, change: Change) -> None:
     change("Pulumi.dev.yaml", "cidr: 192.168.0.0/24", "cidr: 192.168.0.0/24\n      dns_nameservers: [9.9.9.9]")
     (repository / "__main__.py").write_text("import pulumi\n\nraise pulumi.RunError('network.cidr: no address is left')\n")
@@ -427,6 +442,8 @@ def test_a_base_that_was_refused_does_not_hide_the_head_that_mends_it(repository
     missing = r"Pulumi\.dev\.yaml:\d+: vips\.master\.owner: missing; give the name of a host of the pool, such as master0"
     unknown = r"Pulumi\.dev\.yaml:\d+: vips\.master\.ownr: unknown key"
     assert re.search(rf"The base could not be rendered, so everything counts as new:\n```text\n{missing}\n{unknown}", text)
+    (finding,) = report.to_json(repository / "build")["findings"]
+    assert (finding["subject"], finding["result"]) == ("dev", "unknown") and re.match(f"base cannot be compared: {missing}\n{unknown}", finding["text"])
     assert "`master0`, `master1`, `master2`: new\n" in text
 
 
@@ -475,6 +492,7 @@ def test_a_change_of_the_installation_runs_it_again_and_reloads_nothing(reposito
     text = shown(repository)
     assert "### Every host\n\n- `node/install` changes and runs again (`install-HOST`), without a reload\n" in text
     assert summary(text) == "**No host reloads; what is installed on every host changes.**"
+    assert report.to_json(repository / "build")["every_host"] == ["node/install"]
 
 
 def test_python_that_was_compiled_is_no_part_of_the_program(repository: Path, change: Change) -> None:
