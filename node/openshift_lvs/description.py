@@ -129,6 +129,8 @@ class Description(Record):
     vips: tuple[Vip, ...]
     metrics_directory: str | None = None
     """The folder of node_exporter's textfile collector, if metrics are wanted."""
+    connections_max: int = 0
+    """Entries of the IPVS table from which packets without a handshake create no more, on a director; 0: any number."""
     checks_only: bool = False
     """Whether a server that is no director runs keepalived: with virtual servers and their health checks, without a VRRP instance (decision 0014)."""
 
@@ -158,7 +160,7 @@ class Description(Record):
 
     def to_json(self) -> str:
         """Text with a line for each real server, so that a change is one line of a diff."""
-        given = {name: value for name, value in vars(self).items() if name not in ("metrics_directory", "checks_only") or value}
+        given = {name: value for name, value in vars(self).items() if name not in ("metrics_directory", "connections_max", "checks_only") or value}
         return _text(json.loads(json.dumps({"format": 1, **given}, default=plain))) + "\n"
 
     @classmethod

@@ -18,6 +18,7 @@ RULES = "lvs.nft"
 LISTED_RULES = "lvs.nft.listed"
 _LIST = ("nft", "--stateless", "--terse", "list", "table", "ip", TABLE)
 SYSCTLS = "sysctl.conf"
+SLOPPY_TCP = "net.ipv4.vs.sloppy_tcp"
 MODULES = "modules.conf"
 KEPT = "kept"
 """The set of connections that IPVS does not balance (unbalanced.py)."""

@@ -731,6 +731,40 @@ def test_status_says_since_when_a_service_fails_open_and_what_was_repaired(runni
 # The kernel and systemd
 
 
+def test_with_too_many_connections_packets_without_a_handshake_create_no_more(
+    make: type[Running], system: System, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = make(system, tmp_path, replace(served(), connections_max=10_000))
+    with Path(state.CURRENT, "sysctl.conf").open("a") as file:
+        file.write("net.ipv4.vs.sloppy_tcp = 1\n")
+    running.sysctl("net/ipv4/vs/sloppy_tcp", "1\n")
+    running.watch = running.started()
+
+    told: list[str] = []
+
+    def set_sysctl(name: str, value: str) -> None:
+        told.append(f"{name} = {value}")
+        running.sysctl("net/ipv4/vs/sloppy_tcp", f"{value}\n")
+
+    monkeypatch.setattr(host, "set_sysctl", set_sysctl)
+
+    def told_with(connections: int) -> list[str]:
+        """What the kernel was told at four looks with so many connections in the table."""
+        told.clear()
+        system.table[MARK][HERE] = ("DR", 1, connections)
+        running.look(4)
+        return list(told)
+
+    assert told_with(10_000) == []
+    assert told_with(10_001) == ["net.ipv4.vs.sloppy_tcp = 0"]
+    assert system.notes[-1] == "10001 connections, connections_max is 10000: packets without a handshake create no more (net.ipv4.vs.sloppy_tcp = 0)"
+    assert told_with(7_501) == []
+    running.sysctl("net/ipv4/vs/sloppy_tcp", "1\n")
+    assert told_with(7_502) == ["net.ipv4.vs.sloppy_tcp = 0"], "another program set it"
+    assert told_with(7_500) == ["net.ipv4.vs.sloppy_tcp = 1"]
+    assert "create some again" in system.notes[-1]
+
+
 def test_without_a_version_there_is_nothing_to_watch(system: System) -> None:
     with pytest.raises(Refused):
         watch.watch()

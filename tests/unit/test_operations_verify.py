@@ -163,8 +163,13 @@ RULES = "loaded: meta mark set 2; rendered: meta mark set 1"
         ("infra1", lambda f: replace(f, lo=frozenset({"127.0.0.1"})), ["192.168.0.251 is not on lo; openshift-lvs apply on the node"]),
         (
             "infra1",
+            lambda f: replace(f, sysctl=f.sysctl - {"net.ipv4.vs.backup_only = 0"} | {"net.ipv4.vs.backup_only = 1"}),
+            ["net.ipv4.vs.backup_only = 0 is rendered"],
+        ),
+        (
+            "infra1",
             lambda f: replace(f, sysctl=f.sysctl - {"net.ipv4.vs.sloppy_tcp = 1"} | {"net.ipv4.vs.sloppy_tcp = 0"}),
-            ["net.ipv4.vs.sloppy_tcp = 1 is rendered"],
+            ["FAILED  infra1    connections: more than pools.infra.connections_max: packets without a handshake create no more"],
         ),
         (
             "infra1",
