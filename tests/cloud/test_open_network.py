@@ -65,8 +65,8 @@ def open_cluster() -> dict[str, Any]:
     pool = cluster["pools"]["infra"]
     pool["hosts"] = {name: {"address": address, "ssh_address": ssh} for name, (address, ssh) in HOSTS.items()}
     pool["cloud_config"]["write_files"].append({"path": "/etc/systemd/network/20-eth1.network", "permissions": "0644", "content": SECOND_INTERFACE})
-    # The files of the first boot may come after networkd. If they did not, a restart would take the addresses from a host that installs packages already.
-    pool["cloud_config"]["runcmd"].insert(0, "networkctl status eth1 | grep -q 20-eth1.network || systemctl restart systemd-networkd")
+    # The files of the first boot may come after networkd.
+    pool["cloud_config"]["runcmd"].insert(0, ["systemctl", "restart", "systemd-networkd"])
     cluster["vips"]["infra"]["address"] = VIP
     return cluster
 
