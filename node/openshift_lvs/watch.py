@@ -348,6 +348,7 @@ class Watch:
     def _redirect(self, kernel: Table) -> None:
         """Bring own calls to the live servers of the table, in a thread: nft takes longer than a service may take to fail open."""
         live = ipvs.live(kernel)
+        self._redirect_due = False
         if live == self._live or self.description is None:
             return
         # After the thread has ended, the next look goes on with the table of then.
@@ -359,7 +360,7 @@ class Watch:
 
     def _redirect_now(self, description: Description, kernel: Table) -> None:
         # Of this thread and of nft: the process itself has work that may not wait.
-        os.setpriority(os.PRIO_PROCESS, 0, 0)
+        os.setpriority(os.PRIO_PROCESS, 0, max(0, os.getpriority(os.PRIO_PROCESS, 0)))
         try:
             own_calls.redirect(description, kernel)
         except (Refused, OSError) as fault:

@@ -706,12 +706,15 @@ def test_a_service_fails_open_while_own_calls_are_being_redirected(running: Runn
     running.watch.hear(down(SECOND, THIRD).encode())
     assert set(running.system.weights().values()) == {1}
     assert not redirected
+    # The next look goes on where this could not, even if the table stays the same.
+    assert running.watch._redirect_due
     ended.set()
     running.end_redirect()
     assert "dnat" in state.text(state.OWN_CALLS)
     running.look()
     assert redirected == [2, 3]
     assert "dnat" not in state.text(state.OWN_CALLS)
+    assert not running.watch._redirect_due
 
 
 def test_status_says_since_when_a_service_fails_open_and_what_was_repaired(running: Running) -> None:
