@@ -121,12 +121,16 @@ def unanswered(requests: Sequence[Request], *moments: float) -> list[Request]:
 
 
 def waited(requests: Sequence[Request], longest_s: float, first: float, *moments: float) -> list[Request]:
-    """The requests that waited longer for their connection, or then GRACE_S longer for their answer than any request before the first moment did.
+    """The requests that took longer, unless their connection came in time and their answer GRACE_S later at most than any before the first moment.
 
     Those that were open at one of the moments are left out.
     """
     usual_s = max((request.seconds - request.connected for request in requests if request.at + request.seconds < first), default=0.0)
-    late = [request for request in requests if request.connected > longest_s or request.seconds - request.connected > usual_s + GRACE_S]
+    late = [
+        request
+        for request in requests
+        if request.seconds > longest_s and (request.connected > longest_s or request.seconds - request.connected > usual_s + GRACE_S)
+    ]
     return [request for request in late if not any(open_at(request, moment) for moment in (first, *moments))]
 
 
