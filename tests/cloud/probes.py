@@ -120,18 +120,9 @@ def unanswered(requests: Sequence[Request], *moments: float) -> list[Request]:
     return [request for request in requests if request.error and not any(open_at(request, moment) for moment in moments)]
 
 
-def waited(requests: Sequence[Request], longest_s: float, first: float, *moments: float) -> list[Request]:
-    """The requests that took longer, unless their connection came in time and their answer GRACE_S later at most than any before the first moment.
-
-    Those that were open at one of the moments are left out.
-    """
-    usual_s = max((request.seconds - request.connected for request in requests if request.at + request.seconds < first), default=0.0)
-    late = [
-        request
-        for request in requests
-        if request.seconds > longest_s and (request.connected > longest_s or request.seconds - request.connected > usual_s + GRACE_S)
-    ]
-    return [request for request in late if not any(open_at(request, moment) for moment in (first, *moments))]
+def waited(requests: Sequence[Request], longest_s: float, *moments: float) -> list[Request]:
+    """The requests that took longer, except those that were open at one of these moments."""
+    return [request for request in requests if request.seconds > longest_s and not any(open_at(request, moment) for moment in moments)]
 
 
 def summary(requests: Sequence[Request]) -> str:

@@ -125,15 +125,8 @@ def test_only_requests_that_were_open_when_a_server_died_may_be_lost() -> None:
 
 
 def test_only_requests_that_were_open_when_a_server_died_may_wait_longer() -> None:
-    slow, open_ = request(10.2, 3, connected=2.8), request(9.9, 5)
-    assert probes.waited([slow, open_, request(11, 2.7, connected=2.7)], 2.7, 10) == [slow]
-
-
-def test_an_answer_may_take_as_long_as_before_the_event_and_a_grace_period() -> None:
-    before, late = request(8, 0.7, connected=0.1), request(11, 3.2, connected=2.2)
-    assert probes.waited([before, request(11, 3, connected=2.2), late], 2.3, 10, 20) == [late]
-    assert probes.waited([request(9.5, 0.7), request(11, 2.5, connected=2)], 2.3, 10), "before the event only: a request that was open then counts no more"
-    assert probes.waited([request(11, 2.2, connected=0.1)], 2.3, 10) == []
+    slow, open_ = request(10.2, 3), request(9.9, 5)
+    assert probes.waited([slow, open_, request(11, 2.7)], 2.7, 10) == [slow]
 
 
 @pytest.mark.parametrize(("quiet_s", "linear", "bound_s"), [(0.8, 0, 1.8), (1.7, 0, 3.7), (1.7, 4, 2.7), (3.5, 0, 7.5), (3.5, 4, 4.5)])
