@@ -89,7 +89,7 @@ class Watch:
         self._moved = ""
         self._rules_by = ""
         self._own_rules_from: float | None = None
-        """When the rules of own calls are compared; None while nobody changed them."""
+        """Time of the next comparison of the rules for own calls; None if no program changed them since the last one."""
         self._follow_due = True
         self._part = ""
         self._view_from: float | None = None
@@ -283,8 +283,9 @@ class Watch:
 
     def _limit_connections(self, description: Description, shown: str) -> None:
         """While the table is too long, let packets without a handshake create no entry. Senders with false addresses could fill the memory."""
-        number, most = ipvs.connections_in(shown), description.connections_max
-        limited = bool(most) and number > (most * (1 - GONE) if self._limited else most)
+        most = description.connections_max
+        number = ipvs.connections_in(shown) if most else 0
+        limited = number > (most * (1 - GONE) if self._limited else most)
         if limited == self._limited:
             return
         self._limited = limited

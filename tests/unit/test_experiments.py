@@ -29,6 +29,7 @@ from lab.nodes.probe import INFRA, MASTER, Delay, Holding, Request, Seen, Stream
 from lab.nodes.runner import Outcome
 from lab.stack import PROJECT, DeploymentError, Stack
 from node.openshift_lvs.description import Description
+from node.openshift_lvs.ipvs import connections_in
 from node.openshift_lvs.record import replace
 
 CLUSTER = stack.describe(22, lambda name: "ssh-ed25519 AAAA")
@@ -507,7 +508,7 @@ def test_the_entries_of_a_director_are_counted_without_listing_them() -> None:
         "IP Virtual Server version 1.2.1 (size=4096)\nProt LocalAddress:Port Scheduler Flags\n  -> RemoteAddress:Port Forward Weight ActiveConn InActConn\n"
         "FWM  03302090 mh \n  -> C0A80002:0000      Route   1      300000     12        \n  -> C0A80003:0000      Route   0      5          0         \n"
     )
-    assert neighbours.entries(table) == 300017
+    assert connections_in(table) == 300017
 
 
 def test_a_host_outside_the_pool_that_holds_the_vip_is_awaited_as_its_holder() -> None:

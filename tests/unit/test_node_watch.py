@@ -714,6 +714,18 @@ def test_a_service_fails_open_while_own_calls_are_being_redirected(running: Runn
     running.look()
     assert redirected == [2, 3]
     assert "dnat" not in state.text(state.OWN_CALLS)
+
+
+def test_a_table_that_is_as_before_when_a_redirect_ends_needs_no_other(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = Event()
+    monkeypatch.setattr(own_calls, "redirect", lambda said, kernel: ended.wait(10))
+    for lines, fails in ((down(HERE), (HERE,)), (down(SECOND), (HERE, SECOND)), (up(SECOND), (HERE,))):
+        running.system.fill(served())
+        running.system.fails(*fails)
+        running.show()
+        running.watch.hear(lines.encode())
+    ended.set()
+    running.end_redirect()
     assert not running.watch._redirect_due
 
 

@@ -312,7 +312,7 @@ def test_a_priority_that_a_node_corrects_itself_is_no_fault(said: Said, cluster:
     said.facts["infra1"] = replace(late, views={"infra": -100})
     said.later = {"infra1": [replace(late, keepalived="failed")]}
     assert failed(said, cluster) == ["FAILED  infra1    keepalived: failed; systemctl status keepalived on the node says why"]
-    # A lowered priority with a server out of rotation is as it should be, and nobody waits for it.
+    # A priority is rightly lowered if a server is out of rotation: the host is asked only once.
     fail(said, cluster, "infra", "infra0")
     said.facts["infra1"] = replace(said.facts["infra1"], views={"infra": -100})
     said.asked.clear()

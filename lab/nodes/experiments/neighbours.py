@@ -13,6 +13,7 @@ from lab.nodes.experiments import bounds
 from lab.nodes.experiments.changes import as_it_was
 from lab.nodes.experiments.scene import LVS, Bound, Description, Experiment, Scene, Step, on_owner, owner_off, switch
 from lab.nodes.probe import MASTER
+from node.openshift_lvs.ipvs import connections_in
 
 FORGED = "203.0.113.66"
 """The client in a forged sync message."""
@@ -117,16 +118,11 @@ def _bounded(scene: Scene) -> Iterable[str]:
     most = CONNECTIONS_MAX + LOOKS_S * ACKS_EACH_S
     each = []
     for node in scene.live():
-        known = entries(machine.run("lab", "exec", node, "cat", "/proc/net/ip_vs").stdout)
+        known = connections_in(machine.run("lab", "exec", node, "cat", "/proc/net/ip_vs").stdout)
         each.append(f"{node} {known} ({known * size / 2**20:.1f} MB)")
         if known > most:
             yield f"{node} has {known} connections, more than {most}"
     scene.told.append(f"entries of {size} bytes: {', '.join(each)}")
-
-
-def entries(table: str) -> int:
-    """The connections in /proc/net/ip_vs, active and inactive ones. To list them takes minutes when they are many."""
-    return sum(int(words[4]) + int(words[5]) for words in map(str.split, table.splitlines()) if len(words) == 6 and words[0] == "->" and words[4].isdigit())
 
 
 def _on_directors(script: str) -> Callable[[Scene], None]:
