@@ -141,6 +141,7 @@ def describe(cluster: Cluster, host: str) -> description.Description:
             for name, vip in vips.items()
         ),
         metrics_directory=cluster.metrics.directory if cluster.metrics else None,
+        connections_max=node.pool.connections_max if is_director else 0,
         checks_only=bool(vips) and not is_director,
     )
 

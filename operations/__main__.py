@@ -22,7 +22,7 @@ try:
     from node.openshift_lvs.journal import utc
     from operations import diff, help, imported, machine_config, preflight, preview, render, report
     from operations.diagnose import diagnose
-    from operations.drain import Draining, Refused
+    from operations.drain import Draining, Refused, Step
     from operations.nodes import Nodes, NodesError, reach
     from operations.progress import progress
     from operations.status import status
@@ -51,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         options = _parse(arguments)
         with nullcontext() if "watch" in options and options.watch else progress(" ".join((options.verb, options.stack if "stack" in options else "")).strip()):
-            status = _run(options)
+            status = _answered(options)
         # What is left in the buffer fails here, and not when Python ends.
         print(end="", flush=True)
         return status
@@ -88,6 +88,23 @@ def _end_output() -> None:
 def _failed(status: int, error: object) -> int:
     print(error, file=sys.stderr)
     return status
+
+
+def _answered(options: argparse.Namespace) -> int:
+    """Run one verb. With `--json`, a refused configuration and what could not be asked are printed as an object too. Raises the errors of the verb."""
+    try:
+        return _run(options)
+    except (ConfigurationError, preflight.CloudError, NodesError, subprocess.SubprocessError) as error:
+        if "json" in options and options.json:
+            result = "failed" if isinstance(error, ConfigurationError) else "unknown"
+            print(_json(options, {"result": result, "findings": [_finding(options, result, error)]}))
+        raise
+
+
+def _finding(options: argparse.Namespace, result: str, error: Exception) -> dict[str, str]:
+    """An error as JSON has it. Its subject is what the verb was called for: a host, the source of an import, a stack, or the base of a comparison."""
+    subject = next(str(getattr(options, name)) for name in ("host", "source", "stack", "base") if name in options)
+    return {"subject": subject, "result": result, "text": str(error).removeprefix(f"{subject}: ")}
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -127,6 +144,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     verb = verbs.add_parser("diff", help="print what the project, as it lies here, changes on each host of every stack since a commit")
     verb.add_argument("--base", required=True, help="a commit or branch: compared with where the project left it")
     verb.add_argument("--output", type=_folder, metavar="FOLDER", help="write rendered files, hosts.diff and comment.md to this folder instead, made anew")
+    verb.add_argument("--json", action="store_true", help=JSON_HELP)
     verb = verbs.add_parser("check-preview", help="refuse a preview that deletes or replaces what the change does not remove, or drops an address pair")
     verb.add_argument("file", type=Path, help="the output of pulumi preview --json")
     verb.add_argument("--stack", required=True, help="name of the stack")
@@ -140,6 +158,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     verb.add_argument("--json", action="store_true", help=JSON_HELP)
     verb = verbs.add_parser("import", help="print the configuration for what a keepalived.conf does, and list what could not be carried over")
     verb.add_argument("source", metavar="HOST_OR_FILE", help="a keepalived.conf here, or a host that ssh reaches without a question")
+    verb.add_argument("--json", action="store_true", help=JSON_HELP)
     for name, what in {
         "status": "show each host, each VIP on its directors, and the real servers; exit status 1 with a fault, 3 when a host could not be asked",
         "verify": "check that the cluster is what is rendered, from inside and from outside; exit status 1 with a fault, 3 when something could not be asked",
@@ -148,9 +167,8 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         "undrain": "put a drained host back into service",
     }.items():
         verb = verbs.add_parser(name, help=what)
-        if name in ("status", "verify"):
-            how = verb.add_mutually_exclusive_group()
-            how.add_argument("--json", action="store_true", help=JSON_HELP)
+        how = verb.add_mutually_exclusive_group()
+        how.add_argument("--json", action="store_true", help=JSON_HELP)
         if name == "status":
             how.add_argument("--watch", action="store_true", help=f"refresh every {REFRESH_S} seconds, until Ctrl-C")
         if name == "diagnose":
@@ -235,12 +253,13 @@ def _preflight(options: argparse.Namespace) -> int:
 
 
 def _diff(options: argparse.Namespace) -> int:
-    if options.output:
-        return 0 if diff.diff(options.root, options.base, options.output) else 1
-    with tempfile.TemporaryDirectory() as folder:
+    with nullcontext(options.output) if options.output else tempfile.TemporaryDirectory() as folder:
         accepted = diff.diff(options.root, options.base, Path(folder))
-        print(report.report(Path(folder)).rstrip("\n"))
-    return 0 if accepted else 1
+        if options.json:
+            print(_json(options, report.to_json(Path(folder))))
+        elif not options.output:
+            print(report.report(Path(folder)).rstrip("\n"))
+    return 0 if accepted else FAULT
 
 
 def _check_preview(options: argparse.Namespace) -> int:
@@ -254,6 +273,10 @@ def _check_preview(options: argparse.Namespace) -> int:
 
 def _import(options: argparse.Namespace) -> int:
     found = imported.import_(options.source)
+    if options.json:
+        notes = [note.to_json() for note in found.notes]
+        print(_json(options, {"result": "ok", "configuration": found.configuration, "notes": notes, "findings": []}))
+        return 0
     print(found.text, end="")
     if found.notes:
         print("Not carried over, or to decide:", file=sys.stderr)
@@ -274,15 +297,11 @@ def _on_nodes(options: argparse.Namespace) -> int:
             case "diagnose" if options.host not in cluster.managed():
                 raise UsageError(f"host: {options.host!r} has managed: false, so this project's program is not installed there; name another host")
             case "diagnose":
-                print(diagnose(nodes, cluster, options.host, options.root, options.output))
+                made = diagnose(nodes, cluster, options.host, options.root, options.output)
+                print(_json(options, {"result": "ok", **made.to_json(), "findings": []}) if options.json else made)
                 return 0
             case _:
-                draining = Draining(nodes, cluster, options.host, lambda line: print(line, flush=True))
-                if options.verb == "drain":
-                    draining.out(options.deadline, options.server_only)
-                else:
-                    draining.back()
-                return 0
+                return _drain(options, nodes, cluster)
 
 
 def _status(options: argparse.Namespace, nodes: Nodes, cluster: Cluster) -> int:
@@ -321,8 +340,30 @@ def _verify(options: argparse.Namespace, nodes: Nodes, cluster: Cluster) -> int:
     return EXIT[result]
 
 
+def _drain(options: argparse.Namespace, nodes: Nodes, cluster: Cluster) -> int:
+    done: list[dict[str, str]] = []
+
+    def say(step: Step) -> None:
+        done.append(step.to_json())
+        print(step, file=sys.stderr if options.json else sys.stdout, flush=True)
+
+    draining = Draining(nodes, cluster, options.host, say)
+    try:
+        if options.verb == "drain":
+            draining.out(options.deadline, options.server_only)
+        else:
+            draining.back()
+    except Refused as error:
+        if options.json:
+            print(_json(options, {"result": "failed", "findings": [*done, _finding(options, "failed", error)]}))
+        raise
+    if options.json:
+        print(_json(options, {"result": "ok", "findings": done}))
+    return 0
+
+
 def _json(options: argparse.Namespace, content: dict[str, Any]) -> str:
-    return json.dumps({"format": JSON_FORMAT, "stack": options.stack, "at": utc(time.time()), **content}, indent=2)
+    return json.dumps({"format": JSON_FORMAT, "stack": options.stack if "stack" in options else None, "at": utc(time.time()), **content}, indent=2)
 
 
 if __name__ == "__main__":

@@ -137,6 +137,10 @@ class Vip:
         """The director with the highest priority."""
         return max(self.priorities, key=lambda host: self.priorities[host])
 
+    def to_json(self) -> dict[str, str]:
+        """Address and owner as JSON has them: see docs/reference/operations.md."""
+        return {"address": self.address, "owner": self.owner}
+
 
 @dataclass(frozen=True)
 class Change:
@@ -161,6 +165,34 @@ class Change:
         """Whether both sides were accepted and are the same."""
         known = self.refused is None and self.base.refused is None
         return known and self.base.hosts == self.head.hosts and self.base.resources == self.head.resources
+
+    def to_json(self) -> dict[str, Any] | None:
+        """What changes as JSON has it: see docs/reference/operations.md. None if the configuration is refused."""
+        if self.refused is not None:
+            return None
+        changed = [after for before, after in self._pairs() if before.lines != after.lines]
+        resources = {"made": self.made, "deleted": self.deleted, "changed": changed, "replaced": self.replaced}
+        return {
+            "changed": not self.nothing,
+            "hosts": {host: {"step": self.step(host), "files": [*self.differences(host)]} for host in self.all_hosts},
+            "drain_first": sorted({host for host, _ in self.drains}),
+            "vips": {
+                name: {word: side.vips[name].to_json() if name in side.vips else None for word, side in (("base", self.base), ("head", self.head))}
+                for name in union(self.base.vips, self.head.vips)
+            },
+            "effects": [{"change": effect.change, "concerns": found, "happens": effect.happens} for effect, found in self.kinds.items()],
+            "resources": {word: [each.title for each in found] for word, found in resources.items()} if self.listed else None,
+        }
+
+    @property
+    def findings(self) -> list[dict[str, str]]:
+        """Why the stack is refused, and what of base could not be compared, as JSON has it."""
+        refused = [self.refused] if self.refused is not None else self.refusals
+        unknown = [text for text in (self.base.refused, self.base.unlisted) if text is not None and self.refused is None]
+        return [
+            *({"subject": self.stack, "result": "failed", "text": text.strip()} for text in refused),
+            *({"subject": self.stack, "result": "unknown", "text": f"base cannot be compared: {text.strip()}"} for text in unknown),
+        ]
 
     # --- hosts ---
 

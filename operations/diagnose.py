@@ -10,6 +10,7 @@ import tarfile
 import time
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
 
 from components import keepalived
 from components.configuration import Cluster, ConfigurationError
@@ -19,8 +20,25 @@ from operations.nodes import Nodes, NodesError
 from operations.verify import inside
 
 
-def diagnose(nodes: Nodes, cluster: Cluster, host: str, root: Path, output: Path | None = None) -> str:
-    """Make the file, for its owner only. Returns what to report. Raises ConfigurationError when it cannot be made, NodesError when the host gives nothing."""
+class Collected(NamedTuple):
+    """The file that was made, the number of files of the host in it, and what was left out."""
+
+    host: str
+    file: Path
+    files: int
+    left_out: list[str]
+
+    def __str__(self) -> str:
+        head = f"{self.file}: {self.files} files of {self.host}. Read it before you send it. Left out:"
+        return "\n".join([head, *(f"- {each}" for each in self.left_out)])
+
+    def to_json(self) -> dict[str, Any]:
+        """The same as JSON has it: see docs/reference/operations.md."""
+        return {"file": str(self.file), "files": self.files, "left_out": self.left_out}
+
+
+def diagnose(nodes: Nodes, cluster: Cluster, host: str, root: Path, output: Path | None = None) -> Collected:
+    """Make the file, for its owner only. Raises ConfigurationError when it cannot be made, NodesError when the host gives nothing."""
     target = output or Path(f"diagnose-{host}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}.tar.gz")
     if target.exists():
         raise ConfigurationError(f"--output: {target} is there already; name another file")
@@ -43,7 +61,7 @@ def diagnose(nodes: Nodes, cluster: Cluster, host: str, root: Path, output: Path
         _pack(target, host, files)
     except OSError as error:
         raise ConfigurationError(f"--output: {target}: {error.strerror}; name a file that can be written") from None
-    return "\n".join([f"{target}: {len(files)} files of {host}. Read it before you send it. Left out:", *(f"- {each}" for each in left_out)])
+    return Collected(host, target, len(files), left_out)
 
 
 def _is_inside(path: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from components.configuration import Cluster, VirtualService
 from node.openshift_lvs.facts import Facts
@@ -24,14 +25,29 @@ class Refused(Exception):
     """What was asked for would cost requests, or did not come to its end. The text says what is in the way."""
 
 
+class Step(NamedTuple):
+    """What a host was told to do, or what was seen there. `result`: `ok`, `failed` when it was not done, `unknown` when connections may break later."""
+
+    host: str
+    text: str
+    result: str = "ok"
+
+    def __str__(self) -> str:
+        return f"{self.host}: {self.text}"
+
+    def to_json(self) -> dict[str, str]:
+        """The step as JSON has it: see docs/reference/operations.md."""
+        return {"subject": self.host, "result": self.result, "text": self.text}
+
+
 @dataclass(frozen=True)
 class Draining:
-    """One host of a cluster on its way out, or back. `say` gets a line for each thing done."""
+    """One host of a cluster on its way out, or back. `say` gets each step when it is done."""
 
     nodes: Nodes
     cluster: Cluster
     host: str
-    say: Callable[[str], None]
+    say: Callable[[Step], None]
 
     def out(self, deadline: float, server_only: bool) -> None:
         """Hand its VIPs over, give it no new connection, and wait until its last one is gone. Raises Refused. Safe to run again."""
@@ -129,7 +145,7 @@ class Draining:
     def _do(self, questions: Mapping[str, tuple[str, ...]], done: str) -> None:
         answers = self.nodes.ask_each(questions)
         for host, answer in answers.items():
-            self.say(f"{host}: {answer.fault or done}")
+            self.say(Step(host, answer.fault, "failed") if answer.fault else Step(host, done))
         if any(answer.fault for answer in answers.values()):
             raise Refused(f"{self.host}: not done on every host, as shown above; repair that, and run the command again")
 
@@ -148,7 +164,8 @@ class Draining:
                 unknown -= set(self._connections(holder, servers, every_state=True))
             if not unknown:
                 return unknown
-        self.say(f"{before}: {len(unknown)} connections sent nothing since the VIPs moved, so the new holder does not know them; they break if they send again")
+        unmet = f"{len(unknown)} connections sent nothing since the VIPs moved, so the new holder does not know them; they break if they send again"
+        self.say(Step(before, unmet, "unknown"))
         return unknown
 
     def _connections(self, director: str, servers: Sequence[str], every_state: bool = False) -> Iterator[tuple[str, str]]:
@@ -165,7 +182,7 @@ class Draining:
             seen, _ = self._look()
             left = [line for name in self.cluster.vips_of(self._pool) for line in self._left(seen, name)]
             if not left:
-                self.say(f"{self.host}: no connection left")
+                self.say(Step(self.host, "no connection left"))
                 return
         raise Refused(f"{self.host}: after {deadline:g} s: {', '.join(left)}; it stays drained: run drain again to wait longer")
 

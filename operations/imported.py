@@ -21,6 +21,7 @@ import yaml
 
 from components.configuration import Cluster, ConfigurationError
 from components.configuration.words import NEEDLESS
+from operations.nodes import NodesError
 
 FILE = "/etc/keepalived/keepalived.conf"
 SSH_SECONDS = 60
@@ -43,6 +44,10 @@ class Note(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.place}: {self.text}"
+
+    def to_json(self) -> dict[str, str]:
+        """The note as JSON has it: see docs/reference/operations.md."""
+        return {"place": self.place, "text": self.text}
 
 
 @dataclass
@@ -76,9 +81,14 @@ class Imported:
     notes: list[Note]
 
     @property
+    def configuration(self) -> dict[str, Any]:
+        """The content of a Pulumi.STACK.yaml."""
+        return {"config": {"openshift-lvs:cluster": self.cluster}}
+
+    @property
     def text(self) -> str:
         """The YAML of a Pulumi.STACK.yaml."""
-        shown: str = yaml.safe_dump({"config": {"openshift-lvs:cluster": self.cluster}}, sort_keys=False, allow_unicode=True, width=140)
+        shown: str = yaml.safe_dump(self.configuration, sort_keys=False, allow_unicode=True, width=140)
         return shown
 
 
@@ -113,9 +123,9 @@ def _ask(host: str, script: str) -> str:
     try:
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=SSH_SECONDS)
     except subprocess.TimeoutExpired:
-        raise ImportFault(f"{host}: no answer within {SSH_SECONDS} s") from None
+        raise NodesError(f"{host}: no answer within {SSH_SECONDS} s") from None
     if done.returncode == 255:
-        raise ImportFault(f"{host}: {done.stderr.strip()}; give a file, or a host that `ssh {host}` reaches without a question")
+        raise NodesError(f"{host}: {done.stderr.strip()}; give a file, or a host that `ssh {host}` reaches without a question")
     return done.stdout
 
 
@@ -585,7 +595,10 @@ def _truth(statement: Statement) -> bool:
 
 
 def import_(source: str) -> Imported:
-    """What a keepalived.conf says: of a file of this machine, or of a host by ssh. Raises ImportFault when it cannot be read or has no VIP."""
+    """What a keepalived.conf says: of a file of this machine, or of a host by ssh.
+
+    Raises ImportFault when it cannot be read or has no VIP, and NodesError when the host does not answer.
+    """
     notes: list[Note] = []
     here = Path(source).exists() or "/" in source
     top = parse(source if here else FILE, files_here if here else files_of(source), notes)

@@ -13,7 +13,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from operations import change
 from operations.change import ANYWHERE, Change, Side
@@ -76,6 +76,17 @@ def refused(folder: Path) -> bool:
     """Whether a stack of head is refused: by its model or program, or because it needs two deployments."""
     changes = [Change.read(folder, stack) for stack in change.known_stacks(folder)]
     return any(each.refused is not None or each.refusals for each in changes)
+
+
+def to_json(folder: Path) -> dict[str, Any]:
+    """The comparison as JSON has it: see docs/reference/operations.md."""
+    changes = [Change.read(folder, stack) for stack in change.known_stacks(folder)]
+    return {
+        "result": "failed" if refused(folder) else "ok",
+        "every_host": [*change.differences(*(change.texts(folder / side / "nodes") for side in ("base", "head")))],
+        "stacks": {each.stack: each.to_json() for each in changes},
+        "findings": [finding for each in changes for finding in each.findings],
+    }
 
 
 # --- the summary ---

@@ -17,6 +17,7 @@ from components import keepalived
 from components.configuration import Cluster, Vip, VirtualService
 from components.configuration.model import AnyAddress, endpoint
 from node.openshift_lvs.facts import Facts
+from node.openshift_lvs.host import SLOPPY_TCP
 from node.openshift_lvs.ipvs import VirtualServer
 from operations.nodes import Answer, Nodes, looks
 
@@ -28,7 +29,8 @@ VIEW_S = 10
 """Until a node has corrected a priority that is lowered for servers which are back: it compares both 3 s after a report of keepalived."""
 CONNECTIONS_MAX = 400
 """For one service: a burst that no service minds."""
-
+NOT_SLOPPY = f"{SLOPPY_TCP} = 0"
+"""The node itself sets it while it has too many connections."""
 FOREIGN_NAMED = 5
 """So many foreign senders are named."""
 
@@ -151,6 +153,9 @@ def inside(cluster: Cluster, host: str, seen: Facts, root: Path) -> Iterator[Fin
             stale = f"priority for {name} lowered by {-seen.views[name]} as if servers were lost, and none is; openshift-lvs recount on the node"
             yield Finding(host, "view", False, stale)
     if is_director:
+        if NOT_SLOPPY in seen.sysctl:
+            too_many = f"more than pools.{node.pool_name}.connections_max: packets without a handshake create no more; the node's journal has the number"
+            yield Finding(host, "connections", False, f"{too_many}; if their senders are real, set more")
         yield _sync(host, node.interface, cluster.sync_id(node.pool_name), seen)
         yield Finding(host, "virtual_router_id", not seen.strangers, seen.strangers or "no other router uses ours")
         yield from _translations(host, seen)
@@ -186,7 +191,9 @@ def _witnesses(host: str, pool: str, seen: Facts) -> Finding:
 
 
 def _settings(host: str, files: Mapping[str, str], seen: Facts, addresses: set[str], is_director: bool) -> Finding:
-    faults = [f"{line} is rendered" for line in files["sysctl.conf"].splitlines() if line.startswith("net.") and line not in seen.sysctl]
+    # Too many connections are a finding of their own.
+    there = seen.sysctl | ({f"{SLOPPY_TCP} = 1"} if NOT_SLOPPY in seen.sysctl else set())
+    faults = [f"{line} is rendered" for line in files["sysctl.conf"].splitlines() if line.startswith("net.") and line not in there]
     faults += [f"{address} is not on lo" for address in sorted(addresses - seen.lo)]
     if seen.rules:
         faults.append(f"nft rules differ: {seen.rules}")

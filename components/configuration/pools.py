@@ -167,6 +167,11 @@ class Pool(Model):
     other pools, none. A witness must be reachable through `interface`. It must fail independently of these hosts, so do not choose one on the same
     hypervisor. If other pools are not enough, name the gateway or a name server. `[]`: none. keepalived: `vrrp_script`.
     """
+    connections_max: int = Field(1_000_000, ge=10_000, le=100_000_000)
+    """Entries of the IPVS table of a director from which packets without a handshake create no more of them, until a quarter of them is gone. A sender
+    with false addresses could fill the memory otherwise: an entry has about 320 bytes and stays for 15 minutes. While it is so, a connection that the
+    other directors were not told of does not survive a takeover. Set more where a pool has more connections; those of the last two minutes count too.
+    """
     interface: Interface = Field("eth0")
     """The interface to the subnet, on every host of the pool that names no other. A bond or VLAN is named as `ip link` shows it: `bond0`, `bond0.100`.
     keepalived: `interface`.

@@ -25,7 +25,7 @@ NAME = "host.json"
 VRRP, AH, UDP, IPIP = 112, 51, 17, 4
 """IP protocols (IANA)."""
 _WIDTH = 140
-_OPTIONAL = ("address_v6", "checks_only", "directors_v6", "metrics_directory", "together")
+_OPTIONAL = ("address_v6", "checks_only", "connections_max", "directors_v6", "metrics_directory", "together")
 """Fields that are not in the file while they are empty: a stack without them has the file that it had before they existed."""
 
 
@@ -144,6 +144,8 @@ class Description(Record):
     """The IPv6 addresses of `directors`, in the same order."""
     metrics_directory: str | None = None
     """The folder of node_exporter's textfile collector, if metrics are wanted."""
+    connections_max: int = 0
+    """Entries of the IPVS table from which packets without a handshake create no more, on a director; 0: any number."""
     checks_only: bool = False
     """Whether a server that is no director runs keepalived: with virtual servers and their health checks, without a VRRP instance (decision 0014)."""
 

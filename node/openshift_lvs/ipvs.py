@@ -121,6 +121,11 @@ class ProcTable:
             self._file = -1
 
 
+def connections_in(shown: str) -> int:
+    """How many connections the table has, by what /proc/net/ip_vs shows: of every real server the established ones and the others."""
+    return sum(int(active) + int(inactive) for active, inactive in (line.split()[-2:] for line in shown.splitlines()[3:] if line.startswith("  ->")))
+
+
 def parse_proc(shown: str) -> Table:
     """What /proc/net/ip_vs shows, without starting a program: addresses and marks are hexadecimal, the scheduler's flags are missing.
 

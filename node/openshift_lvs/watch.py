@@ -40,6 +40,8 @@ SETTLE_S = 5.0
 """Seconds after a drain or its end in which keepalived, not this process, changes the weights."""
 REPORT_S = 3.0
 """Seconds after keepalived's last verdict until its reports of a quorum, which processes of their own record, are compared with what is recorded."""
+GONE = 0.25
+"""The part of `connections_max` that must be gone until packets without a handshake create connections again."""
 ALIVE_S = 5.0
 """Seconds between two signs of life for systemd's watchdog."""
 PROC_TABLE = "/proc/net/ip_vs"
@@ -79,13 +81,14 @@ class Watch:
         self._redirecting: Thread | None = None
         self._redirect_due = False
         self._standby = ipvs.Standby()
+        self._limited = False
         self.rules_due = True
         self.vips_due = True
         self.address_due = True
         self._moved = ""
         self._rules_by = ""
         self._own_rules_from: float | None = None
-        """When the rules of own calls are compared; None while nobody changed them."""
+        """Time of the next comparison of the rules for own calls; None if no program changed them since the last one."""
         self._follow_due = True
         self._part = ""
         self._view_from: float | None = None
@@ -270,6 +273,7 @@ class Watch:
         if as_before or clock.now() < self._table_from or not host.keepalived_runs():
             return []
         kernel = ipvs.parse_proc(shown)
+        self._limit_connections(description, shown)
         self._redirect(kernel)
         wanted = beliefs.wanted(description, self.belief, self._out())
         lines = []
@@ -282,8 +286,24 @@ class Watch:
         missing = {service.mark for service in description.services} - set(kernel)
         return [Fault(IPVS, told(lines), lambda: _put_back(description, missing, lines))]
 
+    def _limit_connections(self, description: Description, shown: str) -> None:
+        """While the table is too long, let packets without a handshake create no entry. Senders with false addresses could fill the memory."""
+        most = description.connections_max
+        number = ipvs.connections_in(shown) if most else 0
+        limited = number > (most * (1 - GONE) if self._limited else most)
+        if limited == self._limited:
+            return
+        self._limited = limited
+        create = f"create no more ({host.SLOPPY_TCP} = 0)" if limited else f"create some again ({host.SLOPPY_TCP} = 1)"
+        journal.note(f"{number} connections, connections_max is {most}: packets without a handshake {create}")
+        try:
+            host.set_sysctl(host.SLOPPY_TCP, "0" if limited else "1")
+        except Refused as fault:
+            # The next look at the sysctls finds it.
+            journal.note(str(fault))
+
     def _sysctl_faults(self) -> list[Fault]:
-        differ = host.sysctls_that_differ(self._sysctls)
+        differ = host.sysctls_that_differ([(name, "0" if self._limited and name == host.SLOPPY_TCP else value) for name, value in self._sysctls])
         faults = []
         for name, value, there in differ:
             faults.append(Fault(f"{repairs.SYSCTL}{name}", f"was {there}, is {value}", lambda name=name, value=value: host.set_sysctl(name, value)))  # type: ignore[misc]
@@ -335,6 +355,7 @@ class Watch:
     def _redirect(self, kernel: Table) -> None:
         """Bring own calls to the live servers of the table, in a thread: nft takes longer than a service may take to fail open."""
         live = ipvs.live(kernel)
+        self._redirect_due = False
         if live == self._live or self.description is None:
             return
         # After the thread has ended, the next look goes on with the table of then.
@@ -346,7 +367,7 @@ class Watch:
 
     def _redirect_now(self, description: Description, kernel: Table) -> None:
         # Of this thread and of nft: the process itself has work that may not wait.
-        os.setpriority(os.PRIO_PROCESS, 0, 0)
+        os.setpriority(os.PRIO_PROCESS, 0, max(0, os.getpriority(os.PRIO_PROCESS, 0)))
         try:
             own_calls.redirect(description, kernel)
         except (Refused, OSError) as fault:

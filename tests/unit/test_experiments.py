@@ -28,6 +28,9 @@ from lab.nodes.experiments.scene import Bound, Experiment, Scene, Step, two_dire
 from lab.nodes.probe import INFRA, MASTER, Delay, Holding, Request, Seen, Stream, Table
 from lab.nodes.runner import Outcome
 from lab.stack import PROJECT, DeploymentError, Stack
+from node.openshift_lvs.description import Description
+from node.openshift_lvs.ipvs import connections_in
+from node.openshift_lvs.record import replace
 
 CLUSTER = stack.describe(22, lambda name: "ssh-ed25519 AAAA")
 CLUSTERS = [experiment for experiment in EXPERIMENTS if experiment.cluster]
@@ -505,7 +508,7 @@ def test_the_entries_of_a_director_are_counted_without_listing_them() -> None:
         "IP Virtual Server version 1.2.1 (size=4096)\nProt LocalAddress:Port Scheduler Flags\n  -> RemoteAddress:Port Forward Weight ActiveConn InActConn\n"
         "FWM  03302090 mh \n  -> C0A80002:0000      Route   1      300000     12        \n  -> C0A80003:0000      Route   0      5          0         \n"
     )
-    assert neighbours.entries(table) == 300017
+    assert connections_in(table) == 300017
 
 
 def test_a_host_outside_the_pool_that_holds_the_vip_is_awaited_as_its_holder() -> None:
@@ -515,16 +518,15 @@ def test_a_host_outside_the_pool_that_holds_the_vip_is_awaited_as_its_holder() -
     assert step.live(scene) == {"master0": 0, "master1": 2, "master2": 2}
 
 
-def test_the_resident_process_does_not_repair_what_an_experiment_sets() -> None:
-    """It wants what sysctl.conf of the version in force says."""
-    flood = next(experiment for experiment in EXPERIMENTS if experiment.name.startswith("told from the second packet on: before"))
+def test_an_experiment_limits_the_connections_in_the_description_in_force() -> None:
+    flood = next(experiment for experiment in EXPERIMENTS if experiment.name.startswith("few connections are allowed"))
     ran: list[str] = []
     scene = SimpleNamespace(live=lambda: {"master0": 3}, on=lambda node, script: ran.append(script))
     flood.steps[0].act(scene)  # type: ignore[arg-type]
-    (edit,) = re.findall(r"sed -i '([^']*)' /etc/keepalived/current/sysctl.conf", ran[0])
-    rendered = next(file.text for file in keepalived.render(Cluster.parse(CLUSTER), "master0") if file.path == "sysctl.conf")
+    (edit,) = re.findall(r"sed -i '([^']*)' /etc/keepalived/current/host.json", ran[0])
+    rendered = next(file.text for file in keepalived.render(Cluster.parse(CLUSTER), "master0") if file.path == "host.json")
     edited = subprocess.run(["sed", edit], input=rendered, capture_output=True, text=True, check=True).stdout
-    assert edited == rendered.replace("sync_threshold = 0 0", "sync_threshold = 0 2") != rendered
+    assert Description.from_json(edited) == replace(Description.from_json(rendered), connections_max=20_000) != Description.from_json(rendered)
 
 
 def test_there_are_at_least_thirty_named_faults_and_states() -> None:

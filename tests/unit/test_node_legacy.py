@@ -44,8 +44,8 @@ def without_what_scripts_did_not_know(said: Description) -> dict[str, Any]:
     here = said.address if said.director else None
     values = {**vars(said), "host": "", "pool": "", "program": "", "address": here}
     values["sync_id"] = said.sync_id if said.director else None
-    # Only directors ran keepalived.
-    values["checks_only"] = False
+    # Only directors ran keepalived, and the table had no limit.
+    values |= {"checks_only": False, "connections_max": 0}
     vips = []
     for vip in said.vips:
         services = []

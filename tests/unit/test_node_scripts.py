@@ -1544,6 +1544,18 @@ def test_only_the_packages_that_are_missing_are_installed(manager: str) -> None:
         assert installed[0].endswith(" ipvsadm nftables")
 
 
+@pytest.mark.parametrize(("ends", "told"), [("", ""), ("exit 124", "cloud-init: not done after 120 s; packages are installed all the same\n")])
+def test_packages_are_installed_when_the_first_boot_is_over_or_took_too_long(ends: str, told: str) -> None:
+    with node(installed=False) as bare:
+        bare.write("/usr/bin/cloud-init", PACKAGE_MANAGER.format(name="cloud-init"), 0o755)
+        bare.write("/usr/bin/apt-get", PACKAGE_MANAGER.format(name="apt-get"), 0o755)
+        bare.write("/usr/bin/timeout", f'#!/bin/sh\n[ "$1" = 120 ] && shift && "$@"\n{ends}\n', 0o755)
+        bare.sh("rm /usr/sbin/nft")
+        done = install(bare)
+        assert (done.returncode, done.stderr) == (0, told)
+        assert [call.split()[0] for call in bare.calls() if call.startswith(("cloud-init status --wait", "apt-get"))] == ["cloud-init", "apt-get", "apt-get"]
+
+
 def test_where_selinux_enforces_keepalived_may_run_the_scripts_and_check_any_port() -> None:
     with node(installed=False) as bare:
         bare.write("/usr/bin/selinuxenabled", "#!/bin/sh\n", 0o755)

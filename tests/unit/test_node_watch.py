@@ -714,12 +714,27 @@ def test_a_service_fails_open_while_own_calls_are_being_redirected(running: Runn
     running.watch.hear(down(SECOND, THIRD).encode())
     assert set(running.system.weights().values()) == {1}
     assert not redirected
+    # The next look goes on where this could not, even if the table stays the same.
+    assert running.watch._redirect_due
     ended.set()
     running.end_redirect()
     assert "dnat" in state.text(state.OWN_CALLS)
     running.look()
     assert redirected == [2, 3]
     assert "dnat" not in state.text(state.OWN_CALLS)
+
+
+def test_a_table_that_is_as_before_when_a_redirect_ends_needs_no_other(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = Event()
+    monkeypatch.setattr(own_calls, "redirect", lambda said, kernel: ended.wait(10))
+    for lines, fails in ((down(HERE), (HERE,)), (down(SECOND), (HERE, SECOND)), (up(SECOND), (HERE,))):
+        running.system.fill(served())
+        running.system.fails(*fails)
+        running.show()
+        running.watch.hear(lines.encode())
+    ended.set()
+    running.end_redirect()
+    assert not running.watch._redirect_due
 
 
 def test_status_says_since_when_a_service_fails_open_and_what_was_repaired(running: Running) -> None:
@@ -737,6 +752,40 @@ def test_status_says_since_when_a_service_fails_open_and_what_was_repaired(runni
 
 
 # The kernel and systemd
+
+
+def test_with_too_many_connections_packets_without_a_handshake_create_no_more(
+    make: type[Running], system: System, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = make(system, tmp_path, replace(served(), connections_max=10_000))
+    with Path(state.CURRENT, "sysctl.conf").open("a") as file:
+        file.write("net.ipv4.vs.sloppy_tcp = 1\n")
+    running.sysctl("net/ipv4/vs/sloppy_tcp", "1\n")
+    running.watch = running.started()
+
+    told: list[str] = []
+
+    def set_sysctl(name: str, value: str) -> None:
+        told.append(f"{name} = {value}")
+        running.sysctl("net/ipv4/vs/sloppy_tcp", f"{value}\n")
+
+    monkeypatch.setattr(host, "set_sysctl", set_sysctl)
+
+    def told_with(connections: int) -> list[str]:
+        """What the kernel was told at four looks with so many connections in the table."""
+        told.clear()
+        system.table[MARK][HERE] = ("DR", 1, connections)
+        running.look(4)
+        return list(told)
+
+    assert told_with(10_000) == []
+    assert told_with(10_001) == ["net.ipv4.vs.sloppy_tcp = 0"]
+    assert system.notes[-1] == "10001 connections, connections_max is 10000: packets without a handshake create no more (net.ipv4.vs.sloppy_tcp = 0)"
+    assert told_with(7_501) == []
+    running.sysctl("net/ipv4/vs/sloppy_tcp", "1\n")
+    assert told_with(7_502) == ["net.ipv4.vs.sloppy_tcp = 0"], "another program set it"
+    assert told_with(7_500) == ["net.ipv4.vs.sloppy_tcp = 1"]
+    assert "create some again" in system.notes[-1]
 
 
 def test_without_a_version_there_is_nothing_to_watch(system: System) -> None:

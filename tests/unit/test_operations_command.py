@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shlex
 import subprocess
@@ -14,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from components.configuration import ConfigurationError
+from components.configuration import ConfigurationError, UsageError
 from operations import __main__ as operations
 from operations import diff, help, progress, render
 from operations.drain import Refused
@@ -99,6 +100,63 @@ def test_an_error_ends_in_one_line_and_an_exit_status(
     monkeypatch.setattr(render, "files", fails)
     assert operations.main(RENDER) == status
     assert capsys.readouterr() == ("", f"{said}\n")
+
+
+def test_every_verb_but_those_that_print_files_has_json(verbs: dict[str, argparse.ArgumentParser]) -> None:
+    assert {name for name, verb in verbs.items() if "--json" not in verb.format_help()} == {"render", "machine-config"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stack", "subject"),
+    [
+        (["status", "--stack", "dev"], "dev", "dev"),
+        (["preflight", "--stack", "dev"], "dev", "dev"),
+        (["check-preview", "preview.json", "--stack", "dev", "--base", "main"], "dev", "dev"),
+        (["undrain", "master1", "--stack", "dev"], "dev", "master1"),
+        (["diff", "--base", "main"], None, "main"),
+        (["import", "lb1"], None, "lb1"),
+    ],
+    ids=lambda given: given[0] if isinstance(given, list) else None,
+)
+@pytest.mark.parametrize(
+    ("raised", "status", "result"),
+    [(ConfigurationError("a: b"), 1, "failed"), (NodesError("a: b"), 3, "unknown"), (subprocess.SubprocessError("a: b"), 3, "unknown")],
+    ids=lambda given: type(given).__name__ if isinstance(given, Exception) else None,
+)
+def test_json_has_an_object_for_a_refused_configuration_and_for_what_could_not_be_asked(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    stack: str | None,
+    subject: str,
+    raised: Exception,
+    status: int,
+    result: str,
+) -> None:
+    def fails(_: Any) -> int:
+        raise raised
+
+    monkeypatch.setattr(operations, "_run", fails)
+    assert operations.main([*arguments, "--json"]) == status
+    said = capsys.readouterr()
+    answer = json.loads(said.out)
+    assert (answer["format"], answer["stack"], answer["result"]) == (1, stack, result)
+    assert answer["findings"] == [{"subject": subject, "result": result, "text": "a: b"}]
+    assert said.err.endswith("a: b\n")
+    assert operations.main(arguments) == status
+    assert capsys.readouterr() == ("", said.err)
+
+
+@pytest.mark.parametrize(("raised", "status"), [(UsageError("--stack: 'x'"), 2), (KeyboardInterrupt(), 130)], ids=["usage", "interrupted"])
+def test_a_usage_error_and_an_interrupt_print_no_json(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], raised: BaseException, status: int
+) -> None:
+    def fails(_: Any) -> int:
+        raise raised
+
+    monkeypatch.setattr(operations, "_run", fails)
+    assert operations.main(["verify", "--stack", "x", "--json"]) == status
+    assert capsys.readouterr().out == ""
 
 
 def test_an_interrupt_while_the_command_starts_prints_no_traceback() -> None:

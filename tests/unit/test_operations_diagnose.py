@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from components.configuration import Cluster, ConfigurationError
 from node.openshift_lvs import diagnose as on_node
 from node.openshift_lvs import state
 from node.openshift_lvs.commands import main
+from operations import __main__ as operations
 from operations.diagnose import diagnose
 from operations.nodes import Answer, NodesError
 from tests.unit.conftest import with_password
@@ -23,6 +26,7 @@ from tests.unit.test_operations_verify import Said
 PASSWORD = "s3c\\r%7x"  # noqa: S105 - a test's
 """Eight characters with one that JSON escapes."""
 FORMER = "f0rm3r!!"
+GOLDEN = Path(__file__).parent / "golden"
 
 
 @pytest.fixture
@@ -141,7 +145,7 @@ def unpacked(path: Path) -> dict[str, str]:
 def test_the_file_has_the_nodes_texts_the_rendered_files_and_says_what_was_left_out(node: System, secret: Cluster, tmp_path: Path) -> None:
     nodes, target = Diagnosed(secret), tmp_path / "report.tar.gz"
     nodes.said = on_node.collect()
-    told = diagnose(nodes, secret, "master0", keepalived.ROOT, target)
+    told = str(diagnose(nodes, secret, "master0", keepalived.ROOT, target))
     assert target.stat().st_mode & 0o777 == 0o600
     files = unpacked(target)
     rendered = {f"master0/rendered/{file.path}": file.text for file in keepalived.render(secret, "master0")}
@@ -181,3 +185,29 @@ def test_a_host_that_gives_nothing_is_named_and_leaves_no_file(secret: Cluster, 
     with pytest.raises(NodesError, match=r"^master0: not reachable at 192\.0\.2\.1"):
         diagnose(nodes, secret, "master0", keepalived.ROOT, target)
     assert not target.exists()
+
+
+def test_json_names_the_file_and_what_was_left_out_or_says_that_the_host_could_not_be_asked(
+    node: System, cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nodes, target = Diagnosed(cluster), tmp_path / "report.tar.gz"
+
+    @contextlib.contextmanager
+    def reach(*_: object) -> Iterator[Diagnosed]:
+        yield nodes
+
+    monkeypatch.setattr(operations, "reach", reach)
+    command = ["diagnose", "master0", "--stack", "example", "--root", str(GOLDEN), "--json", "--output", str(target)]
+    nodes.unreached = {"master0"}
+    assert operations.main(command) == 3
+    said = json.loads(capsys.readouterr().out)
+    assert said["result"] == "unknown"
+    assert said["findings"] == [{"subject": "master0", "result": "unknown", "text": "not reachable at 192.0.2.1: Connection refused"}]
+    nodes.unreached, nodes.said = set(), on_node.collect()
+    assert operations.main(command) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert (said["stack"], said["result"], said["findings"]) == ("example", "ok", [])
+    assert (said["file"], said["files"], said["left_out"]) == (str(target), len(unpacked(target)), list(on_node.LEFT_OUT))
+    assert operations.main(command) == 1
+    said = json.loads(capsys.readouterr().out)
+    assert said["result"] == "failed" and "is there already" in said["findings"][0]["text"]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,10 +15,12 @@ from components.configuration import Cluster
 from components.keepalived import describe
 from node.openshift_lvs.facts import Facts
 from node.openshift_lvs.ipvs import RealServer, VirtualServer
+from operations import __main__ as operations
 from operations import drain, nodes
 from operations.drain import Draining, Refused
 from operations.nodes import Answer, Nodes
 
+GOLDEN = Path(__file__).parent / "golden"
 MASTERS = {"master0": "192.168.0.2", "master1": "192.168.0.3", "master2": "192.168.0.4"}
 MASTER1 = MASTERS["master1"]
 MARK = 51 << 20 | 8443
@@ -106,7 +111,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def draining(pool: Pool, cluster: Cluster, host: str) -> tuple[Draining, list[str]]:
     said: list[str] = []
-    return Draining(pool, cluster, host, said.append), said
+    return Draining(pool, cluster, host, lambda step: said.append(str(step))), said
 
 
 def test_a_node_hands_over_before_it_loses_its_weight_on_every_director(pool: Pool, cluster: Cluster) -> None:
@@ -219,6 +224,77 @@ def test_the_address_stays_away_while_its_owners_view_is_poor(pool: Pool, cluste
     with pytest.raises(Refused, match="its view of the servers is not good, so master stays where it is"):
         verb.back()
     assert pool.holder == "master1"
+
+
+# The command line
+
+
+def run(pool: Pool, monkeypatch: pytest.MonkeyPatch, verb: str, host: str, *options: str) -> int:
+    """The exit status of the verb for a host of this pool."""
+
+    @contextlib.contextmanager
+    def reach(*_: object) -> Iterator[Pool]:
+        yield pool
+
+    monkeypatch.setattr(operations, "reach", reach)
+    return operations.main([verb, host, "--stack", "example", "--root", str(GOLDEN), *options])
+
+
+@pytest.mark.parametrize("verb", ["drain", "undrain"])
+def test_json_has_every_step_that_the_text_has_and_the_progress_is_on_standard_error(
+    verb: str, pool: Pool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(pool, monkeypatch, verb, "master0") == 0
+    told = capsys.readouterr()
+    assert told.err == "" and len(told.out.splitlines()) > 3
+    assert run(Pool(), monkeypatch, verb, "master0", "--json") == 0
+    said = capsys.readouterr()
+    assert said.err == told.out
+    answer = json.loads(said.out)
+    assert (answer["format"], answer["stack"], answer["result"]) == (1, "example", "ok")
+    assert [f"{each['subject']}: {each['text']}\n" for each in answer["findings"]] == told.out.splitlines(keepends=True)
+    assert {each["result"] for each in answer["findings"]} == {"ok"}
+
+
+@pytest.mark.parametrize("verb", ["drain", "undrain"])
+def test_json_ends_with_what_is_in_the_way_after_the_steps_that_were_done(
+    verb: str, pool: Pool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pool.dead = {"master2"}
+    assert run(pool, monkeypatch, verb, "master1", "--json") == 1
+    said = capsys.readouterr()
+    answer = json.loads(said.out)
+    text = f"master2 was not told: not reachable at master2; when that is repaired, run {verb} master1 again"
+    assert answer["result"] == "failed"
+    assert answer["findings"][-1] == {"subject": "master1", "result": "failed", "text": text}
+    assert "master0" in {each["subject"] for each in answer["findings"] if each["result"] == "ok"}
+    assert said.err.endswith(f"{text}\n")
+
+
+def test_json_counts_the_connections_that_are_left(pool: Pool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    pool.connections["master1"] = 3
+    assert run(pool, monkeypatch, "drain", "master1", "--json", "--deadline", "5") == 1
+    text = "after 5 s: 3 connections left on master:8443/TCP; it stays drained: run drain again to wait longer"
+    assert json.loads(capsys.readouterr().out)["findings"][-1] == {"subject": "master1", "result": "failed", "text": text}
+
+
+def test_json_of_a_refused_drain_has_the_reason_and_no_step(pool: Pool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    pool.out = {"master1", "master2"}
+    assert run(pool, monkeypatch, "drain", "master0", "--json") == 1
+    (finding,) = json.loads(capsys.readouterr().out)["findings"]
+    assert finding["result"] == "failed" and "is the last live server of master:8443/TCP" in finding["text"]
+
+
+def test_json_tells_a_step_that_a_host_did_not_do(pool: Pool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def ask(host: str, verb: str, *arguments: str) -> Answer:
+        return Answer("", "no space left") if (host, verb) == ("master2", "rotation") else answers(host, verb, *arguments)
+
+    answers = pool._ask
+    monkeypatch.setattr(pool, "_ask", ask)
+    assert run(pool, monkeypatch, "drain", "master1", "--json") == 1
+    findings = json.loads(capsys.readouterr().out)["findings"]
+    assert {"subject": "master2", "result": "failed", "text": "no space left"} in findings
+    assert findings[-1]["text"] == "not done on every host, as shown above; repair that, and run the command again"
 
 
 # Services that run on some hosts of their pool

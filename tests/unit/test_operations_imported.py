@@ -7,6 +7,7 @@ keepalived_confs/ has files as they are in use, and for each the expected YAML a
 
 from __future__ import annotations
 
+import json
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,18 @@ def test_a_file_that_is_in_use_becomes_this_yaml_and_these_notes(name: str, monk
     assert main(["import", f"{name}.conf"]) == 0
     out, err = capsys.readouterr()
     assert (out, err) == ((CONFS / f"{name}.yaml").read_text(), (CONFS / f"{name}.notes").read_text())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_json_has_the_same_configuration_and_notes_as_the_text(name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(CONFS)
+    assert main(["import", f"{name}.conf", "--json"]) == 0
+    out, err = capsys.readouterr()
+    said = json.loads(out)
+    assert (err, said["format"], said["stack"], said["result"], said["findings"]) == ("", 1, None, "ok", [])
+    assert said["configuration"] == yaml.safe_load((CONFS / f"{name}.yaml").read_text())
+    listed = (CONFS / f"{name}.notes").read_text().splitlines()[1:]
+    assert [f"{each['place']}: {each['text']}" for each in said["notes"]] == listed
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -97,10 +110,19 @@ def test_a_host_is_read_by_ssh_with_what_its_file_includes(monkeypatch: pytest.M
     assert found.cluster["keepalived"] == {"vrrp_version": 3}, "it is in an included file"
 
 
-def test_a_host_that_cannot_be_reached_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_host_that_cannot_be_reached_is_named_and_is_exit_status_3(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 255, "", "Host key verification failed."))
-    with pytest.raises(imported.ImportFault, match=r"^lb1: Host key verification failed\.; give a file, or a host that `ssh lb1` reaches without a question$"):
-        imported.import_("lb1")
+    assert main(["import", "lb1"]) == 3
+    assert capsys.readouterr() == ("", "lb1: Host key verification failed.; give a file, or a host that `ssh lb1` reaches without a question\n")
+
+
+def test_a_host_that_does_not_end_is_named_and_is_exit_status_3(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def run(command: list[str], **_: object) -> None:
+        raise subprocess.TimeoutExpired(command, 60)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    assert main(["import", "lb1"]) == 3
+    assert capsys.readouterr() == ("", "lb1: no answer within 60 s\n")
 
 
 @pytest.mark.parametrize("text", [b"", b"\xff\n", b"root:x:0:0:root:/root:/bin/bash\n", b"global_defs {\n  router_id a\n}\n"])

@@ -163,8 +163,13 @@ RULES = "loaded: meta mark set 2; rendered: meta mark set 1"
         ("infra1", lambda f: replace(f, lo=frozenset({"127.0.0.1"})), ["192.168.0.251 is not on lo; openshift-lvs apply on the node"]),
         (
             "infra1",
+            lambda f: replace(f, sysctl=f.sysctl - {"net.ipv4.vs.backup_only = 0"} | {"net.ipv4.vs.backup_only = 1"}),
+            ["net.ipv4.vs.backup_only = 0 is rendered"],
+        ),
+        (
+            "infra1",
             lambda f: replace(f, sysctl=f.sysctl - {"net.ipv4.vs.sloppy_tcp = 1"} | {"net.ipv4.vs.sloppy_tcp = 0"}),
-            ["net.ipv4.vs.sloppy_tcp = 1 is rendered"],
+            ["FAILED  infra1    connections: more than pools.infra.connections_max: packets without a handshake create no more"],
         ),
         (
             "infra1",
@@ -307,7 +312,7 @@ def test_a_priority_that_a_node_corrects_itself_is_no_fault(said: Said, cluster:
     said.facts["infra1"] = replace(late, views={"infra": -100})
     said.later = {"infra1": [replace(late, keepalived="failed")]}
     assert failed(said, cluster) == ["FAILED  infra1    keepalived: failed; systemctl status keepalived on the node says why"]
-    # A lowered priority with a server out of rotation is as it should be, and nobody waits for it.
+    # A priority is rightly lowered if a server is out of rotation: the host is asked only once.
     fail(said, cluster, "infra", "infra0")
     said.facts["infra1"] = replace(said.facts["infra1"], views={"infra": -100})
     said.asked.clear()

@@ -161,6 +161,42 @@ def test_another_owner_moves_the_vip_and_both_commits_are_named(repository: Path
     assert effects.RELOAD.change not in text, "no health check, weight or port changes"
 
 
+def test_json_has_the_step_of_each_host_the_vips_and_the_resources(repository: Path, change: Change) -> None:
+    change("Pulumi.dev.yaml", "owner: infra0", "owner: infra1")
+    done = operations(repository, "diff", "--base", "main", "--json")
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert (said["format"], said["stack"], said["result"], said["every_host"], said["findings"]) == (1, None, "ok", [], [])
+    dev = said["stacks"]["dev"]
+    assert dev["changed"] is True and dev["drain_first"] == []
+    assert {host: each["step"] for host, each in dev["hosts"].items()} == {
+        **dict.fromkeys(("infra0", "infra1"), "reload"),
+        **dict.fromkeys(("master0", "master1", "master2"), "no change"),
+    }
+    assert dev["hosts"]["infra0"]["files"] == ["host.json", "keepalived.conf"]
+    assert dev["vips"]["infra"] == {
+        "base": {"address": "192.168.0.251", "owner": "infra0"},
+        "head": {"address": "192.168.0.251", "owner": "infra1"},
+    }
+    assert {"change": effects.OWNER.change, "concerns": ["infra"], "happens": effects.OWNER.happens} in dev["effects"]
+    assert dev["resources"] == {"made": [], "deleted": [], "changed": [], "replaced": []}
+    example = json.loads(re.findall(r"```json\n(.*?)```", (PROJECT / "docs" / "reference" / "operations.md").read_text(), re.DOTALL)[1])
+    assert list(example) == list(dev)
+    assert example["hosts"].items() <= dev["hosts"].items() and example["vips"].items() <= dev["vips"].items()
+    assert example["effects"][0]["change"] == effects.OWNER.change
+
+
+def test_json_of_a_refused_stack_has_the_reason_beside_the_folder_with_the_files(repository: Path, change: Change, tmp_path: Path) -> None:
+    change("Pulumi.dev.yaml", "owner: infra0", "owner: nowhere")
+    done = operations(repository, "diff", "--base", "main", "--json", "--output", str(tmp_path / "output"))
+    assert done.returncode == 1
+    said = json.loads(done.stdout)
+    assert said["result"] == "failed" and said["stacks"] == {"dev": None}
+    (finding,) = said["findings"]
+    assert (finding["subject"], finding["result"]) == ("dev", "failed") and "nowhere" in finding["text"]
+    assert finding["text"] in (tmp_path / "output" / "comment.md").read_text()
+
+
 def test_another_address_and_a_new_and_a_lost_vip_are_said_and_the_reservation_is_replaced(repository: Path, change: Change) -> None:
     change("Pulumi.dev.yaml", "address: 192.168.0.250", "address: 192.168.0.249")
     change("Pulumi.dev.yaml", "      infra:\n        address: 192.168.0.251", "      routers:\n        address: 192.168.0.252")
@@ -338,6 +374,21 @@ def test_an_owner_that_leaves_is_to_be_drained_first(compared: Compared) -> None
     assert "1 host is removed; `192.168.0.251` moves to `infra1`; 2 rules close; 1 server is deleted" in summary(text)
 
 
+def test_json_names_the_hosts_to_drain_first_new_and_lost_vips_and_the_resources(compared: Compared, tmp_path: Path) -> None:
+    compared(
+        (INFRA, "hosts: {infra1: 192.168.0.6}"),
+        ("owner: infra0", "owner: infra1"),
+        ("      infra:\n        address: 192.168.0.251", "      routers:\n        address: 192.168.0.252"),
+        ("address: 192.168.0.250", "address: 192.168.0.249"),
+    )
+    dev = report.to_json(tmp_path / "change")["stacks"]["dev"]
+    assert dev["hosts"]["infra0"]["step"] == "removed from the stack" and dev["drain_first"] == ["infra0"]
+    assert dev["vips"]["infra"] == {"base": {"address": "192.168.0.251", "owner": "infra0"}, "head": None}
+    assert dev["vips"]["routers"] == {"base": None, "head": {"address": "192.168.0.252", "owner": "infra1"}}
+    assert "FloatingIp vip-routers" in dev["resources"]["made"] and "Instance infra0" in dev["resources"]["deleted"]
+    assert dev["resources"]["replaced"] == ["Port vip-master"] and "Port vip-master" in dev["resources"]["changed"]
+
+
 def test_a_configuration_that_only_the_program_refuses_is_refused(repository: Path, change: Change) -> None:
     change("Pulumi.dev.yaml", "cidr: 192.168.0.0/24", "cidr: 192.168.0.0/24\n      dns_nameservers: [9.9.9.9]")
     (repository / "__main__.py").write_text("import pulumi\n\nraise pulumi.RunError('network.cidr: no address is left')\n")
@@ -435,6 +486,8 @@ def test_a_base_that_was_refused_does_not_hide_the_head_that_mends_it(repository
     missing = r"Pulumi\.dev\.yaml:\d+: vips\.master\.owner: missing; give the name of a host of the pool, such as master0"
     unknown = r"Pulumi\.dev\.yaml:\d+: vips\.master\.ownr: unknown key"
     assert re.search(rf"The base could not be rendered, so everything counts as new:\n```text\n{missing}\n{unknown}", text)
+    (finding,) = report.to_json(repository / "build")["findings"]
+    assert (finding["subject"], finding["result"]) == ("dev", "unknown") and re.match(f"base cannot be compared: {missing}\n{unknown}", finding["text"])
     assert "`master0`, `master1`, `master2`: new\n" in text
 
 
@@ -483,6 +536,7 @@ def test_a_change_of_the_installation_runs_it_again_and_reloads_nothing(reposito
     text = shown(repository)
     assert "### Every host\n\n- `node/install` changes and runs again (`install-HOST`), without a reload\n" in text
     assert summary(text) == "**No host reloads; what is installed on every host changes.**"
+    assert report.to_json(repository / "build")["every_host"] == ["node/install"]
 
 
 def test_python_that_was_compiled_is_no_part_of_the_program(repository: Path, change: Change) -> None:
