@@ -175,7 +175,7 @@ class Change:
         return {
             "changed": not self.nothing,
             "hosts": {host: {"step": self.step(host), "files": [*self.differences(host)]} for host in self.all_hosts},
-            "drain_first": sorted({host for host, _ in self.drains}),
+            "drain_first": sorted(self.drains),
             "vips": {
                 name: {word: side.vips[name].to_json() if name in side.vips else None for word, side in (("base", self.base), ("head", self.head))}
                 for name in union(self.base.vips, self.head.vips)
@@ -288,10 +288,14 @@ class Change:
         return bool(changed - {"keepalived.conf"}) or before != after
 
     @property
-    def drains(self) -> list[tuple[str, str]]:
-        """Host and VIP, where the host must be drained before the deployment: it owned the VIP and leaves the stack, or is no director any more."""
+    def drains(self) -> dict[str, list[str]]:
+        """The hosts to drain before the deployment, and the VIPs of each: it owned them and leaves the stack, or is no director any more."""
         leaving = {host for host in self.base.hosts if host not in self.head.hosts} | set(self._on(effects.DIRECTOR_REMOVED))
-        return [(vip.owner, vip.address) for vip in self.base.vips.values() if vip.owner in leaving and self.head.hosts]
+        found: dict[str, list[str]] = {}
+        for vip in self.base.vips.values():
+            if vip.owner in leaving and self.head.hosts:
+                found.setdefault(vip.owner, []).append(vip.address)
+        return found
 
     # --- OpenStack ---
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from components.configuration import ConfigurationError
+from components.configuration.cluster import SECOND
 
 KEPT = {
     "FloatingIp": "clients outside use its address",
@@ -93,7 +94,8 @@ def read(path: Path) -> Mapping[str, Any]:
 
 
 def removed_names(root: Path, stack: str, base: str) -> set[str]:
-    """What the configuration of `base` names and the project, as it lies here, does not: the names of hosts, and of the ports of VIPs and reserved addresses.
+    """What the configuration of `base` names and the project, as it lies here, does not: the names of hosts, of the ports of VIPs and reserved addresses, and
+    of the subnet of `cidr_v6`.
 
     Raises ConfigurationError when there is no such commit, or when a configuration cannot be read.
     """
@@ -107,7 +109,7 @@ def removed_names(root: Path, stack: str, base: str) -> set[str]:
 
 
 def _names(file: str, content: bytes) -> set[str]:
-    """The names of ports and servers that a stack's file makes. Every release has had these keys."""
+    """The names of ports, servers and a second subnet that a stack's file makes. Every release has had these keys, or none of these resources."""
     try:
         loaded = yaml.safe_load(content)
     except (yaml.YAMLError, ValueError):
@@ -115,7 +117,10 @@ def _names(file: str, content: bytes) -> set[str]:
     cluster = _below(loaded, "config", "openshift-lvs:cluster")
     names = {str(host) for pool in _below(cluster, "pools").values() if not _below(pool).get("existing") for host in _below(pool, "hosts")}
     names |= {f"management-{host}" for host in names}
-    names |= {f"vip-{vip}" for vip in _below(cluster, "vips")} | {f"reserved-{name}" for name in _below(cluster, "network", "reserved")}
+    vips = _below(cluster, "vips")
+    network, vips = _below(cluster, "network"), _below(cluster, "vips")
+    names |= {f"vip-{vip}" for vip in vips} | {f"vip-{vip}{SECOND}" for vip in vips if _below(vips, vip).get("address_v6")}
+    names |= {f"reserved-{name}" for name in _below(network, "reserved")} | ({f"subnet{SECOND}"} if network.get("cidr_v6") else set())
     return names
 
 

@@ -206,7 +206,7 @@ def _stack(each: Change) -> Iterator[Section]:
     for host in each.all_hosts:
         steps.setdefault(_step(each, host), []).append(host)
     yield from (f"- {_list(hosts)}: {step}\n" for step, hosts in steps.items())
-    yield from (f"- before the deployment: `operations drain` {_code(host)}, which may hold {_code(vip)}\n" for host, vip in each.drains)
+    yield from (f"- before the deployment: `operations drain` {_code(host)}, which may hold {_list(vips)}\n" for host, vips in each.drains.items())
     if each.kinds:
         yield "\nWhat happens:\n\n"
         # No table: a pipe in a name would end its cell.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Iterator
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
@@ -37,7 +37,19 @@ HOSTS = {name: {"address": f"192.168.0.{number}", "host_key": PUBLIC_KEY} for nu
 MANAGEMENT = {"network.management": {"existing": "mgmt", "cidr": "10.20.0.0/24"}}
 BASTION = {"ssh.allowed_cidrs": ["198.51.100.0/24"], "ssh.bastion": {"image": "debian", "flavor": "tiny"}}
 
+IPV6 = {
+    "network.cidr_v6": "fd00:0:0:1::/64",
+    "network.gateway_v6": "fd00:0:0:1::1",
+    **{
+        f"pools.{pool}.hosts": {f"{pool}{number}": {"address": f"192.168.0.{last + number}", "address_v6": f"fd00:0:0:1::{last + number}"} for number in numbers}
+        for pool, last, numbers in (("master", 2, range(3)), ("infra", 5, range(2)))
+    },
+}
+SORRY = {"port": 8443, "sorry_server": "192.168.0.98", "sorry_server_v6": "fd00:0:0:1::98", "health_check": {"type": "tcp"}}
+
 CONTEXT: dict[str, dict[str, Any]] = {
+    **dict.fromkeys(("network.cidr_v6", "network.gateway_v6", "pools.master.hosts.master0.address_v6", "vips.master.address_v6"), IPV6),
+    "vips.master.services.0.sorry_server_v6": {**IPV6, "vips.master.address_v6": "fd00:0:0:1::250", "vips.master.services.0": SORRY},
     "ssh.bastion": {"ssh.bastion": {"host": "b", "host_key": PUBLIC_KEY}},
     "keepalived.vrrp_version": {"vips.master.advert_interval": 1, "vips.infra.advert_interval": 1},
     "keepalived.notifications": {"keepalived.notifications": MAIL},
@@ -138,6 +150,10 @@ def candidates(kind: Kind) -> Iterator[Any]:
         yield from ("192.168.0.99", "255.255.255.0", "10.20.0.7")
     elif core is IPv4Network:
         yield from ("192.0.2.0/24", "192.168.0.0/23", "10.20.0.0/16")
+    elif core is IPv6Address:
+        yield "fd00:0:0:1::99"
+    elif core is IPv6Network:
+        yield "fd00:0:0:1::/65"
     elif core is tuple:
         entries = Kind.of(get_args(kind.core)[0])
         if not entries.models:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ from components.configuration import ConfigurationError
 from operations import preview
 from tests.unit.test_engine import built as built
 from tests.unit.test_engine import pulumi as pulumi
-from tests.unit.test_pull_request import Change, git
+from tests.unit.test_pull_request import DUAL_STACK, Change, git
 from tests.unit.test_pull_request import change as change
 from tests.unit.test_pull_request import repository as repository
 
@@ -95,6 +96,18 @@ def test_the_names_that_a_change_removes_come_from_the_two_configurations(reposi
     assert preview.removed_names(repository, "new", "main") == set(), "a stack without a file on either side"
     with pytest.raises(ConfigurationError, match=r"^--base: 'origin/main' is not a commit here; fetch it first"):
         preview.removed_names(repository, "dev", "origin/main")
+
+
+def test_the_port_and_the_subnet_of_a_second_family_may_go_with_the_keys_that_name_them(repository: Path, change: Change) -> None:
+    shutil.copy(DUAL_STACK, repository / "Pulumi.both.yaml")
+    git(repository, "add", "Pulumi.both.yaml")
+    git(repository, "commit", "--quiet", "--message=both")
+    change("Pulumi.both.yaml", "        address_v6: fd00:0:0:1::250\n", "")
+    assert preview.removed_names(repository, "both", "HEAD~1") == {"vip-master-v6"}
+    change("Pulumi.both.yaml", "      cidr_v6: fd00:0:0:1::/64\n", "")
+    assert preview.removed_names(repository, "both", "HEAD~2") == {"vip-master-v6", "subnet-v6"}
+    git(repository, "rm", "--quiet", "Pulumi.both.yaml")
+    assert {"vip-master", "vip-master-v6", "vip-new", "subnet-v6"} <= preview.removed_names(repository, "both", "HEAD~2")
 
 
 @pytest.mark.parametrize("text", [b"config: \xff\n", b"config: [\n", b"config: 2026-13-01\n"])

@@ -354,6 +354,17 @@ def test_clients_of_ipv6_from_everywhere_come_first_in_the_summary(compared: Com
     assert re.search(r"; \d rules open to ::/0; \d rules open to `203\.0\.112\.0/24`; ", summary(text))
 
 
+def test_an_owner_of_both_addresses_of_a_vip_is_to_be_drained_once(compared: Compared, tmp_path: Path) -> None:
+    host = '          master0: {address: 192.168.0.2, address_v6: "fd00:0:0:1::2"}\n'
+    text = compared((host, ""), ("directors: [master0, master1]", "directors: [master1, master2]"), ("owner: master0", "owner: master1"), stack=DUAL_STACK)
+    assert re.findall("before the deployment: .*", text) == [
+        "before the deployment: `operations drain` `master0`, which may hold `192.168.0.250`, `fd00:0:0:1::250`"
+    ]
+    dev = report.to_json(tmp_path / "change")["stacks"]["dev"]
+    assert dev["drain_first"] == ["master0"]
+    assert dev["vips"]["master-v6"] == {side: {"address": "fd00:0:0:1::250", "owner": owner} for side, owner in (("base", "master0"), ("head", "master1"))}
+
+
 def test_a_new_stack_tells_of_both_families_that_it_is_open_to(tmp_path: Path) -> None:
     for name, text in (
         ("stacks/new/host/sysctl.conf", ""),
