@@ -58,9 +58,7 @@ def _for_answers(cluster: Cluster) -> list[Rule]:
 
 def _for_connections(cluster: Cluster) -> Iterator[Rule]:
     subnets = cluster.network.cidrs
-    for cidr in subnets:
-        # ICMPv6 has neighbour discovery too: without it no machine of the subnet finds another one.
-        yield Rule("icmp" if cidr.version == 4 else "ipv6-icmp", None, ANYWHERE[cidr.version])
+    yield from (_icmp(ANYWHERE[cidr.version]) for cidr in subnets)
     for source in (*subnets, *(cluster.network.client_cidrs if cluster.ssh.allowed_cidrs is None else cluster.ssh.allowed_cidrs)):
         yield Rule("tcp", (cluster.ssh.port, cluster.ssh.port), source)
     yield from allow_rules(cluster.network.allow, subnets)
@@ -74,6 +72,11 @@ def _for_connections(cluster: Cluster) -> Iterator[Rule]:
                     yield Rule(service.protocol.lower(), (service.port, service.port), source)
             if check_port := getattr(service.health_check, "connect_port", None):
                 yield from (Rule("tcp", (check_port, check_port), cidr) for cidr in subnets if cidr.version == version)
+
+
+def _icmp(source: AnyRange) -> Rule:
+    """ICMP from a range. ICMPv6 has neighbour discovery too: without it no machine of the subnet finds another one."""
+    return Rule("icmp" if source.version == 4 else "ipv6-icmp", None, source)
 
 
 def _from_directors(cluster: Cluster, pool: str) -> Iterator[Rule]:
@@ -102,7 +105,7 @@ def management_rules(cluster: Cluster) -> list[Rule]:
         return []
     port = (cluster.ssh.port, cluster.ssh.port)
     sources = (management.cidr, *(cluster.ssh.allowed_cidrs or ()))
-    return ordered([Rule("icmp", None, management.cidr), *(Rule("tcp", port, source) for source in sources)])
+    return ordered([_icmp(management.cidr), *(Rule("tcp", port, source) for source in sources)])
 
 
 def allow_rules(entries: Iterable[Allow], subnets: tuple[AnyRange, ...]) -> Iterator[Rule]:

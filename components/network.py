@@ -53,7 +53,8 @@ def allocation_pool(cluster: Cluster, subnet: AnyRange) -> tuple[AnyAddress, Any
         block = max(blocks, key=distance)
         if distance(block) > 0:
             return block[0], block[-1]
-    raise ConfigurationError(f"network.cidr: {subnet} has no address left for Neutron's own DHCP and metadata port; use a larger subnet")
+    key = "network.cidr" if subnet == cluster.network.cidr else "network.cidr_v6"
+    raise ConfigurationError(f"{key}: {subnet} has no address left for Neutron's own DHCP and metadata port; use a larger subnet")
 
 
 def look_up(key: str, value: str, kind: str, find: Callable[[], Found]) -> Found:

@@ -117,8 +117,16 @@ class Side:
     @cached_property
     def services(self) -> set[str]:
         """The names of the virtual servers, such as `infra-80`."""
-        vips = [vip for given in self.described.values() for vip in _mappings(given.get("vips"))]
-        return {str(service.get("name")) for vip in vips for service in _mappings(vip.get("services"))}
+        return {str(service.get("name")) for vip in self._described_vips() for service in _mappings(vip.get("services"))}
+
+    @cached_property
+    def together(self) -> set[str]:
+        """The VIPs that always have one holder with another one: those of the two addresses of a VIP."""
+        return {str(vip.get("name")) for vip in self._described_vips() if vip.get("together")}
+
+    def _described_vips(self) -> Iterator[dict[str, Any]]:
+        for given in self.described.values():
+            yield from _mappings(given.get("vips"))
 
     def of(self, kind: str) -> dict[str, Resource]:
         """The resources of a kind, by name."""
@@ -267,6 +275,8 @@ class Change:
                 return sorted({*(base.vips.keys() - head.vips.keys()), *(base.services - head.services)}) if head.hosts else []
             case effects.VIP_ADDRESS:
                 return [name for name in vips if base.vips[name].address != head.vips[name].address]
+            case effects.TOGETHER:
+                return [name for name in vips if (name in base.together) != (name in head.together)]
             case effects.CLIENTS:
                 rules = [f"{len(found)} rule{'s' if len(found) > 1 else ''}"] if (found := [*self.opened, *self.closed]) and base.hosts else []
                 return [*rules, *(port for port in self._changed("Port") if "allowedAddressPairs" in self._inputs(f"Port {port}"))]

@@ -52,6 +52,11 @@ VIP_ADDRESS = Effect(
     "another `address` of a VIP",
     "The hosts get the new address and give up the old one. In OpenStack the port that reserves it is replaced, and the floating IP moves to the new port",
 )
+TOGETHER = Effect(
+    "`address_v6` of a VIP added or removed",
+    "One director after the other hands its VIPs over before it begins or ceases to move both addresses together. Without another director that can take "
+    "them, no client is served for about a second",
+)
 CLIENTS = Effect(
     "`client_cidrs`, `allowed_cidrs`, `allow`",
     "Rules of the security group and allowed address pairs change in OpenStack. This alone reloads no host",
@@ -85,6 +90,7 @@ EFFECTS = (
     DIRECTOR_REMOVED,
     VIP_REMOVED,
     VIP_ADDRESS,
+    TOGETHER,
     CLIENTS,
     EXTERNAL,
     FIRST_BOOT,

@@ -348,7 +348,7 @@ class _Translation:
             try:
                 ipaddress.IPv4Address(address)
             except ValueError:
-                self._note(each.place, f"{' '.join(each.words)}: not carried over: VIPs are IPv4 addresses")
+                self._note(each.place, f"{' '.join(each.words)}: not carried over: only IPv4 is; add it as `address_v6`, or as a VIP")
                 continue
             number = next(numbered)
             if len(each.words) > 1:
@@ -429,7 +429,7 @@ class _Translation:
                 ipaddress.IPv4Address(address)
             except ValueError:
                 if first:
-                    self._note(each.place, f"{' '.join(each.words)}: not carried over: real servers have IPv4 addresses")
+                    self._note(each.place, f"{' '.join(each.words)}: not carried over: only IPv4 is; add it as `address_v6` of its host")
                 continue
             weight = each.find("weight")
             weights[address] = int(weight.value) if weight else 1

@@ -132,8 +132,10 @@ class Cluster(Model):
 
     def together(self, name: str) -> tuple[str, ...]:
         """The VIPs that always have one holder: the two addresses of a VIP with both families; else the VIP alone."""
-        first = name.removesuffix(SECOND)
-        return (first, f"{first}{SECOND}") if first in self.vips and self.vips[first].address_v6 else (name,)
+        for first in (name, name.removesuffix(SECOND)):
+            if first in self.vips and self.vips[first].address_v6:
+                return first, f"{first}{SECOND}"
+        return (name,)
 
     def directors(self, pool_name: str) -> list[str]:
         """The hosts of a pool that may hold its VIPs."""

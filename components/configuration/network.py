@@ -123,8 +123,9 @@ class Network(Model):
 
     @model_validator(mode="after")
     def _ranges(self) -> Network:
-        if self.management and any(self.management.cidr.overlaps(cidr) for cidr in self.cidrs):
-            raise ValueError(f"management.cidr: {self.management.cidr} overlaps the subnet {self.cidr}; give the range of another network")
+        for cidr in self.cidrs:
+            if self.management and self.management.cidr.overlaps(cidr):
+                raise ValueError(f"management.cidr: {self.management.cidr} overlaps the subnet {cidr}; give the range of another network")
         first, last = self.return_port_range
         if not 1024 <= first < last <= 65535:
             raise ValueError(f"return_ports: {self.return_ports} must be N-M within 1024 to 65535, such as 32768-60999")

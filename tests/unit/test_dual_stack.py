@@ -14,7 +14,7 @@ import yaml
 
 from components import keepalived
 from components.configuration import Cluster, ConfigurationError
-from components.ingress import ingress_rules
+from components.ingress import ingress_rules, management_rules
 from components.keepalived import File
 from components.network import ClusterNetwork, NetworkArgs, allocation_pool
 from components.servers import Servers, ServersArgs
@@ -77,6 +77,13 @@ def test_a_vip_with_both_families_is_two_vips_that_move_together() -> None:
     assert list(cluster.vips_of("master")) == ["master", "master-v6", "new", "old"]
 
 
+def test_a_vip_may_have_the_name_that_the_second_address_of_another_would_have() -> None:
+    both = {**WRITTEN["vips"]["master"], "address": "192.168.0.98", "address_v6": "fd00:0:0:1::98", "virtual_router_id": 53}
+    cluster = Cluster.parse(written(("vips.new-v6", both)))
+    assert cluster.together("new-v6") == cluster.together("new-v6-v6") == ("new-v6", "new-v6-v6")
+    assert cluster.together("new") == ("new",)
+
+
 def test_no_two_virtual_servers_of_both_families_have_one_mark() -> None:
     cluster = Cluster.parse(written())
     marks = [vip.mark(service) for vip in cluster.vips.values() for service in vip.services]
@@ -127,6 +134,11 @@ REFUSED: list[tuple[str, list[tuple[str, Any]], str]] = [
         "subnets of one family",
         [("network.cidr_v6", "10.0.0.0/24")],
         "network.cidr_v6: 10.0.0.0/24 beside cidr 192.168.0.0/24; give an IPv4 network there and an IPv6 network here",
+    ),
+    (
+        "a management network in the second subnet",
+        [("network.management", {"existing": "mgmt", "cidr": "fd00:0:0:1::/96"})],
+        "network.management.cidr: fd00:0:0:1::/96 overlaps the subnet fd00:0:0:1::/64; give the range of another network",
     ),
     ("a link-local subnet", [("network.cidr_v6", "fe80::/64")], "network.cidr_v6: fe80::/64 is no range for hosts; "
      "give one of global or unique local addresses, such as fd00::/64"),
@@ -308,6 +320,11 @@ def test_the_security_group_lets_in_each_family_from_its_own_sources() -> None:
     assert {"tcp-6443-from-2001:db8::/32", "tcp-6443-from-203.0.113.0/24", "tcp-8053-from-fd00:0:0:1::/64", "tcp-22-from-fd00:0:0:1::/64"} <= names
     # A director tells of its connections by IPv4 multicast, also of those of IPv6.
     assert {name for name in names if name.startswith("udp-8848")} == {"udp-8848-from-192.168.0.2/32", "udp-8848-from-192.168.0.3/32"}
+
+
+def test_the_management_network_of_ipv6_lets_in_its_icmp() -> None:
+    names = [rule.name for rule in management_rules(Cluster.parse(written(*MANAGEMENT)))]
+    assert names == ["ipv6-icmp-from-fd00:0:0:9::/64", "tcp-22-from-fd00:0:0:9::/64"]
 
 
 def instance(conf: str, name: str) -> str:

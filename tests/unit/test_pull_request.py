@@ -349,6 +349,12 @@ def test_the_ipv6_vips_of_a_stack_are_in_its_summary(compared: Compared) -> None
     assert "refused" not in summary(text)
 
 
+def test_a_second_address_that_goes_says_what_it_does_to_the_first(compared: Compared) -> None:
+    text = compared(("        address_v6: fd00:0:0:1::250\n", ""), stack=DUAL_STACK)
+    assert f"- {effects.TOGETHER.change} (`master`): {effects.TOGETHER.happens}\n" in text
+    assert f"- {effects.VIP_REMOVED.change} (`master-v6`, `master-v6-53-udp`, `master-v6-6443`): {effects.VIP_REMOVED.happens}\n" in text
+
+
 def test_clients_of_ipv6_from_everywhere_come_first_in_the_summary(compared: Compared) -> None:
     text = compared(("client_cidrs: [203.0.113.0/24, 2001:db8::/32]", 'client_cidrs: [203.0.112.0/24, "::/0"]'), stack=DUAL_STACK)
     assert re.search(r"; \d rules open to ::/0; \d rules open to `203\.0\.112\.0/24`; ", summary(text))
