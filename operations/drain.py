@@ -203,8 +203,10 @@ class Draining:
             seen, _ = self._look()
             mine = seen.get(self.host)
             if mine and mine.keepalived == "active" and mine.view == "good" and not mine.owns_nothing:
-                for holder, name in [(holder, name) for name in own if (holder := self._holder(seen, name)) not in (None, self.host)]:
-                    self._do({str(holder): ("hand-over", name)}, f"handed {name} to {self.host}")
+                # The two addresses of a VIP move with one command.
+                away = {self.cluster.together(name): holder for name in own if (holder := self._holder(seen, name)) not in (None, self.host)}
+                for names, holder in away.items():
+                    self._do({str(holder): ("hand-over", names[0])}, f"handed {' and '.join(names)} to {self.host}")
                     self._wait_for_memory(time.monotonic() + MEMORY_SECONDS, str(holder), servers)
                 return ""
         return f"{self.host}: after {RETURN_SECONDS} s its view of the servers is not good, so {', '.join(own)} stays where it is; see status" if own else ""

@@ -325,7 +325,10 @@ def _holder(cluster: Cluster, name: str, vip: Vip, known: Mapping[str, Facts]) -
         several = f"{', '.join(having)} all hold {address}: they do not hear each other's adverts; is VRRP (IP protocol 112) let through?"
         several += "".join(_filtered(host, known[host]) for host in having)
         return Finding(name, "holder", False, several)
-    holder = having[0]
+    holder, first = having[0], cluster.vips[cluster.together(name)[0]]
+    if len(other := holders(first, known)) == 1 and other != having:
+        apart = f"{address} is on {holder}, and {first.address}, which always has the same holder, is on {other[0]}; undrain {vip.owner}"
+        return Finding(name, "holder", False, apart)
     away = "" if holder == vip.owner else f", which is not its owner {vip.owner}"
     away += " (drained)" if vip.owner in known and known[vip.owner].owns_nothing else f", brought home by undrain {vip.owner}" if away else ""
     return Finding(name, "holder", holder in directors, f"{address} is on {holder}{away}" + ("" if holder in directors else "; it is no director of the pool"))

@@ -177,13 +177,14 @@ TCP  0A600001:01BB rr
   -> 0A580005:20FB      Masq    1      0          0
 FWM  0330192B mh
   -> C0A80002:0000      Route   1      7          2
-  -> [2001:0db8:0000:0000:0000:0000:0000:0002]:0000      Tunnel  0      0          0
+  -> [2001:0db8:0000:0000:0000:0000:0000:0002]:0000      Tunnel  0      3          4
 FWM  00000007 sh ops persistent 75000 FFFFFFFF
 """
     assert ipvs.parse_proc(shown) == {
-        0x0330192B: ipvs.VirtualServer("mh", (), None, {HERE: ipvs.RealServer("DR", 1, 7), "2001:db8::2": ipvs.RealServer("TUN", 0, 0)}),
+        0x0330192B: ipvs.VirtualServer("mh", (), None, {HERE: ipvs.RealServer("DR", 1, 7), "2001:db8::2": ipvs.RealServer("TUN", 0, 3)}),
         7: ipvs.VirtualServer("sh", ("ops",), 0, {}),
     }
+    assert ipvs.connections_in(shown) == 16
 
 
 def test_a_failed_server_keeps_its_place_with_weight_0_or_is_removed() -> None:

@@ -12,13 +12,17 @@ from typing import Any
 import pytest
 
 from components.configuration import Cluster
+from components.configuration.pools import Host
 from components.keepalived import describe
 from node.openshift_lvs.facts import Facts
 from node.openshift_lvs.ipvs import RealServer, VirtualServer
+from node.openshift_lvs.record import replace
 from operations import __main__ as operations
 from operations import drain, nodes
 from operations.drain import Draining, Refused
 from operations.nodes import Answer, Nodes
+from tests.unit.test_cluster import REMOVED
+from tests.unit.test_dual_stack import written
 
 GOLDEN = Path(__file__).parent / "golden"
 MASTERS = {"master0": "192.168.0.2", "master1": "192.168.0.3", "master2": "192.168.0.4"}
@@ -224,6 +228,74 @@ def test_the_address_stays_away_while_its_owners_view_is_poor(pool: Pool, cluste
     with pytest.raises(Refused, match="its view of the servers is not good, so master stays where it is"):
         verb.back()
     assert pool.holder == "master1"
+
+
+# A VIP with an address of each family
+
+
+class Both(Pool):
+    """The hosts of the dual-stack example, of which `master0` and `master1` are directors. A command about a host or a VIP concerns both addresses of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cluster = Cluster.parse(written(("vips.old", REMOVED), ("vips.new", REMOVED)))
+        self.fails_with_ipv6: set[str] = set()
+        """Hosts whose health checks of IPv6 fail."""
+
+    def facts(self, host: str) -> Facts:
+        nodes, vips = self.cluster.pools["master"].hosts, self.cluster.vips_of("master")
+        return replace(
+            super().facts(host),
+            held=frozenset(str(vip.address) for vip in vips.values() if self.holder == host),
+            table={
+                vip.mark(service): VirtualServer("mh", ("mh-fallback", "mh-port"), None, self._servers(host, vip.address.version, nodes))
+                for vip in vips.values()
+                for service in vip.services
+            },
+            views=dict.fromkeys(vips, 0),
+        )
+
+    def _servers(self, host: str, version: int, nodes: Mapping[str, Host]) -> dict[str, RealServer]:
+        out = {name for name, node in nodes.items() if str(node.address) in self.drained[host]} | (self.fails_with_ipv6 if version == 6 else set())
+        of_family = {name: str(node.address_of(version)) for name, node in nodes.items()}
+        return {address: RealServer("DR", 0 if name in out else 1, self.connections[name] if version == 6 else 0) for name, address in of_family.items()}
+
+
+def test_the_connections_of_both_addresses_of_a_host_are_waited_for() -> None:
+    pool = Both()
+    pool.connections["master1"] = 3
+    left = "3 connections left on master-v6:6443/TCP, 3 connections left on master-v6:53/UDP"
+    with pytest.raises(Refused, match=f"master1: after 60 s: {left}; it stays drained"):
+        draining(pool, pool.cluster, "master1")[0].out(60, server_only=True)
+    assert sorted(pool.asked) == [f"{host} rotation out 192.168.0.3" for host in ("master0", "master1", "master2")]
+
+
+def test_the_last_live_server_of_one_address_is_not_drained() -> None:
+    pool = Both()
+    pool.fails_with_ipv6 = {"master1", "master2"}
+    with pytest.raises(Refused, match="master0 is the last live server of master-v6:6443/TCP"):
+        draining(pool, pool.cluster, "master0")[0].out(60, server_only=True)
+    draining(pool, pool.cluster, "master1")[0].out(60, server_only=True)
+
+
+def test_the_new_holder_should_have_met_the_connections_of_both_addresses() -> None:
+    pool = Both()
+    lines = {"to fd00:0:0:1::2": "ESTABLISHED [2001:db8::1]:40000 [fd00:0:0:1::250]:6443 [fd00:0:0:1::2]:6443\n"}
+    ask = pool._ask
+    pool._ask = lambda host, verb, *words: (  # type: ignore[method-assign]
+        Answer(lines.get(" ".join(words), "") if host == "master0" else "") if verb == "connections" else ask(host, verb, *words)
+    )
+    with pytest.raises(Refused, match="master0: 1 silent connections that its VIPs' new holder does not know"):
+        draining(pool, pool.cluster, "master0")[0].out(60, server_only=False)
+
+
+def test_both_addresses_of_a_vip_come_home_with_one_command() -> None:
+    pool = Both()
+    draining(pool, pool.cluster, "master0")[0].out(60, server_only=False)
+    verb, said = draining(pool, pool.cluster, "master0")
+    verb.back()
+    assert [line for line in pool.asked if "hand-over" in line] == ["master1 hand-over master"]
+    assert "master1: handed master and master-v6 to master0" in said
 
 
 # The command line

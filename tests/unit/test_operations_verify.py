@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from ipaddress import ip_address
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,13 +12,14 @@ import pytest
 
 from components import keepalived
 from components.configuration import Cluster
+from components.configuration.model import AnyAddress, endpoint
 from components.keepalived import File
 from node.openshift_lvs.facts import Facts
 from node.openshift_lvs.ipvs import RealServer, SyncDaemon, VirtualServer, parse
 from node.openshift_lvs.record import replace
 from node.openshift_lvs.repairs import Repair
 from node.openshift_lvs.translation import Translation
-from operations import nodes
+from operations import nodes, render
 from operations import verify as verify_module
 from operations.nodes import Answer, Nodes
 from operations.status import status
@@ -26,7 +28,6 @@ from tests.unit.conftest import with_password
 
 MASTERS = {"master0": "192.168.0.2", "master1": "192.168.0.3", "master2": "192.168.0.4"}
 INFRAS = {"infra0": "192.168.0.5", "infra1": "192.168.0.6"}
-OWNERS = {"master0": "192.168.0.250", "infra0": "192.168.0.251"}
 
 
 class Said(Nodes):
@@ -73,7 +74,10 @@ def healthy(cluster: Cluster, host: str) -> Facts:
     files = keepalived.render(cluster, host)
     version = keepalived.version(files)
     address = str(node.host.address)
-    servers = {str(machine.address): RealServer("DR", 1, 0) for machine in node.pool.hosts.values()}
+    servers = {
+        version: {str(machine.address_of(version)): RealServer("DR", 1, 0) for machine in node.pool.hosts.values()}
+        for version in {vip.address.version for vip in vips.values()}
+    }
     return Facts(
         host=host,
         keepalived="active",
@@ -83,11 +87,13 @@ def healthy(cluster: Cluster, host: str) -> Facts:
         # A version's folder has files beside the delivered ones, for the release before.
         files={file.path: digest(file.text) for file in files} | {"node.conf": digest("INTERFACE=eth0\n"), "services": digest("")},
         mac=f"02:00:00:00:00:0{address[-1]}",
-        held=frozenset({address, *([OWNERS[host]] if host in OWNERS else [])}),
+        held=frozenset({address, *(str(vip.address) for vip in vips.values() if vip.owner == host)}),
         lo=frozenset({"127.0.0.1", *(str(vip.address) for vip in vips.values())}),
         sysctl=frozenset(line for line in text(files, "sysctl.conf").splitlines() if line.startswith("net")),
         table={
-            vip.mark(service): VirtualServer("mh", tuple(sorted(service.scheduler_flags)), None, servers) for vip in vips.values() for service in vip.services
+            vip.mark(service): VirtualServer("mh", tuple(sorted(service.scheduler_flags)), None, servers[vip.address.version])
+            for vip in vips.values()
+            for service in vip.services
         },
         sync=tuple(SyncDaemon(side, "eth0", cluster.sync_id(node.pool_name) or 0, 1472) for side in ("master", "backup")),
         views=dict.fromkeys(vips, 0),
@@ -284,6 +290,62 @@ def test_a_second_machine_that_answers_arp_is_named_by_its_mac(said: Said, clust
     assert "arp: asked from master0, 02:00:00:00:00:05 (infra0), 02:00:00:00:00:64 (no host of this stack) answers" in failed(said, cluster)[0]
     said.macs["192.168.0.251"] = ""
     assert "no MAC answers; only 02:00:00:00:00:05 (infra0) should; on infra0: journalctl -u keepalived, ip address; on its port: " in failed(said, cluster)[0]
+
+
+class Both(Said):
+    """The hosts of the example with both families, whose owners answer for both addresses of their VIPs."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        super().__init__(cluster)
+        self.cluster = cluster
+        self.macs = {str(vip.address): self.facts[vip.owner].mac for vip in cluster.vips.values()}
+
+    def _ask(self, host: str, verb: str, *arguments: str) -> Answer:
+        if verb == "outside":
+            answered = super()._ask(host, verb, *arguments)
+            return Answer("\n".join(line.replace("arp", "ndp") if line.startswith("arp 2001:") else line for line in answered.said.splitlines()))
+        if verb == "connections":
+            return Answer("".join(self._handshakes(ip_address(arguments[1]))))
+        return super()._ask(host, verb, *arguments)
+
+    def _handshakes(self, client: AnyAddress) -> Iterator[str]:
+        """Ten connections of a client to each server of each service that was asked, as ipvsadm shows them."""
+        for vip in self.cluster.vips.values():
+            for target in [endpoint(vip.address, service.port) for service in vip.services if vip.address.version == client.version]:
+                servers = [host.address_of(client.version) for host in self.cluster.pools[vip.pool].hosts.values()]
+                for number in range(20 if target in self.connected else 0):
+                    yield f"FIN_WAIT {endpoint(client, 40000 + number)} {target} {endpoint(servers[number % len(servers)], 0)}\n"
+
+
+@pytest.fixture
+def both() -> Both:
+    """The example with an address of each family on every host and VIP."""
+    return Both(render.cluster(keepalived.ROOT / "examples" / "dual-stack", "dual-stack"))
+
+
+def test_each_address_of_a_vip_is_asked_in_its_family_and_has_lines_of_its_own(both: Both) -> None:
+    found = findings(both, both.cluster)
+    assert [str(finding) for finding in found if not finding.holds] == []
+    assert {
+        "ok      router    arp: only 02:00:00:00:00:05 (infra0) answers, asked from master0",
+        "ok      router-v6 ndp: only 02:00:00:00:00:05 (infra0) answers, asked from master0",
+        "ok      router    path 80/TCP: handshakes from master0: infra0 10, infra1 10",
+        "ok      router-v6 path 80/TCP: handshakes from master0: infra0 10, infra1 10",
+        "ok      router-v6 holder: 2001:db8:0:1::251 is on infra0",
+    } <= set(map(str, found))
+    both.macs["2001:db8:0:1::251"] = "02:00:00:00:00:64"
+    (line,) = failed(both, both.cluster)
+    assert "router-v6 ndp: asked from master0, 02:00:00:00:00:64 (no host of this stack) answers; only 02:00:00:00:00:05 (infra0) should" in line
+
+
+def test_addresses_of_a_vip_on_different_directors_are_a_fault_with_the_remedy(both: Both) -> None:
+    second = "2001:db8:0:1::251"
+    for host, change in (("infra0", both.facts["infra0"].held - {second}), ("infra1", both.facts["infra1"].held | {second})):
+        both.facts[host] = replace(both.facts[host], held=change)
+    both.macs[second] = both.facts["infra1"].mac
+    assert failed(both, both.cluster) == [
+        f"FAILED  router-v6 holder: {second} is on infra1, and 192.0.2.251, which always has the same holder, is on infra0; undrain infra0"
+    ]
 
 
 def test_a_server_that_never_completes_a_handshake_is_named(said: Said, cluster: Cluster) -> None:
