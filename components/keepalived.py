@@ -83,7 +83,7 @@ def server_files(cluster: Cluster, pool: str) -> tuple[File, ...]:
         "pool": pool,
         "folder": SERVER_FOLDER,
         "interface": cluster.pools[pool].interface,
-        "f": {**_FAMILIES[4], "returned": _returned(cluster, pool, cluster.network.cidr)},
+        "families": [{**_FAMILIES[cidr.version], "version": cidr.version, "returned": _returned(cluster, pool, cidr)} for cidr in cluster.network.cidrs],
         "vips": [
             {"address": vip.address, "services": [{**s.model_dump(mode="json"), "own_check": shlex.join(_own_check(s))} for s in vip.services]}
             for vip in cluster.vips_of(pool).values()

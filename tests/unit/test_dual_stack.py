@@ -418,6 +418,15 @@ def test_the_outputs_name_both_addresses_of_a_vip() -> None:
     assert given["master-v6"]["services"] == ["[fd00:0:0:1::250]:6443/TCP", "[fd00:0:0:1::250]:53/UDP"]
 
 
+def test_an_unmanaged_host_refuses_new_connections_to_the_return_ports_by_both_families() -> None:
+    data = written(("vips.new", REMOVED), ("vips.master.address_v6", REMOVED), ("pools.master.hosts.master2.managed", False))
+    rules_of = text(keepalived.render(Cluster.parse(data), "master2"), "server.nft")
+    _, second = rules_of.split("\ntable ip6 openshift_lvs_server {\n")
+    assert "    chain answers {\n" in second and "ip6 saddr fd00:0:0:1::/64 return\n" in second and "192.168." not in second
+    with node() as real:
+        real.sh("nft --check --file -", stdin=rules_of)
+
+
 def test_firewalld_lets_in_adverts_and_clients_of_each_family() -> None:
     rules_of = list(_rules(keepalived.describe(Cluster.parse(written()), "master0")))
     assert (6, 'source address="fd00:0:0:1::3" protocol value="112"') in rules_of
