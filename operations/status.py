@@ -182,7 +182,7 @@ def _director(cluster: Cluster, name: str, host: str, seen: Facts) -> Director:
     vip = cluster.vips[name]
     holds, last = str(vip.address) in seen.held, seen.vrrp.get(name)
     base = seen.priorities.get(name, cluster.priority(vip, host))
-    drain, view = seen.drains.get(name, 0), seen.views.get(name, 0)
+    drain, view = seen.drains.get(name, 0), sum(seen.views.get(each, 0) for each in cluster.together(name))
     witness = 2 * POOR_VIEW_WEIGHT if seen.view == "cut off" else 0
     runs = seen.keepalived == "active"
     # keepalived keeps a priority from 1 to 254 (keepalived.conf(5), weight).

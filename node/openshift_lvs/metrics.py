@@ -148,7 +148,8 @@ def _director(seen: Facts, description: Description) -> Iterator[Sample]:
             yield "vrrp_transition_timestamp_seconds", of, last.since
         if vip.name in seen.priorities:
             yield "vrrp_priority", of, seen.priorities[vip.name]
-        for reason, added in (("drain", seen.drains.get(vip.name, 0)), ("view", seen.views.get(vip.name, 0)), ("witness", cut_off)):
+        view = sum(seen.views.get(each, 0) for each in description.moving_with([vip.name]))
+        for reason, added in (("drain", seen.drains.get(vip.name, 0)), ("view", view), ("witness", cut_off)):
             yield "vrrp_priority_adjustment", {**of, "reason": reason}, added
         for service in vip.services:
             name = {"vip": vip.name, "service": f"{service.port}/{service.protocol}"}

@@ -22,7 +22,7 @@ from tests.unit.conftest import GOLDEN, with_password
 from tests.unit.node_functions import ADDRESSES, HERE, MARK, SERVER, System, description, in_force, service, vip
 
 FOLDER = "/var/lib/textfiles"
-STACKS = sorted(path.name.split(".")[1] for path in GOLDEN.glob("Pulumi.*.yaml"))
+STACKS = [*sorted(GOLDEN.glob("Pulumi.*.yaml")), GOLDEN.parent / "dual_stack" / "Pulumi.dual-stack.yaml"]
 ENABLE = "systemctl -q enable --now openshift-lvs-metrics.timer"
 DISABLE = "systemctl -q disable --now openshift-lvs-metrics.timer"
 
@@ -119,6 +119,17 @@ def test_a_director_has_a_sample_for_every_fact(node: Path) -> None:
     }
 
 
+def test_the_views_of_both_addresses_of_a_vip_lower_the_priority_of_each(node: Path) -> None:
+    first, second = vip(), vip("master-v6", "fd00::250", owner="fd00::2")
+    said = description(*(replace(each, together="master") for each in (first, second)), vip("old", "192.168.0.251", 52))
+    found = samples(Facts(views={"master": -50, "master-v6": -25, "old": -100}), with_metrics(said))
+    assert {name.partition('"')[2].partition('"')[0]: value for name, value in found.items() if 'reason="view"' in name} == {
+        "master": "-75",
+        "master-v6": "-75",
+        "old": "-100",
+    }
+
+
 def test_every_metric_is_written_by_some_node_and_has_its_help_and_type_once(node: Path) -> None:
     text = metrics.text(director(), description())
     assert re.findall(r"^# TYPE openshift_lvs_(\S+) (?:gauge|counter)$", text, re.MULTILINE) == list(metrics.METRICS)
@@ -158,9 +169,9 @@ def test_labels_are_escaped() -> None:
 # The name of what the hosts of a pool have in common
 
 
-@pytest.mark.parametrize("stack", STACKS)
-def test_all_directors_of_a_pool_have_the_same_configuration(stack: str, tmp_path: Path) -> None:
-    cluster = render.cluster(GOLDEN, stack)
+@pytest.mark.parametrize("file", STACKS, ids=lambda file: file.name.split(".")[1])
+def test_all_directors_of_a_pool_have_the_same_configuration(file: Path, tmp_path: Path) -> None:
+    cluster = render.read(file)
     for pool in cluster.pools:
         if cluster.vips_of(pool):
             assert len({named(cluster, host, tmp_path) for host in cluster.directors(pool)}) == 1

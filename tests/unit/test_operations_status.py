@@ -25,7 +25,8 @@ from operations.nodes import NodesError
 from operations.status import Status, status
 from tests.unit.test_operations_nodes import commands as commands
 from tests.unit.test_operations_nodes import program
-from tests.unit.test_operations_verify import MASTERS, Said, drained, fail, healthy, with_server
+from tests.unit.test_operations_verify import MASTERS, Both, Said, drained, fail, healthy, with_server
+from tests.unit.test_operations_verify import both as both
 from tests.unit.test_operations_verify import five as five
 from tests.unit.test_program import existing
 
@@ -152,6 +153,12 @@ def test_facts_that_only_a_later_release_knows_are_left_out(said: Said, cluster:
 def test_the_priority_in_force_says_what_it_comes_from(said: Said, cluster: Cluster, changes: dict[str, Any], priority: str) -> None:
     said.facts["infra0"] = replace(said.facts["infra0"], **changes)
     assert lines(said, cluster, "infra 192.168.0.251")[0].endswith(f"  {priority}")
+
+
+def test_the_views_of_both_addresses_of_a_vip_lower_the_priority_of_each(both: Both) -> None:
+    both.facts["infra0"] = replace(both.facts["infra0"], views={"router": -50, "router-v6": -25})
+    for address in ("router 192.0.2.251", "router-v6 2001:db8:0:1::251"):
+        assert lines(both, both.cluster, address)[0].endswith("  75 = 150 - 75 (view)")
 
 
 def test_a_stopped_keepalived_has_no_state(said: Said, cluster: Cluster) -> None:
