@@ -26,7 +26,7 @@ def check(cluster: Cluster) -> None:
     host_names(cluster)
     # For every VIP first: the witnesses of one VIP's pool are servers of the other VIPs' pools.
     for name, vip in cluster.vips.items():
-        pool_owner_and_directors(cluster, f"vips.{name}", vip)
+        pool_owner_and_directors(cluster, section(cluster, name), vip)
     management(cluster)
     router(cluster)
     bastion(cluster)
@@ -36,7 +36,7 @@ def check(cluster: Cluster) -> None:
     allowed_address_pairs(cluster)
     root_login(cluster)
     for name, vip in cluster.vips.items():
-        key = f"vips.{name}"
+        key = section(cluster, name)
         ssh_port(cluster, key, vip)
         priorities(cluster, key, vip)
         vrrp_version(cluster, key, vip)
@@ -111,10 +111,14 @@ def _outside(subnet: AnyRange) -> str:
     return f"is not a host address of the subnet {subnet}; choose one from {subnet[1]} to {subnet[-2]}"
 
 
-def vip_key(cluster: Cluster, name: str) -> str:
-    """The key that has the address of a VIP: the VIP of `address_v6` has no section of its own."""
-    first = cluster.together(name)[0]
-    return f"vips.{name}.address" if first == name else f"vips.{first}.address_v6"
+def section(cluster: Cluster, name: str) -> str:
+    """The section that describes a VIP: the VIP of `address_v6` has none of its own."""
+    return f"vips.{cluster.together(name)[0]}"
+
+
+def vip_key(cluster: Cluster, name: str, key: str = "address") -> str:
+    """The key of what each of the two addresses of a VIP has for itself: `address` or `address_v6`."""
+    return f"{section(cluster, name)}.{key}{'' if cluster.together(name)[0] == name else '_v6'}"
 
 
 def host_names(cluster: Cluster) -> None:
@@ -383,9 +387,6 @@ def weights_and_quorum(key: str, hosts: Mapping[str, Host], service: VirtualServ
             f"{key}.hysteresis: {service.hysteresis} above the quorum of {quorum} is more than {reach}: "
             f"a quorum that was lost once would never come back; {expected - quorum} at most"
         )
-    for name, server in hosts.items():
-        if service.sorry_server in server.addresses:
-            raise ValueError(f"{key}.sorry_server: {service.sorry_server} is {name}, a real server of the same service; name another machine")
 
 
 def unmanaged_hosts(key: str, hosts: Mapping[str, Host], service: VirtualService) -> None:
@@ -410,16 +411,19 @@ def sorry_servers(cluster: Cluster) -> None:
     """
     hosts = [(address, node) for node in cluster.nodes() for address in node.host.addresses]
     inside = {address: f"host {node.name} of pool {node.pool_name!r}, which does not have this VIP" for address, node in hosts}
-    inside |= {vip.address: f"the address of vips.{name}, not of a machine" for name, vip in cluster.vips.items()}
+    inside |= {vip.address: f"the address of {section(cluster, name)}, not of a machine" for name, vip in cluster.vips.items()}
     for end, gateway in (("", cluster.network.gateway), ("_v6", cluster.network.gateway_v6)):
         if gateway:
             inside[gateway] = f"network.gateway{end}"
     for name, vip in cluster.vips.items():
         for index, service in enumerate(vip.services):
+            key = vip_key(cluster, name, f"services.{index}.sorry_server")
+            for host, given in cluster.pools[vip.pool].hosts.items():
+                if service.sorry_server in given.addresses:
+                    raise ValueError(f"{key}: {service.sorry_server} is {host}, a real server of the same service; name another machine")
             if service.sorry_server and service.sorry_server in inside:
                 raise ValueError(
-                    f"vips.{name}.services.{index}.sorry_server: {service.sorry_server} is {inside[service.sorry_server]}; "
-                    "name a machine outside this stack that has the VIP on lo"
+                    f"{key}: {service.sorry_server} is {inside[service.sorry_server]}; name a machine outside this stack that has the VIP on lo"
                 )
 
 
@@ -432,7 +436,9 @@ def virtual_router_id(cluster: Cluster, name: str, vip: Vip) -> None:
         if other == name:
             return
         if earlier.virtual_router_id == vip.virtual_router_id and (earlier.address.version == vip.address.version or earlier.pool != vip.pool):
-            raise ValueError(f"vips.{name}.virtual_router_id: {vip.virtual_router_id} is used by vips.{other} too; choose another (1 to 255)")
+            raise ValueError(
+                f"{section(cluster, name)}.virtual_router_id: {vip.virtual_router_id} is used by {section(cluster, other)} too; choose another (1 to 255)"
+            )
 
 
 def witnesses(cluster: Cluster) -> None:

@@ -128,7 +128,7 @@ REFUSED: list[tuple[str, list[tuple[str, Any]], str]] = [
     (
         "one VRID in one family",
         [("vips.new.virtual_router_id", 51)],
-        "vips.new.virtual_router_id: 51 is used by vips.master-v6 too; choose another (1 to 255)",
+        "vips.new.virtual_router_id: 51 is used by vips.master too; choose another (1 to 255)",
     ),
     (
         "subnets of one family",
@@ -147,7 +147,7 @@ REFUSED: list[tuple[str, list[tuple[str, Any]], str]] = [
     ("no router", [("network.external", REMOVED)], "network.external: missing, and network.cidr_v6 is fd00:0:0:1::/64, where hosts need the advertisements "
      "of a router; name the external network, so that the created network gets a router to it, or set network.existing"),
     ("VRRP version 2", [("keepalived.vrrp_version", 2), *((f"vips.{name}.advert_interval", 1) for name in ("master", "old", "new"))],
-     "keepalived.vrrp_version: 2, and vips.master-v6 has the IPv6 address fd00:0:0:1::250; that needs version 3 (RFC 9568)"),
+     "keepalived.vrrp_version: 2, and vips.master has the IPv6 address fd00:0:0:1::250; that needs version 3 (RFC 9568)"),
     ("NAT", [("vips.master.services.0.forwarding_method", "NAT")],
      "vips.master.services.0.forwarding_method: NAT, and the VIP has an IPv6 address; that needs DR"),
     ("persistence", [("vips.master.services.0.persistence_timeout", 60)],
@@ -165,6 +165,12 @@ REFUSED: list[tuple[str, list[tuple[str, Any]], str]] = [
      "vips.master.services.0.sorry_server_v6: missing beside 192.168.0.99; the VIP has both families: give one for each, or none"),
     ("a sorry server of the other family", [("vips.old.services.0.sorry_server", "fd00:0:0:1::99")],
      "vips.old.services.0.sorry_server: fd00:0:0:1::99 is of another family than the VIP's address; give an IPv4 address"),
+    ("a sorry server of both addresses, of which one is a host",
+     [("vips.master.services.0.sorry_server", "192.168.0.99"), ("vips.master.services.0.sorry_server_v6", "fd00:0:0:1::4")],
+     "vips.master.services.0.sorry_server_v6: fd00:0:0:1::4 is master2, a real server of the same service; name another machine"),
+    ("a sorry server that is a VIP", [("vips.new.services.0.sorry_server", "fd00:0:0:1::250")],
+     "vips.new.services.0.sorry_server: fd00:0:0:1::250 is the address of vips.master, not of a machine; name a machine outside this stack that has the VIP "
+     "on lo"),
     ("a sorry server that is a host", [("vips.new.services.0.sorry_server", "fd00:0:0:1::4")],
      "vips.new.services.0.sorry_server: fd00:0:0:1::4 is master2, a real server of the same service; name another machine"),
     ("one source address for checks of both families", [("vips.master.services.0.health_check.bindto", "192.168.0.2")],

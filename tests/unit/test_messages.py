@@ -440,11 +440,7 @@ TABLE: list[tuple[str, Any, str]] = [
     ("network.cidr", "192.168.0.0", "network.cidr: 192.168.0.0/32 has too few addresses for a cluster; is its length right? such as 192.168.0.0/24"),
     ("pools.master.hosts.master0", "192.168.1.2", f"pools.master.hosts.master0: 192.168.1.2 {SUBNET}"),
     ("pools.master.hosts.master0", "192.168.0.255", f"pools.master.hosts.master0: 192.168.0.255 {SUBNET}"),
-    (
-        "pools.master.hosts.master0",
-        "192.168.0.2000",
-        f"pools.master.hosts.master0.address: '192.168.0.2000': {ADDRESS}",
-    ),
+    ("pools.master.hosts.master0", "192.168.0.2000", f"pools.master.hosts.master0.address: '192.168.0.2000': {ADDRESS}"),
     ("vips.master.address", "10.0.0.250", f"vips.master.address: 10.0.0.250 {SUBNET}"),
     (
         "vips.master.address",

@@ -162,7 +162,7 @@ def test_a_router_with_an_id_of_ipv6_that_is_not_in_force_is_listened_for(direct
     advert = f'nsenter --net="/proc/$(cat /stub/client)/ns/net" python3 /stub/advert {STRANGER} 51 ff02::12'
     director.sh(f"(for i in 1 2 3 4 5 6 7 8; do {advert}; /usr/bin/sleep 0.2; done) >/dev/null 2>&1 </dev/null &")
     said = director.python("import time; clock.LOOK_S = 1\nprint(vrrp.strangers(here, here))")
-    assert said.startswith(f"vips.master-v6.virtual_router_id: 51 is used by {STRANGER} on eth0 too; choose another")
+    assert said.startswith(f"vips.master.virtual_router_id: 51 is used by {STRANGER} on eth0 too; choose another")
 
 
 def test_the_machine_that_answers_a_neighbour_solicitation_is_told(director: Node) -> None:
