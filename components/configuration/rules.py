@@ -356,7 +356,7 @@ def answers_within(cluster: Cluster, key: str, vip: Vip) -> None:
 
 
 def weights_and_quorum(key: str, hosts: Mapping[str, Host], service: VirtualService) -> None:
-    """Weights name hosts of the pool, the expected servers can reach quorum and hysteresis, and the sorry server is no host of the pool."""
+    """Weights name hosts of the pool, and the expected servers can reach quorum and hysteresis."""
     for host in service.weights:
         if host not in hosts:
             raise ValueError(f"{key}.weights.{host}: not a host of the pool; it has {', '.join(hosts)}")
