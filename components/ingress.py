@@ -26,9 +26,13 @@ class Rule(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Such as `tcp-8443-from-192.168.0.0/24`."""
+        """Such as `tcp-8443-from-192.168.0.0/24`. An IPv6 source is written without `::`, which is between the parts of a URN."""
         ports = "" if self.ports is None else f"-{self.ports[0]}" if self.ports[0] == self.ports[1] else f"-{self.ports[0]}-{self.ports[1]}"
-        return f"{self.protocol}{ports}-from-{self.source}"
+        source = str(self.source)
+        if self.source.version == 6:
+            groups = (f"{int(group, 16):x}" for group in self.source.network_address.exploded.split(":"))
+            source = f"{':'.join(groups)}/{self.source.prefixlen}"
+        return f"{self.protocol}{ports}-from-{source}"
 
 
 def ingress_rules(cluster: Cluster) -> list[Rule]:

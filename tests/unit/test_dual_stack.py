@@ -320,17 +320,21 @@ def test_what_the_program_on_the_node_is_told_comes_back_from_its_file() -> None
     assert here.moving_with(["master-v6"]) == ["master-v6", "master"] and here.moving_with(["new"]) == ["new"]
 
 
+ANY, SUBNET = "0:0:0:0:0:0:0:0/0", "fd00:0:0:1:0:0:0:0/64"
+"""As names of rules have them."""
+
+
 def test_the_security_group_lets_in_each_family_from_its_own_sources() -> None:
     names = {rule.name for rule in ingress_rules(Cluster.parse(written()))}
-    assert {"icmp-from-0.0.0.0/0", "ipv6-icmp-from-::/0", "tcp-32768-60999-from-::/0", "vrrp-from-192.168.0.3/32", "vrrp-from-fd00:0:0:1::3/128"} <= names
-    assert {"tcp-6443-from-2001:db8::/32", "tcp-6443-from-203.0.113.0/24", "tcp-8053-from-fd00:0:0:1::/64", "tcp-22-from-fd00:0:0:1::/64"} <= names
+    assert {"icmp-from-0.0.0.0/0", f"ipv6-icmp-from-{ANY}", f"tcp-32768-60999-from-{ANY}", "vrrp-from-192.168.0.3/32", "vrrp-from-fd00:0:0:1:0:0:0:3/128"} <= names
+    assert {"tcp-6443-from-2001:db8:0:0:0:0:0:0/32", "tcp-6443-from-203.0.113.0/24", f"tcp-8053-from-{SUBNET}", f"tcp-22-from-{SUBNET}"} <= names
     # A director tells of its connections by IPv4 multicast, also of those of IPv6.
     assert {name for name in names if name.startswith("udp-8848")} == {"udp-8848-from-192.168.0.2/32", "udp-8848-from-192.168.0.3/32"}
 
 
 def test_the_management_network_of_ipv6_lets_in_its_icmp() -> None:
     names = [rule.name for rule in management_rules(Cluster.parse(written(*MANAGEMENT)))]
-    assert names == ["ipv6-icmp-from-fd00:0:0:9::/64", "tcp-22-from-fd00:0:0:9::/64"]
+    assert names == ["ipv6-icmp-from-fd00:0:0:9:0:0:0:0/64", "tcp-22-from-fd00:0:0:9:0:0:0:0/64"]
 
 
 def instance(conf: str, name: str) -> str:
@@ -396,7 +400,7 @@ def test_each_address_of_a_vip_is_kept_by_a_port_of_its_own(deploy: Deploy) -> N
 
 def test_rules_of_ipv6_have_its_ethertype(deploy: Deploy) -> None:
     rules_of = network(deploy).of("SecGroupRule")
-    assert rules_of["vrrp-from-fd00:0:0:1::3/128"].inputs["ethertype"] == rules_of["ipv6-icmp-from-::/0"].inputs["ethertype"] == "IPv6"
+    assert rules_of["vrrp-from-fd00:0:0:1:0:0:0:3/128"].inputs["ethertype"] == rules_of[f"ipv6-icmp-from-{ANY}"].inputs["ethertype"] == "IPv6"
     assert rules_of["vrrp-from-192.168.0.3/32"].inputs["ethertype"] == "IPv4"
 
 

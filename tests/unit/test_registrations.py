@@ -1,8 +1,8 @@
 """What whole stacks register with Pulumi, against records that a person reviews: a new key leaves the stacks that do not have it as they are.
 
 golden/registrations/NAME.yaml has every resource under its URN, with its inputs and the options that decide about a plan. The stacks are
-golden/Pulumi.example.yaml, and those beside the records for what it does not have. Secrets and the texts for the nodes are only named: golden/NAME has the
-files on the nodes, and a new text updates a command in place. When a change of the records is meant:
+golden/Pulumi.example.yaml, that of dual_stack, and those beside the records for what these do not have. Secrets and the texts for the nodes are only
+named: golden/NAME has the files on the nodes, and a new text updates a command in place. When a change of the records is meant:
 
     python -m tests.unit.test_registrations
     git diff tests/unit/golden/registrations
@@ -24,7 +24,8 @@ GOLDEN = Path(__file__).parent / "golden"
 RECORDS = GOLDEN / "registrations"
 NAMED = {**dict.fromkeys(("create", "delete", "stdin"), "(text)"), **dict.fromkeys(("userData", "privateKey"), "(secret)")}
 """Inputs of which the record has the name only."""
-STACKS = {path.name.split(".")[1]: path for path in (GOLDEN / "Pulumi.example.yaml", *sorted(RECORDS.glob("Pulumi.*.yaml")))}
+DUAL_STACK = GOLDEN.parent / "dual_stack" / "Pulumi.dual-stack.yaml"
+STACKS = {path.name.split(".")[1]: path for path in (GOLDEN / "Pulumi.example.yaml", DUAL_STACK, *sorted(RECORDS.glob("Pulumi.*.yaml")))}
 
 
 def record(deploy: Deploy, stack: str) -> str:
@@ -58,6 +59,12 @@ def _readable(value: Any) -> Any:
 @pytest.mark.parametrize("stack", STACKS)
 def test_a_stack_registers_what_its_record_has(deploy: Deploy, stack: str) -> None:
     assert record(deploy, stack) == (RECORDS / f"{stack}.yaml").read_text(), __doc__
+
+
+@pytest.mark.parametrize("stack", STACKS)
+def test_no_name_of_a_resource_has_what_separates_the_parts_of_a_urn(stack: str) -> None:
+    names = yaml.safe_load((RECORDS / f"{stack}.yaml").read_text())
+    assert [name for name in names if name.count("::") != 1] == []
 
 
 if __name__ == "__main__":
