@@ -306,8 +306,8 @@ def strangers(description: Description, current: Description | None) -> str:
         # A director that leaves is among the first until the roll-out ends. Rules of an earlier release have no second set.
         all_of = [(vip, (routers or set()) | (heard(vip, table, "strangers") or set())) for vip, routers in by_vip]
         return "\n".join(
-            f"vips.{vip.together or vip.name}.virtual_router_id: {vip.virtual_router_id} is used by {_some(routers - known)} on {description.interface} too; choose another, "
-            "or stop that router (a director of this program that is being removed: put it back, drain it, and remove it then)"
+            f"vips.{vip.together or vip.name}.virtual_router_id: {vip.virtual_router_id} is used by {_some(routers - known)} on {description.interface} too; "
+            "choose another, or stop that router (a director of this program that is being removed: put it back, drain it, and remove it then)"
             for vip, routers in all_of
             if routers - known
         )

@@ -41,8 +41,8 @@ IPV6 = {
     "network.cidr_v6": "fd00:0:0:1::/64",
     "network.gateway_v6": "fd00:0:0:1::1",
     **{
-        f"pools.{pool}.hosts": {f"{pool}{number}": {"address": f"192.168.0.{last + number}", "address_v6": f"fd00:0:0:1::{last + number}"} for number in numbers}
-        for pool, last, numbers in (("master", 2, range(3)), ("infra", 5, range(2)))
+        f"pools.{pool}.hosts": {f"{pool}{n}": {"address": f"192.168.0.{first + n}", "address_v6": f"fd00:0:0:1::{first + n}"} for n in range(many)}
+        for pool, first, many in (("master", 2, 3), ("infra", 5, 2))
     },
 }
 SORRY = {"port": 8443, "sorry_server": "192.168.0.98", "sorry_server_v6": "fd00:0:0:1::98", "health_check": {"type": "tcp"}}
