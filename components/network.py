@@ -90,7 +90,7 @@ class ClusterNetwork(pulumi.ComponentResource):
     """The network, the nodes' security group, and the ports that keep the addresses.
 
     Who depends on this component waits for all of it. `vip_ports` and `floating_ips` go by the name of the address; `pool_group_ids` has the security
-    group of each pool with `allow`. A network without port security has no group.
+    group of each pool with `allow`. A network without port security has no group, and ports only of VIPs with a floating IP.
     """
 
     network_id: pulumi.Output[str]
@@ -123,7 +123,9 @@ class ClusterNetwork(pulumi.ComponentResource):
             if pool.allow
         }
         self.management = management and Management(*management, self._management_group(cluster))
-        self.vip_ports = {vip_name: self._reserve(f"vip-{vip_name}", f"vip-{vip_name}", vip.address) for vip_name, vip in cluster.vips.items()}
+        self.vip_ports = {
+            vip_name: self._reserve(f"vip-{vip_name}", f"vip-{vip_name}", cluster.vips[vip_name].address) for vip_name in cluster.vips_with_port()
+        }
         for reserved, kept in cluster.network.reserved.items():
             self._reserve(f"reserved-{reserved}", reserved, kept)
         self.floating_ips = {vip_name: self._floating_ip(vip_name, cluster.network.external, routed) for vip_name in cluster.new_floating_ips()}

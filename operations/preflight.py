@@ -259,7 +259,7 @@ def network_needs(cluster: Cluster) -> dict[str, int]:
     network, made = cluster.network, [node for node in cluster.nodes() if not node.pool.existing]
     bastion = int(cluster.ssh.creates_bastion)
     needs = {
-        "ports": len(made) + len(cluster.vips) + len(network.reserved) + sum(1 for node in made if node.host.ssh_address) + bastion,
+        "ports": len(made) + len(cluster.vips_with_port()) + len(network.reserved) + sum(1 for node in made if node.host.ssh_address) + bastion,
         "floating_ips": len(cluster.new_floating_ips()) + bastion,
         "networks": 0 if network.existing else 1,
         "subnets": 0 if network.existing else len(network.cidrs),

@@ -83,6 +83,14 @@ class Cluster(Model):
         """The existing floating IPs that VIPs get, by the name of the VIP."""
         return {name: vip.floating_ip for name, vip in self.vips.items() if isinstance(vip.floating_ip, IPv4Address)}
 
+    def vips_with_port(self) -> list[str]:
+        """The VIPs whose address a port reserves: all, but without port security only those with a floating IP.
+
+        Without address pairs, ML2/OVN takes such a port for the one that has the address, and routers send the VIP's packets to it.
+        """
+        with_floating_ip = {*self.new_floating_ips(), *self.existing_floating_ips()}
+        return [name for name in self.vips if self.network.port_security or name in with_floating_ip]
+
     @property
     def warnings(self) -> list[str]:
         """What works, but probably not as meant: one message each, with key, value and remedy."""

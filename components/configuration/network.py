@@ -81,7 +81,8 @@ class Network(Model):
     port_security: bool = True
     """Whether the network has port security. `false`: for a network without port security (Neutron API). A created network gets none. An existing network,
     which needs Neutron's extension `port-security`, is refused if this key does not say what it has. No port has a security group or address pairs then, so
-    everything reaches the nodes, and `allow`, `allowed_address_pairs` and `ssh.allowed_cidrs` are refused.
+    everything reaches the nodes, and `allow`, `allowed_address_pairs` and `ssh.allowed_cidrs` are refused. No port reserves a VIP without a floating IP:
+    keep its address out of an existing subnet's allocation pool.
     """
     return_ports: Annotated[str, Field(pattern=r"^\d{4,5}-\d{4,5}$"), Form("a range of ports, such as 32768-60999")] = "32768-60999"
     """Ports within 1024 to 65535 from which nodes open connections (`net.ipv4.ip_local_port_range`). Use `1024-65535` if pods reach the outside by

@@ -227,15 +227,23 @@ def client_cidrs(cluster: Cluster) -> None:
 
 
 def warnings(cluster: Cluster) -> Iterator[str]:
-    """Floating IPs without clients, and floating IPs that are wanted but cannot be."""
+    """Floating IPs without clients, floating IPs that lead nowhere, and floating IPs that are wanted but cannot be."""
     with_floating_ip = [*cluster.new_floating_ips(), *cluster.existing_floating_ips()]
     if with_floating_ip and cluster.network.port_security and not cluster.network.client_cidrs:
         yield (
             f"network.client_cidrs: empty, so no client outside the subnet can use the floating IPs of {', '.join(with_floating_ip)}; "
             "name the clients, such as [0.0.0.0/0] for all, or set floating_ip: false in these vips"
         )
+    if with_floating_ip and not cluster.network.port_security:
+        yield (
+            f"network.port_security: false, and VIPs have floating IPs ({', '.join(with_floating_ip)}): with ML2/OVN these lead to ports that no host has, "
+            "and nobody reaches the VIPs through them; set floating_ip: false in these vips, or port_security: true"
+        )
     for name, vip in cluster.vips.items():
         if vip.floating_ip is True and "floating_ip" in vip.model_fields_set and name not in with_floating_ip:
+            if vip.address.version == 6:
+                yield f"vips.{name}.floating_ip: true, and address is {vip.address}: IPv6 is routed without a floating IP; set false"
+                continue
             why = "network.external is not set" if cluster.needs_openstack else "this stack creates nothing in OpenStack"
             yield f"vips.{name}.floating_ip: true, and {why}, so the VIP gets none; set false, or name the external network"
 
@@ -422,9 +430,7 @@ def sorry_servers(cluster: Cluster) -> None:
                 if service.sorry_server in given.addresses:
                     raise ValueError(f"{key}: {service.sorry_server} is {host}, a real server of the same service; name another machine")
             if service.sorry_server and service.sorry_server in inside:
-                raise ValueError(
-                    f"{key}: {service.sorry_server} is {inside[service.sorry_server]}; name a machine outside this stack that has the VIP on lo"
-                )
+                raise ValueError(f"{key}: {service.sorry_server} is {inside[service.sorry_server]}; name a machine outside this stack that has the VIP on lo")
 
 
 def virtual_router_id(cluster: Cluster, name: str, vip: Vip) -> None:

@@ -22,6 +22,12 @@ from lab.nodes.probe import Request
 
 SIDES = {"bastion": "address", "external": "floating_ip"}
 """From where requests come, and to which address of an endpoint: from the tenant network, and from the external one."""
+SOURCES = {"bastion": "192.168.0.100", "external": "203.0.113.10"}
+"""The address of each side. The traffic program chooses the port of a given address itself, and none a second time within two minutes.
+
+The kernel chooses them by lot. A server that still remembers the port's last connection answers the SYN with an ACK, the client with a RST. The next SYN is
+accepted. Then Open vSwitch's connection tracking loses the answers through the floating IP.
+"""
 EVERY_MS = 100
 READY_S, TELL_S, END_S = 60, 60, 5
 GRACE_S = 0.3
@@ -107,7 +113,7 @@ def asked(endpoint: Mapping[str, Any], port: int) -> Iterator[list[Request]]:
 
 def config(side: str, address: str) -> dict[str, Any]:
     """What the traffic program is told for one side."""
-    return {"requests": [{"name": side, "address": address, "patient": True, "every": EVERY_MS}]}
+    return {"requests": [{"name": side, "address": address, "patient": True, "every": EVERY_MS}], "sources": [SOURCES[side]]}
 
 
 def open_at(request: Request, moment: float) -> bool:

@@ -76,8 +76,6 @@ def bring_home(cluster: Cluster, owner: str) -> None:
     wait_for(f"{API} to be at {owner}", lambda: ((found := holders(cluster, API)) == [owner], f"at {found}"), HOME_S)
 
 
-# With other work on the machine, 9 of 1,532 requests through the floating IP were reset 0.2 s after their connect, and none of 1,532 from the tenant
-# network. The cause is not known, so this test is not among those that a change must pass.
 @pytest.mark.long
 def test_drain_and_undrain_of_an_owner_lose_no_request(cluster: Cluster) -> None:
     owner = owner_of(cluster)
@@ -130,9 +128,9 @@ def test_an_owner_that_is_stopped_for_ten_seconds_makes_no_request_wait_longer_t
     try:
         require_takeover(requests, endpoint, stopped=stopped, continued=continued)
     except AssertionError as seen:
-        # Nothing else may be wrong than this known fault (docs/appendix/measurements.md).
+        # Nothing else may be wrong than this known fault (docs/appendix/measurements.md, "Through OVN, under probes").
         require_takeover(requests, endpoint, stopped=stopped, continued=continued, heard=continued + GRACE_S)
-        pytest.xfail(f"known fault: an owner that goes on after a stop is an owner beside the new one, and breaks requests that begin then: {seen}")
+        pytest.xfail(f"known fault: the owner takes its VIP back at once, while its own server is still evicted elsewhere: {seen}")
 
 
 @pytest.mark.long

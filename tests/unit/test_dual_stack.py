@@ -249,6 +249,16 @@ def test_a_floating_ip_is_for_the_ipv4_address_only() -> None:
     assert Cluster.parse(written()).new_floating_ips() == ["master", "old"]
 
 
+def test_a_floating_ip_that_an_ipv6_vip_asks_for_is_a_warning() -> None:
+    (warning,) = Cluster.parse(written(("vips.new.floating_ip", True))).warnings
+    assert warning == "vips.new.floating_ip: true, and address is fd00:0:0:1::251: IPv6 is routed without a floating IP; set false"
+
+
+def test_without_port_security_no_port_takes_the_packets_of_an_ipv6_vip() -> None:
+    cluster = Cluster.parse(written(("network.port_security", False)))
+    assert cluster.vips_with_port() == ["master", "old"]
+
+
 def test_address_pairs_are_the_plain_vips_of_both_families_and_the_ranges_of_clients() -> None:
     cluster = Cluster.parse(written())
     assert cluster.allowed_address_pairs(cluster.node("master2")) == ["192.168.0.250", "192.168.0.251", "fd00:0:0:1::250", "fd00:0:0:1::251"]

@@ -924,6 +924,15 @@ def test_a_floating_ip_that_no_client_can_use_is_a_warning(article: dict[str, An
     assert Cluster.parse(article).warnings == []
 
 
+def test_a_floating_ip_on_a_network_without_port_security_is_a_warning(article: dict[str, Any]) -> None:
+    article["network"]["port_security"] = False
+    article["vips"]["infra"]["floating_ip"] = False
+    assert Cluster.parse(article).warnings == [
+        "network.port_security: false, and VIPs have floating IPs (master): with ML2/OVN these lead to ports that no host has, "
+        "and nobody reaches the VIPs through them; set floating_ip: false in these vips, or port_security: true"
+    ]
+
+
 def test_a_floating_ip_that_is_wanted_but_cannot_be_is_a_warning(article: dict[str, Any]) -> None:
     del article["network"]["external"]
     article["vips"]["infra"]["floating_ip"] = True

@@ -165,11 +165,13 @@ def test_a_pool_may_have_another_policy_or_no_server_group(deploy: Deploy, artic
 
 def test_on_a_network_without_port_security_no_port_has_a_group_or_pairs(deploy: Deploy, article: dict[str, Any]) -> None:
     article["network"].update(port_security=False, reserved={"bastion": "192.168.0.100"})
+    article["vips"]["infra"]["floating_ip"] = False
     done = make(deploy, article)
     assert not done.of("SecGroup") and not done.of("SecGroupRule")
     (network,) = (resource for resource in done.resources if resource.type == "openstack:networking/network:Network")
     assert network.inputs["portSecurityEnabled"] is False
-    assert done.of("Port").keys() == {"vip-master", "vip-infra", "reserved-bastion", "master0", "master1", "master2", "infra0", "infra1"}
+    # Only a floating IP needs a port of its VIP there.
+    assert done.of("Port").keys() == {"vip-master", "reserved-bastion", "master0", "master1", "master2", "infra0", "infra1"}
     for port in done.of("Port").values():
         assert port.inputs["portSecurityEnabled"] is False and port.inputs["noSecurityGroups"] is True
         assert port.inputs.keys().isdisjoint({"securityGroupIds", "allowedAddressPairs"})
