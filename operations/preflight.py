@@ -81,7 +81,7 @@ def _extensions(cloud: Any, cluster: Cluster) -> Iterator[Finding]:
     wanted = {"port-security"} if not network.port_security else {"security-group", "stateful-security-group", "allowed-address-pairs"}
     if network.existing:
         wanted.add("port-security")
-    if (network.external and not network.existing) or cluster.new_floating_ips() or cluster.existing_floating_ips() or cluster.ssh.creates_bastion:
+    if (network.external and not network.existing) or cluster.vips_with_floating_ip() or cluster.ssh.creates_bastion:
         wanted.add("router")
     there = {extension.alias for extension in cloud.network.extensions()}
     for alias, use in EXTENSIONS.items():
@@ -147,7 +147,7 @@ def _network(cloud: Any, cluster: Cluster) -> Iterator[Finding]:
             False,
             f"{str(network.port_security).lower()}, and {network.existing!r} {is_} port security; set it to what the network has",
         )
-    if subnet and (cluster.new_floating_ips() or cluster.existing_floating_ips() or cluster.ssh.creates_bastion):
+    if subnet and (cluster.vips_with_floating_ip() or cluster.ssh.creates_bastion):
         interfaces = [
             port
             for port in cloud.network.ports(network_id=found.id)

@@ -83,13 +83,16 @@ class Cluster(Model):
         """The existing floating IPs that VIPs get, by the name of the VIP."""
         return {name: vip.floating_ip for name, vip in self.vips.items() if isinstance(vip.floating_ip, IPv4Address)}
 
+    def vips_with_floating_ip(self) -> list[str]:
+        """The VIPs that get a floating IP, a new or an existing one."""
+        return [*self.new_floating_ips(), *self.existing_floating_ips()]
+
     def vips_with_port(self) -> list[str]:
         """The VIPs whose address a port reserves: all, but without port security only those with a floating IP.
 
-        Without address pairs, ML2/OVN takes such a port for the one that has the address, and routers send the VIP's packets to it.
+        Without address pairs, ML2/OVN takes such a port for the one that has the address, and routers send the VIP's packets to it instead of a host.
         """
-        with_floating_ip = {*self.new_floating_ips(), *self.existing_floating_ips()}
-        return [name for name in self.vips if self.network.port_security or name in with_floating_ip]
+        return list(self.vips) if self.network.port_security else self.vips_with_floating_ip()
 
     @property
     def warnings(self) -> list[str]:

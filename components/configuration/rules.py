@@ -228,7 +228,7 @@ def client_cidrs(cluster: Cluster) -> None:
 
 def warnings(cluster: Cluster) -> Iterator[str]:
     """Floating IPs without clients, floating IPs that lead nowhere, and floating IPs that are wanted but cannot be."""
-    with_floating_ip = [*cluster.new_floating_ips(), *cluster.existing_floating_ips()]
+    with_floating_ip = cluster.vips_with_floating_ip()
     if with_floating_ip and cluster.network.port_security and not cluster.network.client_cidrs:
         yield (
             f"network.client_cidrs: empty, so no client outside the subnet can use the floating IPs of {', '.join(with_floating_ip)}; "
@@ -236,8 +236,8 @@ def warnings(cluster: Cluster) -> Iterator[str]:
         )
     if with_floating_ip and not cluster.network.port_security:
         yield (
-            f"network.port_security: false, and VIPs have floating IPs ({', '.join(with_floating_ip)}): with ML2/OVN these lead to ports that no host has, "
-            "and nobody reaches the VIPs through them; set floating_ip: false in these vips, or port_security: true"
+            f"network.port_security: false, so ML2/OVN sends no host the packets for the floating IPs of {', '.join(with_floating_ip)}, "
+            "and their clients get no answer; set floating_ip: false in these vips, or port_security: true"
         )
     for name, vip in cluster.vips.items():
         if vip.floating_ip is True and "floating_ip" in vip.model_fields_set and name not in with_floating_ip:

@@ -14,11 +14,11 @@ from components.ingress import IPVS_SYNC
 from lab import cloud
 from tests.cloud.conftest import Cluster
 from tests.cloud.packets import CLIENT, SYNC, VRRP
-from tests.cloud.probes import Running, on_node, packets
+from tests.cloud.probes import SOURCES, Running, on_node, packets
 from tests.cloud.test_cluster import API, MASTERS, holders
 
 LVS = "/usr/local/sbin/openshift-lvs"
-NEIGHBOUR = "192.168.0.100"
+NEIGHBOUR = SOURCES["bastion"]
 """The port named `bastion`. It has the nodes' security group and no allowed address pair."""
 ARRIVES_S = 2
 

@@ -15,10 +15,10 @@ import pytest
 
 from lab import cloud, local
 from tests.cloud.conftest import Cluster
-from tests.cloud.probes import Running, on_node, packets
+from tests.cloud.probes import SOURCES, Running, on_node, packets
 from tests.cloud.test_cluster import API, holders
 
-OUTSIDE, OUTSIDE_PORT = "203.0.113.10", 9000
+OUTSIDE, OUTSIDE_PORT = SOURCES["external"], 9000
 NODE_PORT, POD_PORT, UDP_PORT = 30080, 8080, 40053
 POD = "10.88.0.5"
 CALLS = 3

@@ -118,6 +118,12 @@ def test_a_program_that_fails_in_the_end_is_named_with_what_it_said() -> None:
         pass
 
 
+def test_each_side_asks_from_its_own_address_so_that_no_port_is_taken_again_soon() -> None:
+    assert set(probes.SOURCES) == set(probes.SIDES)
+    for side, address in probes.SOURCES.items():
+        assert probes.config(side, "192.0.2.250:443")["sources"] == [address]
+
+
 def test_only_requests_that_were_open_when_a_server_died_may_be_lost() -> None:
     before, open_, after = request(8, 0.1, "reset"), request(9.9, 5, "timeout"), request(10.2, 0.1, "refused")
     assert probes.unanswered([before, open_, after, request(11, 0.1)], 10) == [before, after]

@@ -928,8 +928,8 @@ def test_a_floating_ip_on_a_network_without_port_security_is_a_warning(article: 
     article["network"]["port_security"] = False
     article["vips"]["infra"]["floating_ip"] = False
     assert Cluster.parse(article).warnings == [
-        "network.port_security: false, and VIPs have floating IPs (master): with ML2/OVN these lead to ports that no host has, "
-        "and nobody reaches the VIPs through them; set floating_ip: false in these vips, or port_security: true"
+        "network.port_security: false, so ML2/OVN sends no host the packets for the floating IPs of master, "
+        "and their clients get no answer; set floating_ip: false in these vips, or port_security: true"
     ]
 
 
