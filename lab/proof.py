@@ -1,4 +1,4 @@
-"""Requests through every address, counted by the server that answered, from inside the network and from outside it."""
+"""Requests through every address, counted by the server that answered, from inside the network and from outside it: there through floating IP or router."""
 
 from __future__ import annotations
 
@@ -23,23 +23,31 @@ class Answers(NamedTuple):
 
 
 def ask(outputs: dict[str, Any], note: Callable[[str], None]) -> Iterator[Answers]:
-    """REQUESTS requests to every service of every endpoint: from the tenant's network, and from the external one where it has a floating IP."""
+    """REQUESTS requests to every service of every endpoint: from the tenant's network, and from the external one by floating IP or IPv6."""
     for endpoint in outputs["endpoints"].values():
         for service in endpoint["services"]:
-            port = int(service.split(":")[1].split("/")[0])
-            sources: list[tuple[Literal["bastion", "external"], str | None]] = [("bastion", endpoint["address"]), ("external", endpoint["floating_ip"])]
+            port = int(_port(service).split("/")[0])
+            # IPv6 is routed as it is.
+            outside = endpoint["address"] if ":" in endpoint["address"] else endpoint["floating_ip"]
+            sources: list[tuple[Literal["bastion", "external"], str | None]] = [("bastion", endpoint["address"]), ("external", outside)]
             for source, address in sources:
                 if address:
-                    note(f"{source} asks {address}:{port}")
+                    target = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+                    note(f"{source} asks {target}")
                     answer = cloud.client(source, address, port, REQUESTS, timeout_s=2)
-                    yield Answers(source, f"{address}:{port}", answer["sent"], answer["failed"], answer["answers"], answer["errors"])
+                    yield Answers(source, target, answer["sent"], answer["failed"], answer["answers"], answer["errors"])
+
+
+def _port(service: str) -> str:
+    """PORT/PROTOCOL of ADDRESS:PORT/PROTOCOL."""
+    return service.rpartition(":")[2]
 
 
 def report(outputs: dict[str, Any], answers: list[Answers]) -> str:
     """Endpoints, hosts and answers, for a person."""
     endpoints = [["ENDPOINT", "ADDRESS", "FLOATING IP", "SERVICES", "OWNER", "TAKEOVER", "EVICTION", "RECOVERY"]]
     for name, e in outputs["endpoints"].items():
-        services = " ".join(service.split(":")[1] for service in e["services"])
+        services = " ".join(map(_port, e["services"]))
         seconds = [f"{e[key]} s" for key in ("takeover_seconds", "eviction_seconds", "recovery_seconds")]
         endpoints.append([name, e["address"], e["floating_ip"] or "-", services, e["owner"], *seconds])
     hosts = [["HOST", "ADDRESS", "POOL", "ROLES", "OWNER OF"]]

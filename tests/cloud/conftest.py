@@ -63,6 +63,26 @@ if network:
     )
 
 
+def ipv4_alone(cluster: dict[str, Any]) -> dict[str, Any]:
+    """The cluster with its IPv4 addresses only."""
+    network = cluster["network"]
+    for key in ("cidr_v6", "gateway_v6"):
+        del network[key]
+    del network["reserved"]["bastion-v6"]
+    network["client_cidrs"] = [cidr for cidr in network["client_cidrs"] if ":" not in cidr]
+    for each in (*cluster["vips"].values(), *(host for pool in cluster["pools"].values() for host in pool["hosts"].values())):
+        del each["address_v6"]
+    return cluster
+
+
+def infra_alone() -> dict[str, Any]:
+    """The infra pool of the example cluster with IPv4 addresses only."""
+    cluster: dict[str, Any] = yaml.safe_load(local.CONFIGURATION.read_text())["config"][CLUSTER]
+    for section in ("pools", "vips"):
+        del cluster[section]["master"]
+    return ipv4_alone(copy.deepcopy(cluster))
+
+
 @dataclass(frozen=True)
 class Changes:
     """What one `pulumi up` did, by the name of the resource: created, updated, deleted, replaced."""
@@ -108,10 +128,11 @@ class Cluster:
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 
-    def endpoint(self, name: str) -> dict[str, Any]:
-        """The output `endpoints` of a VIP."""
-        endpoint: dict[str, Any] = self.stack.outputs()["endpoints"][name]
-        return endpoint
+    @property
+    def endpoints(self) -> dict[str, Any]:
+        """The output `endpoints`."""
+        endpoints: dict[str, Any] = self.stack.outputs()["endpoints"]
+        return endpoints
 
     @property
     def hosts(self) -> list[str]:

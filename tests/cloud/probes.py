@@ -14,21 +14,36 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from components.configuration.cluster import SECOND
 from lab import cloud, local
 from lab.nodes import machine
 from lab.nodes.probe import Request
 
-SIDES = {"bastion": "address", "external": "floating_ip"}
-"""From where requests come, and to which address of an endpoint: from the tenant network, and from the external one."""
-SOURCES = {"bastion": "192.168.0.100", "external": "203.0.113.10"}
-"""The address of each side. The traffic program chooses the port of a given address itself, and none a second time within two minutes.
 
-The kernel chooses them by lot. A server that still remembers the port's last connection answers the SYN with an ACK, the client with a RST. The next SYN is
-accepted. Then Open vSwitch's connection tracking loses the answers through the floating IP.
-"""
-EVERY_MS = 100
+class Side(NamedTuple):
+    """From where requests come, and what they ask for: an output of the endpoint of a VIP's first address, or of its second one.
+
+    The traffic program chooses the port of a given source itself, and none a second time within two minutes. The kernel chooses them by lot. A server that
+    still remembers the port's last connection answers the SYN with an ACK, the client with a RST. The next SYN is accepted. Then Open vSwitch's connection
+    tracking loses the answers through the floating IP.
+    """
+
+    namespace: str
+    source: str
+    output: str
+    endpoint: str = ""
+
+
+SIDES = {
+    "bastion": Side("bastion", "192.168.0.100", "address"),
+    "external": Side("external", "203.0.113.10", "floating_ip"),
+    "bastion, IPv6": Side("bastion", "fd00:0:0:1::100", "address", SECOND),
+    "external, IPv6": Side("external", "2001:db8:0:ff::10", "address", SECOND),
+}
+"""From the tenant network, and from the external one: through the floating IP, and through the router alone."""
+EVERY_MS = 200
 READY_S, TELL_S, END_S = 60, 60, 5
 GRACE_S = 0.3
 """What a takeover may take beyond its bound on a machine that has other work."""
@@ -91,8 +106,8 @@ class Running:
 
 
 @contextmanager
-def asked(endpoint: Mapping[str, Any], port: int) -> Iterator[list[Request]]:
-    """A request every 0.1 s to the VIP from the tenant network, and through its floating IP; all of them are in the list after the `with`.
+def asked(endpoints: Mapping[str, Any], vip: str, port: int) -> Iterator[list[Request]]:
+    """A request every 0.2 s from each side to a VIP; all of them are in the list after the `with`.
 
     A request's name is the side that it came from.
     """
@@ -101,7 +116,10 @@ def asked(endpoint: Mapping[str, Any], port: int) -> Iterator[list[Request]]:
     shutil.copy2(machine.traffic(), program.with_suffix(".part"))
     program.with_suffix(".part").rename(program)
     command = [f"/srv/{program.name}", "probe"]
-    commands = {side: [*cloud.within(side), *command, json.dumps(config(side, f"{endpoint[key]}:{port}"))] for side, key in SIDES.items()}
+    commands = {
+        name: [*cloud.within(side.namespace), *command, json.dumps(config(name, endpoints[vip + side.endpoint][side.output], port))]
+        for name, side in SIDES.items()
+    }
     requests: list[Request] = []
     with Running(commands) as running:
         yield requests
@@ -111,9 +129,10 @@ def asked(endpoint: Mapping[str, Any], port: int) -> Iterator[list[Request]]:
     print(f"\n{summary(requests)}; this machine's timers were up to {late:.2f} s late")
 
 
-def config(side: str, address: str) -> dict[str, Any]:
+def config(side: str, address: str, port: int) -> dict[str, Any]:
     """What the traffic program is told for one side."""
-    return {"requests": [{"name": side, "address": address, "patient": True, "every": EVERY_MS}], "sources": [SOURCES[side]]}
+    target = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+    return {"requests": [{"name": side, "address": target, "patient": True, "every": EVERY_MS}], "sources": [SIDES[side].source]}
 
 
 def open_at(request: Request, moment: float) -> bool:

@@ -5,7 +5,6 @@ Before the tests of the example cluster, because the local cloud has no space fo
 
 from __future__ import annotations
 
-import copy
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,7 +16,8 @@ import yaml
 
 from lab import cloud, local
 from lab.phases import Phases
-from lab.stack import CLUSTER, Stack
+from lab.stack import Stack
+from tests.cloud.conftest import infra_alone
 
 OPERATOR = "203.0.113.11/32"
 NODE, REPOSITORY = "192.168.0.5", "192.168.0.100"
@@ -25,10 +25,7 @@ NODE, REPOSITORY = "192.168.0.5", "192.168.0.100"
 
 def small() -> dict[str, Any]:
     """The infra pool of the example cluster, and a bastion to create instead of the one at the edge of the lab's cloud."""
-    committed: dict[str, Any] = yaml.safe_load(local.CONFIGURATION.read_text())["config"][CLUSTER]
-    cluster = copy.deepcopy(committed)
-    for section in ("pools", "vips"):
-        del cluster[section]["master"]
+    cluster = infra_alone()
     cluster["ssh"] = {"user": "root", "allowed_cidrs": [OPERATOR], "bastion": {"image": "debian-12", "flavor": "m1.medium"}}
     return cluster
 

@@ -6,8 +6,11 @@ import json
 import subprocess
 import sys
 import time
+from ipaddress import ip_network
+from itertools import product
 from typing import Any
 
+from components.configuration.cluster import SECOND
 from components.ingress import IPVS_SYNC
 from lab import cloud, proof
 from lab.phases import wait_for
@@ -19,7 +22,9 @@ from tests.cloud.probes import asked, summary, unanswered
 
 MASTERS, INFRA = ["master0", "master1", "master2"], ["infra0", "infra1"]
 API, ROUTERS = "192.168.0.250", "192.168.0.251"
-SERVERS_OF = {API: MASTERS, ROUTERS: INFRA}
+API_V6, ROUTERS_V6 = "fd00:0:0:1::250", "fd00:0:0:1::251"
+SERVERS_OF = {API: MASTERS, API_V6: MASTERS, ROUTERS: INFRA, ROUTERS_V6: INFRA}
+CLIENTS = ("192.168.0.0/24", "203.0.113.0/24", "fd00:0:0:1::/64", "2001:db8:0:ff::/64")
 
 
 def answers() -> list[dict[str, Any]]:
@@ -29,8 +34,8 @@ def answers() -> list[dict[str, Any]]:
 
 def test_make_up_ends_with_every_request_answered(made: subprocess.CompletedProcess[str]) -> None:
     assert made.returncode == 0
-    counted = {(a["source"], a["target"].split(":")[1]): a for a in answers()}
-    assert set(counted) == {(source, port) for source in ("bastion", "external") for port in ("8443", "80", "443")}
+    counted = {(a["source"], a["target"][0] == "[", a["target"].rpartition(":")[2]): a for a in answers()}
+    assert set(counted) == set(product(("bastion", "external"), (False, True), ("8443", "80", "443"))), "each service is asked by both families"
     assert all(a["sent"] == proof.REQUESTS and a["failed"] == 0 for a in counted.values())
     for a in counted.values():
         pool = MASTERS if a["target"].endswith(":8443") else INFRA
@@ -56,39 +61,39 @@ def test_the_nodes_group_keeps_no_state_and_names_ranges_only(cluster: Cluster) 
     rules = group["security_group_rules"]
     assert all(not rule["remote_group_id"] for rule in rules)
     ingress = {(r["protocol"], r["port_range_min"], r["remote_ip_prefix"]) for r in rules if r["direction"] == "ingress"}
-    directors = {f"{port['fixed_ips'][0]['ip_address']}/32" for port in cluster.tenant()["ports"] if port["name"] in cluster.hosts}
-    assert len(directors) == len(cluster.hosts)
+    addresses = [fixed["ip_address"] for port in cluster.tenant()["ports"] if port["name"] in cluster.hosts for fixed in port["fixed_ips"]]
+    directors = {str(ip_network(address)) for address in addresses}
+    assert len(directors) == 2 * len(cluster.hosts)
     assert {source for protocol, _, source in ingress if protocol in ("vrrp", "112")} == directors
     assert {source for protocol, port, source in ingress if (protocol, port) == ("udp", IPVS_SYNC[0])} == directors
-    assert {("tcp", port, range_) for port in (80, 443, 8443) for range_ in ("192.168.0.0/24", "203.0.113.0/24")} <= ingress
+    assert {("tcp", port, range_) for port in (80, 443, 8443) for range_ in CLIENTS} <= ingress
 
 
 def test_ports_carry_the_pairs_that_direct_routing_needs_and_no_others(cluster: Cluster) -> None:
     ports = {port["name"]: port for port in cluster.tenant()["ports"]}
-    for vip, hosts in SERVERS_OF.items():
+    for vips, hosts in (((API, API_V6), MASTERS), ((ROUTERS, ROUTERS_V6), INFRA)):
         for host in hosts:
             pairs = sorted(pair["ip_address"] for pair in ports[host]["allowed_address_pairs"])
-            assert pairs == sorted([vip, "192.168.0.0/24", "203.0.113.0/24"])
+            assert pairs == sorted([*vips, *CLIENTS])
             assert ports[host]["status"] == "ACTIVE"
-    for name, vip in (("vip-master", API), ("vip-infra", ROUTERS)):
+    for name, vip in (("vip-master", API), ("vip-master-v6", API_V6), ("vip-infra", ROUTERS), ("vip-infra-v6", ROUTERS_V6)):
         assert [fixed["ip_address"] for fixed in ports[name]["fixed_ips"]] == [vip]
         assert not ports[name]["device_id"], "a reservation port stays unbound"
 
 
 def holders(cluster: Cluster, vip: str) -> list[str]:
     """The nodes that have the address on their interface."""
-    return [host for host in SERVERS_OF[vip] if cluster.on(host, "ip", "-4", "-o", "address", "show", "dev", "eth0", "to", f"{vip}/32").strip()]
+    return [host for host in SERVERS_OF[vip] if cluster.on(host, "ip", "-o", "address", "show", "dev", "eth0", "to", vip).strip()]
 
 
 def test_each_address_is_at_its_owner_and_nowhere_else(cluster: Cluster) -> None:
-    assert holders(cluster, API) == ["master0"]
-    assert holders(cluster, ROUTERS) == ["infra0"]
+    assert {vip: holders(cluster, vip) for vip in SERVERS_OF} == {API: ["master0"], API_V6: ["master0"], ROUTERS: ["infra0"], ROUTERS_V6: ["infra0"]}
 
 
 def test_every_node_has_the_address_on_lo_and_answers_arp_for_its_interface_only(cluster: Cluster) -> None:
     for vip, hosts in SERVERS_OF.items():
         for host in hosts:
-            assert f"{vip}/32" in cluster.on(host, "ip", "-4", "-o", "address", "show", "dev", "lo")
+            assert f"{ip_network(vip)}" in cluster.on(host, "ip", "-o", "address", "show", "dev", "lo")
             values = cluster.on(host, "sysctl", "-n", "net.ipv4.conf.all.arp_ignore", "net.ipv4.conf.all.arp_announce", "net.ipv4.vs.sloppy_tcp")
             assert values.split() == ["1", "2", "1"]
 
@@ -151,13 +156,12 @@ def test_a_changed_check_updates_in_place_only_where_it_must_and_loses_no_reques
     def slower(c: dict[str, Any]) -> None:
         c["vips"]["infra"]["services"][0]["health_check"]["connect_timeout"] = 2
 
-    with asked(cluster.endpoint("infra"), 80) as requests:
+    with asked(cluster.endpoints, "infra", 80) as requests:
         changes = cluster.up(slower)
     assert requests and not unanswered(requests), f"{summary(requests)}: {unanswered(requests)}"
     assert changes.of("updated") == {
-        *(f"{verb}-{host}" for verb in ("deliver", "activate", "check-adverts-infra-on") for host in INFRA),
-        "return-infra-from-infra1",
-        "proof-infra",
+        *(f"{verb}-{host}" for verb in ("deliver", "activate", "check-adverts-infra-on", "check-adverts-infra-v6-on") for host in INFRA),
+        *(f"{what}{second}{where}" for what, where in (("return-infra", "-from-infra1"), ("proof-infra", "")) for second in ("", SECOND)),
     }, changes.text
     assert not changes.of("created") | changes.of("deleted") | changes.of("replaced"), changes.text
     assert "connect_timeout 2" in cluster.on("infra0", "cat", "/etc/keepalived/current/keepalived.conf")
@@ -170,19 +174,21 @@ def test_infra2_comes_and_goes_and_takes_its_share_meanwhile(cluster: Cluster) -
     servers = {server["name"]: server["id"] for server in cluster.tenant()["servers"]}
 
     def with_infra2(c: dict[str, Any]) -> None:
-        c["pools"]["infra"]["hosts"]["infra2"] = "192.168.0.7"
+        c["pools"]["infra"]["hosts"]["infra2"] = {"address": "192.168.0.7", "address_v6": "fd00:0:0:1::7"}
 
     grown = cluster.up(with_infra2)
     assert not grown.of("replaced") | grown.of("deleted"), grown.text
     assert {s["name"] for s in cluster.tenant()["servers"]} == {*servers, "infra2"}
-    answer = cloud.client("bastion", ROUTERS, 80, 300)
-    assert answer["failed"] == 0 and set(answer["answers"]) == {*INFRA, "infra2"}, answer
+    for vip in (ROUTERS, ROUTERS_V6):
+        answer = cloud.client("bastion", vip, 80, 300)
+        assert answer["failed"] == 0 and set(answer["answers"]) == {*INFRA, "infra2"}, answer
 
     shrunk = cluster.up()
     assert not shrunk.of("replaced") | shrunk.of("created"), shrunk.text
     assert {s["name"]: s["id"] for s in cluster.tenant()["servers"]} == servers
-    answer = cloud.client("bastion", ROUTERS, 80, 300)
-    assert answer["failed"] == 0 and set(answer["answers"]) == set(INFRA), answer
+    for vip in (ROUTERS, ROUTERS_V6):
+        answer = cloud.client("bastion", vip, 80, 300)
+        assert answer["failed"] == 0 and set(answer["answers"]) == set(INFRA), answer
 
 
 def test_a_configuration_that_cannot_work_changes_nothing(cluster: Cluster) -> None:

@@ -1,4 +1,4 @@
-"""Requests from the tenant network and through the floating IP while the VIP moves: its owner is drained, stopped, killed."""
+"""Requests from the tenant network and through the router, by IPv4 and IPv6, while the VIP moves: its owner is drained, stopped, killed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lab.nodes.probe import Request
 from lab.phases import wait_for
 from tests.cloud.conftest import Cluster, as_tenant
 from tests.cloud.probes import GRACE_S, asked, longest_wait_s, summary, unanswered, waited
-from tests.cloud.test_cluster import API, holders
+from tests.cloud.test_cluster import API, API_V6, holders
 
 LVS = "/usr/local/sbin/openshift-lvs"
 PORT = 8443
@@ -35,10 +35,16 @@ cloud.compute.wait_for_server(server, status="ACTIVE", interval=1, wait=120)
 """Nova notices by itself that a QEMU has ended."""
 
 
+def held(cluster: Cluster) -> tuple[list[str], str]:
+    """The node that holds both addresses of the VIP, if one does, and where they are."""
+    found, second = holders(cluster, API), holders(cluster, API_V6)
+    return found if found == second and len(found) == 1 else [], f"{API} at {found}, {API_V6} at {second}"
+
+
 def owner_of(cluster: Cluster) -> str:
     """The host that holds the API's VIP, which is its owner: every test leaves it so."""
-    found = holders(cluster, API)
-    assert found == [cluster.committed["vips"]["master"]["owner"]], f"{API} is at {found}"
+    found, told = held(cluster)
+    assert found == [cluster.committed["vips"]["master"]["owner"]], told
     return found[0]
 
 
@@ -48,10 +54,10 @@ def machine_of(cluster: Cluster, host: str) -> tuple[str, int]:
     return server, cloud.machine_of(server)
 
 
-def elsewhere(cluster: Cluster, host: str) -> tuple[bool, str]:
-    """Whether one other node than this host holds the VIP, and which nodes do."""
-    found = holders(cluster, API)
-    return len(found) == 1 and found != [host], f"at {found}"
+def elsewhere(cluster: Cluster, host: str = "") -> tuple[bool, str]:
+    """Whether one node, other than this host, holds both addresses of the VIP, and where they are."""
+    found, told = held(cluster)
+    return bool(found) and found != [host], told
 
 
 def verified(cluster: Cluster) -> tuple[bool, str]:
@@ -73,16 +79,21 @@ def bring_home(cluster: Cluster, owner: str) -> None:
     """Return the VIP to its owner."""
     back = cluster.operate("undrain", owner)
     assert back.returncode == 0, back.stdout + back.stderr
-    wait_for(f"{API} to be at {owner}", lambda: ((found := holders(cluster, API)) == [owner], f"at {found}"), HOME_S)
+
+    def home() -> tuple[bool, str]:
+        found, told = held(cluster)
+        return found == [owner], told
+
+    wait_for(f"{API} and {API_V6} to be at {owner}", home, HOME_S)
 
 
 @pytest.mark.long
 def test_drain_and_undrain_of_an_owner_lose_no_request(cluster: Cluster) -> None:
     owner = owner_of(cluster)
-    with asked(cluster.endpoint("master"), PORT) as requests:
+    with asked(cluster.endpoints, "master", PORT) as requests:
         time.sleep(QUIET_S)  # requests before it
         out = cluster.operate("drain", owner)
-        meanwhile = holders(cluster, API)
+        meanwhile, _ = held(cluster)
         bring_home(cluster, owner)
         time.sleep(QUIET_S)  # requests after it
     assert out.returncode == 0, out.stdout + out.stderr
@@ -94,7 +105,7 @@ def test_drain_and_undrain_of_an_owner_lose_no_request(cluster: Cluster) -> None
 def test_ten_moves_in_a_row_lose_no_request(cluster: Cluster) -> None:
     owner = holder = owner_of(cluster)
     path = [holder]
-    with asked(cluster.endpoint("master"), PORT) as requests:
+    with asked(cluster.endpoints, "master", PORT) as requests:
         try:
             for _ in range(MOVES):
                 cluster.on(holder, LVS, "ownership", "off")
@@ -111,9 +122,9 @@ def test_ten_moves_in_a_row_lose_no_request(cluster: Cluster) -> None:
 
 
 def test_an_owner_that_is_stopped_for_ten_seconds_makes_no_request_wait_longer_than_a_takeover(cluster: Cluster) -> None:
-    owner, endpoint = owner_of(cluster), cluster.endpoint("master")
+    owner, endpoint = owner_of(cluster), cluster.endpoints["master"]
     _, qemu = machine_of(cluster, owner)
-    with asked(endpoint, PORT) as requests:
+    with asked(cluster.endpoints, "master", PORT) as requests:
         time.sleep(QUIET_S)  # requests before it
         stopped = time.time()
         os.kill(qemu, signal.SIGSTOP)
@@ -122,7 +133,7 @@ def test_an_owner_that_is_stopped_for_ten_seconds_makes_no_request_wait_longer_t
         finally:
             continued = time.time()
             os.kill(qemu, signal.SIGCONT)
-        wait_for(f"one node to hold {API}", lambda: (len(found := holders(cluster, API)) == 1, f"at {found}"), HOME_S)
+        wait_for(f"one node to hold {API} and {API_V6}", partial(elsewhere, cluster), HOME_S)
         time.sleep(QUIET_S)  # requests after it
     bring_home(cluster, owner)
     try:
@@ -135,14 +146,14 @@ def test_an_owner_that_is_stopped_for_ten_seconds_makes_no_request_wait_longer_t
 
 @pytest.mark.long
 def test_an_owner_that_is_killed_makes_no_request_wait_longer_than_a_takeover_and_its_return_loses_none(cluster: Cluster) -> None:
-    owner, endpoint = owner_of(cluster), cluster.endpoint("master")
+    owner, endpoint = owner_of(cluster), cluster.endpoints["master"]
     server, qemu = machine_of(cluster, owner)
-    with asked(endpoint, PORT) as requests:
+    with asked(cluster.endpoints, "master", PORT) as requests:
         time.sleep(QUIET_S)  # requests before it
         killed = time.time()
         os.kill(qemu, signal.SIGKILL)
         time.sleep(DOWN_S)  # takeover and eviction
-    with asked(endpoint, PORT) as returning:
+    with asked(cluster.endpoints, "master", PORT) as returning:
         as_tenant(START_AGAIN, server)
         wait_for("verify to find nothing", partial(verified, cluster), BOOTED_S, poll_s=2)
         bring_home(cluster, owner)

@@ -14,11 +14,11 @@ from components.ingress import IPVS_SYNC
 from lab import cloud
 from tests.cloud.conftest import Cluster
 from tests.cloud.packets import CLIENT, SYNC, VRRP
-from tests.cloud.probes import SOURCES, Running, on_node, packets
+from tests.cloud.probes import SIDES, Running, on_node, packets
 from tests.cloud.test_cluster import API, MASTERS, holders
 
 LVS = "/usr/local/sbin/openshift-lvs"
-NEIGHBOUR = SOURCES["bastion"]
+NEIGHBOUR = SIDES["bastion"].source
 """The port named `bastion`. It has the nodes' security group and no allowed address pair."""
 ARRIVES_S = 2
 
@@ -33,7 +33,7 @@ def send(cluster: Cluster, forged: list[tuple[str, str, str]]) -> None:
 
 
 def test_what_only_directors_send_has_no_effect_from_another_port_of_the_network(cluster: Cluster) -> None:
-    addresses = {host: str(address) for host, address in cluster.committed["pools"]["master"]["hosts"].items()}
+    addresses = {host: described["address"] for host, described in cluster.committed["pools"]["master"]["hosts"].items()}
     directors = list(addresses.values())
     forged = [
         (kind, source, target)

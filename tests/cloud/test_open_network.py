@@ -6,7 +6,6 @@ install their packages from there.
 
 from __future__ import annotations
 
-import copy
 import subprocess
 from collections.abc import Iterator
 from typing import Any
@@ -16,8 +15,8 @@ import yaml
 
 from lab import cloud, local
 from lab.phases import Phases
-from lab.stack import CLUSTER, Stack
-from tests.cloud.conftest import as_tenant, delete_network
+from lab.stack import Stack
+from tests.cloud.conftest import as_tenant, delete_network, infra_alone
 
 pytestmark = pytest.mark.long
 
@@ -61,9 +60,7 @@ UseHostname=false
 
 def open_cluster() -> dict[str, Any]:
     """The infra pool of the example cluster on such a network."""
-    cluster: dict[str, Any] = copy.deepcopy(yaml.safe_load(local.CONFIGURATION.read_text())["config"][CLUSTER])
-    for section in ("pools", "vips"):
-        del cluster[section]["master"]
+    cluster = infra_alone()
     cluster["network"] |= {"cidr": SUBNET, "gateway": "192.168.1.1", "client_cidrs": [SUBNET, "192.168.0.0/24"], "port_security": False}
     cluster["network"]["management"] = {"existing": "management", "cidr": "192.168.0.0/24"}
     del cluster["network"]["reserved"]

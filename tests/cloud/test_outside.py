@@ -15,10 +15,10 @@ import pytest
 
 from lab import cloud, local
 from tests.cloud.conftest import Cluster
-from tests.cloud.probes import SOURCES, Running, on_node, packets
+from tests.cloud.probes import SIDES, Running, on_node, packets
 from tests.cloud.test_cluster import API, holders
 
-OUTSIDE, OUTSIDE_PORT = SOURCES["external"], 9000
+OUTSIDE, OUTSIDE_PORT = SIDES["external"].source, 9000
 NODE_PORT, POD_PORT, UDP_PORT = 30080, 8080, 40053
 POD = "10.88.0.5"
 CALLS = 3
@@ -90,11 +90,11 @@ def test_through_the_floating_ip_only_the_services_answer(cluster: Cluster, hold
     within = call(partial(at, "bastion"), kind, node, port)
     assert within["answered"] == CALLS, f"the subnet may call {port}: {within}"
     with Running({holder: on_node(holder, *packets("hear", "eth0", OUTSIDE))}) as nodes:
-        outside = call(partial(at, "external"), kind, cluster.endpoint("master")["floating_ip"], port)
+        outside = call(partial(at, "external"), kind, cluster.endpoints["master"]["floating_ip"], port)
     assert outside == {"answered": 0, "errors": {"timed out": CALLS}}
     # So it was the node that refused them, and not Neutron.
     assert [kind, OUTSIDE, API, port] in nodes.told[holder], nodes.told
-    answer = cloud.client("external", cluster.endpoint("master")["floating_ip"], 8443, 20)
+    answer = cloud.client("external", cluster.endpoints["master"]["floating_ip"], 8443, 20)
     assert answer["failed"] == 0, f"the service answers: {answer}"
 
 

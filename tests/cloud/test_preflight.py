@@ -16,7 +16,7 @@ import yaml
 from lab import cloud, local
 from lab.phases import Phases
 from lab.stack import CLUSTER, PROJECT
-from tests.cloud.conftest import as_tenant, delete_network
+from tests.cloud.conftest import as_tenant, delete_network, ipv4_alone
 
 MAKE_BARE = """
 network = cloud.network.create_network(name="bare", is_port_security_enabled=False)
@@ -38,15 +38,17 @@ def lacking() -> dict[str, Any]:
     cluster["pools"]["master"]["image"] = "debian-99"
     cluster["pools"]["infra"]["flavor"] = "m1.huge"
     cluster["pools"]["infra"]["availability_zone"] = "az2"
-    cluster["pools"]["infra"]["hosts"] = {f"infra{number}": f"192.168.0.{number + 5}" for number in range(12)}
+    cluster["pools"]["infra"]["hosts"] = {
+        f"infra{number}": {"address": f"192.168.0.{number + 5}", "address_v6": f"fd00:0:0:1::{number + 5}"} for number in range(12)
+    }
     cluster["network"]["external"] = "internet"
     cluster["vips"]["master"]["floating_ip"] = "203.0.113.199"
     return cluster
 
 
 def on_bare() -> dict[str, Any]:
-    """The example cluster on the network of MAKE_BARE."""
-    cluster = example()
+    """The example cluster on the network of MAKE_BARE, which has no IPv6."""
+    cluster = ipv4_alone(example())
     cluster["network"]["existing"] = "bare"
     return cluster
 

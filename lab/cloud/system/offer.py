@@ -9,7 +9,7 @@ import openstack
 
 from lab.phases import wait_for
 
-IMAGE, FLAVOR, EXTERNAL = "debian-12", "m1.medium", "public"
+IMAGE, FLAVOR, EXTERNAL, EXTERNAL_V6 = "debian-12", "m1.medium", "public", "public-v6"
 FILES = Path("/opt/image/image")
 COMMAND_LINE = " ".join([
     "console=ttyS0 quiet mitigations=off audit=0 net.ifnames=0 systemd.show_status=0 no_timer_check",
@@ -51,6 +51,11 @@ def offer_network(cloud: Any) -> None:
         cloud.network.create_subnet(
             network_id=network.id, name=EXTERNAL, ip_version=4, cidr="203.0.113.0/24", gateway_ip="203.0.113.1", is_dhcp_enabled=False,
             allocation_pools=[{"start": "203.0.113.20", "end": "203.0.113.200"}],
+        )  # fmt: skip
+    if not cloud.network.find_subnet(EXTERNAL_V6):
+        cloud.network.create_subnet(
+            network_id=network.id, name=EXTERNAL_V6, ip_version=6, cidr="2001:db8:0:ff::/64", gateway_ip="2001:db8:0:ff::1", is_dhcp_enabled=False,
+            allocation_pools=[{"start": "2001:db8:0:ff::20", "end": "2001:db8:0:ff::200"}],
         )  # fmt: skip
 
 
