@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from components.configuration import POOR_VIEW_WEIGHT
-from lab.nodes import machine
+from lab.nodes import machine, probe
 from lab.nodes.experiments import bounds
 from lab.nodes.experiments.scene import Bound, Change, Experiment, Scene, Step, on_owner, owner_off, switch, two_directors
 from lab.nodes.probe import INFRA, MASTER, WHOLE_S, Target
@@ -39,6 +39,16 @@ def _both_said_so(scene: Scene) -> Iterable[str]:
         journal = machine.run("lab", "exec", node, "journalctl", "--unit=keepalived", "--output=cat", f"--since=@{scene.moment - 1:.0f}").stdout
         if words not in journal:
             yield f"{node} does not say {words!r}: {journal[-300:]}"
+
+
+def _client_asks_the_holder(scene: Scene) -> Iterable[str]:
+    """A director that loses an address sends nothing. If its announcement was the last one, clients ask it until they look for the address again."""
+    for target in scene.target.both:
+        holder = probe.holder(target)
+        mac = machine.run("lab", "exec", holder, "cat", "/sys/class/net/eth0/address").stdout.strip()
+        entry = machine.run("ip", "-n", "client", "neighbour", "show", target.address).stdout.strip()
+        if mac not in entry:
+            yield f"the client does not ask {holder} ({mac}), which holds {target.address}: {entry or 'no entry'}"
 
 
 def _owner_unheard(scene: Scene) -> None:
@@ -78,7 +88,7 @@ PARTITIONS = [
         MASTER,
         (
             Step("partition: the owner keeps its clients, not its peers", "partition", _owner_unheard, _two_owners, owner_off, evidence=_both_said_so),
-            Step("owner and peers together again", "way back", lambda scene: scene.do("lab", "together"), _one_again),
+            Step("owner and peers together again", "way back", lambda scene: scene.do("lab", "together"), _one_again, evidence=_client_asks_the_holder),
         ),
     ),
 ]
