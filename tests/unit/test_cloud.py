@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 from types import ModuleType
 
 import pytest
@@ -149,28 +150,36 @@ def test_files_with_passwords_are_for_root_only(tmp_path: Path, monkeypatch: pyt
     assert (tmp_path / "etc/nova.conf").read_text() == f"[DEFAULT]\nmy_ip = 127.0.0.1\n\n[neutron]\npassword = {made}\n"
 
 
-PORT_ROW = {
-    "headings": ["name", "addresses", "external_ids", "dhcpv4_options"],
-    "data": [["p1", "fa:16:3e:00:00:01 192.168.0.100", ["map", [["neutron:cidrs", "192.168.0.100/24"]]], ["uuid", "d1"]]],
+PORT_ROW: dict[str, Any] = {
+    "name": "p1",
+    "addresses": "fa:16:3e:00:00:01 192.168.0.100",
+    "external_ids": {"neutron:port_name": "bastion", "neutron:cidrs": "192.168.0.100/24"},
+    "dhcpv4_options": ["uuid", "d1"],
 }
 DHCP_ROW = {"headings": ["options"], "data": [[["map", [["router", "192.168.0.1"], ["mtu", "1442"]]]]]}
 
 
-def ovn_answers(monkeypatch: pytest.MonkeyPatch, port: dict[str, object]) -> None:
-    def run(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
-        return subprocess.CompletedProcess(command, 0, stdout=json.dumps(DHCP_ROW if "DHCP_Options" in command else port))
-
-    monkeypatch.setattr(subprocess, "run", run)
-
-
 def test_the_bastion_takes_address_gateway_and_mtu_from_the_tenants_port(monkeypatch: pytest.MonkeyPatch) -> None:
-    ovn_answers(monkeypatch, PORT_ROW)
-    assert edge.wanted() == edge.Port("p1", "fa:16:3e:00:00:01", ("192.168.0.100/24",), "192.168.0.1", "1442")
+    monkeypatch.setattr(subprocess, "run", lambda command, **_: subprocess.CompletedProcess(command, 0, stdout=json.dumps(DHCP_ROW)))
+    assert edge.wanted([PORT_ROW], "bastion") == edge.Port("p1", "fa:16:3e:00:00:01", ("192.168.0.100/24",), "192.168.0.1", "1442")
 
 
-def test_without_a_port_named_bastion_nothing_is_plugged(monkeypatch: pytest.MonkeyPatch) -> None:
-    ovn_answers(monkeypatch, {**PORT_ROW, "data": []})
-    assert edge.wanted() is None
+def test_without_a_port_of_that_name_nothing_is_plugged() -> None:
+    assert edge.wanted([PORT_ROW], "bastion-v6") is None
+
+
+def test_the_external_client_reaches_the_ipv6_subnets_behind_a_router_through_its_ipv6_address() -> None:
+    def port(router: str, owner: str, cidrs: str) -> dict[str, Any]:
+        return {"external_ids": {"neutron:device_id": router, "neutron:device_owner": owner, "neutron:cidrs": cidrs}}
+
+    ports = [
+        PORT_ROW,
+        port("r1", "network:router_gateway", "203.0.113.20/24 2001:db8:0:ff::20/64"),
+        port("r1", "network:router_interface", "192.168.0.1/24"),
+        port("r1", "network:router_interface", "fd00:0:0:1::1/64"),
+        port("r2", "network:router_interface", "fd00:0:0:2::1/64"),
+    ]
+    assert edge.routes(ports) == {"fd00:0:0:1::/64": "2001:db8:0:ff::20"}
 
 
 async def answer_as(name: bytes) -> dict[str, object]:

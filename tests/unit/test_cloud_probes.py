@@ -143,10 +143,12 @@ def test_a_request_waits_for_one_more_retransmission_of_its_syn(quiet_s: float, 
 
 def test_the_summary_tells_the_sides_apart() -> None:
     requests = [request(1, 0.1), request(2, 1.3, connected=1.2), request(3, 10, "timeout", "external")]
-    assert probes.summary(requests) == (
-        "bastion: 0 of 2 failed {}, 1 had their SYN sent again, the longest took 1.30 s; "
-        "external: 1 of 1 failed {'timeout': 1}, 0 had their SYN sent again, the longest took 0.00 s"
-    )
+    assert probes.summary(requests).split("; ") == [
+        "bastion: 0 of 2 failed {}, 1 had their SYN sent again, the longest took 1.30 s",
+        "external: 1 of 1 failed {'timeout': 1}, 0 had their SYN sent again, the longest took 0.00 s",
+        "bastion, IPv6: 0 of 0 failed {}, 0 had their SYN sent again, the longest took 0.00 s",
+        "external, IPv6: 0 of 0 failed {}, 0 had their SYN sent again, the longest took 0.00 s",
+    ]
 
 
 def test_the_qemu_of_a_server_is_found_by_novas_id() -> None:
