@@ -69,7 +69,7 @@ def render(cluster: Cluster, host: str, root: Path = ROOT) -> tuple[File, ...]:
         "sync_id": cluster.sync_id(node.pool_name),
         "methods": sorted({service.forwarding_method for vip in vips.values() for service in vip.services}),
     }
-    has_rules = any(family["is_director"] or family["tunnelled"] or family["returned"] for family in families)
+    has_rules = any(family["is_director"] or family["sync_group"] or family["tunnelled"] or family["returned"] for family in families)
     # A server that is no director runs keepalived too, for its own calls: with health checks and without VRRP.
     names = [*(["keepalived.conf"] if vips else []), *(["lvs.nft"] if has_rules else []), *(["release.batch"] if vips else []), "sysctl.conf", "modules.conf"]
     files = [File(name, 0o644, _template(f"etc/keepalived/current/{name}.j2").render(context)) for name in names]
@@ -280,13 +280,15 @@ def _service_name(vip_name: str, service: VirtualService) -> str:
 
 def _family(cluster: Cluster, node: Node, cidr: AnyRange) -> dict[str, Any]:
     """What the rules of one family must know."""
-    vips = {name: vip for name, vip in cluster.vips_of(node.pool_name).items() if vip.address.version == cidr.version}
+    all_vips = cluster.vips_of(node.pool_name)
+    vips = {name: vip for name, vip in all_vips.items() if vip.address.version == cidr.version}
     directors = cluster.directors(node.pool_name)
+    # Connection sync is in the first subnet: IPv4 where there are both, even if all VIPs are IPv6.
+    syncs = node.name in directors and bool(all_vips) and cidr == cluster.network.cidr
     return {
         **_FAMILIES[cidr.version],
         "version": cidr.version,
-        # Connection sync is in the first subnet: IPv4 where there are both.
-        "sync_group": SYNC_GROUPS[cidr.version] if cidr == cluster.network.cidr else None,
+        "sync_group": SYNC_GROUPS[cidr.version] if syncs else None,
         "is_director": node.name in directors and bool(vips),
         "vips": [_vip(cluster, node, name, vip) for name, vip in vips.items()],
         "own_address": str(node.host.address_of(cidr.version)),

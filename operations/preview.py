@@ -117,7 +117,6 @@ def _names(file: str, content: bytes) -> set[str]:
     cluster = _below(loaded, "config", "openshift-lvs:cluster")
     names = {str(host) for pool in _below(cluster, "pools").values() if not _below(pool).get("existing") for host in _below(pool, "hosts")}
     names |= {f"management-{host}" for host in names}
-    vips = _below(cluster, "vips")
     network, vips = _below(cluster, "network"), _below(cluster, "vips")
     names |= {f"vip-{vip}" for vip in vips} | {f"vip-{vip}{SECOND}" for vip in vips if _below(vips, vip).get("address_v6")}
     names |= {f"reserved-{name}" for name in _below(network, "reserved")} | ({f"subnet{SECOND}"} if network.get("cidr_v6") else set())

@@ -18,7 +18,7 @@ from components.configuration import Cluster, Vip, VirtualService
 from components.configuration.model import AnyAddress, endpoint
 from node.openshift_lvs.facts import Facts
 from node.openshift_lvs.host import SLOPPY_TCP
-from node.openshift_lvs.ipvs import VirtualServer
+from node.openshift_lvs.ipvs import VirtualServer, real_server
 from operations.nodes import Answer, Nodes, looks
 
 MISSED_CHANCE = 1e-6
@@ -31,6 +31,8 @@ CONNECTIONS_MAX = 400
 """For one service: a burst that no service minds."""
 NOT_SLOPPY = f"{SLOPPY_TCP} = 0"
 """The node itself sets it while it has too many connections."""
+_FAMILY_OPTION = {4: "", 6: " -6"}
+"""Of ipvsadm."""
 FOREIGN_NAMED = 5
 """So many foreign senders are named."""
 
@@ -262,7 +264,7 @@ def _service(cluster: Cluster, host: str, name: str, vip: Vip, service: VirtualS
     flags = [*service.scheduler_flags, *(["ops"] if service.ops else [])]
     wanted = VirtualServer(service.scheduler, tuple(sorted(flags)), service.persistence_timeout, {})
     if _shown(wanted) != _shown(there):
-        remedy = f"; on the node: ipvsadm -D -f {number}; systemctl restart keepalived"
+        remedy = f"; on the node: ipvsadm -D -f {number}{_FAMILY_OPTION[vip.address.version]}; systemctl restart keepalived"
         return Finding(host, check, False, f"is {_shown(there)}, rendered {_shown(wanted)}{remedy}")
     faults, drained, failing, live = [], [], [], 0
     hosts = cluster.pools[vip.pool].hosts
@@ -286,7 +288,10 @@ def _service(cluster: Cluster, host: str, name: str, vip: Vip, service: VirtualS
         says = "gets connections although its check fails here" if there.open_since else "is out of rotation: its check fails here"
         faults = [f"{server} {says}" for server in failing] + faults
     others = set(there.servers) - {str(machine.address_of(vip.address.version)) for machine in hosts.values()} - {str(service.sorry_server)}
-    faults += [f"{address} is no real server of ours; on the node: ipvsadm -d -f {number} -r {address}" for address in sorted(others)]
+    faults += [
+        f"{address} is no real server of ours; on the node: ipvsadm -d -f {number}{_FAMILY_OPTION[vip.address.version]} -r {real_server(address)}"
+        for address in sorted(others)
+    ]
     seen_live = f"{live} of {len(hosts)} servers live"
     if expected := service.expected_servers:
         seen_live = f"{live} of {expected} expected servers live" if live <= expected else f"{live} servers live, {expected} expected"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from components.configuration.model import AnyAddress, AnyRange, Model, within
@@ -328,6 +329,13 @@ def priorities(cluster: Cluster, key: str, vip: Vip) -> None:
             f"{key}.priorities: from {highest} down to {lowest} is {-POOR_VIEW_WEIGHT} or more apart; "
             f"a director that sees too few servers of every service adds {POOR_VIEW_WEIGHT}, and must then rank below all others"
         )
+    ranked = sorted(by_priority, reverse=True)
+    for higher, lower in pairwise(ranked) if vip.address_v6 else ():
+        if higher - lower >= -POOR_VIEW_WEIGHT // 2:
+            raise ValueError(
+                f"{key}.priorities: {by_priority[higher]} has {higher}, and the next director {lower}: {-POOR_VIEW_WEIGHT // 2} or more apart; a director that "
+                f"sees too few servers of one family adds {POOR_VIEW_WEIGHT // 2}, and must then rank below the next one"
+            )
     if cluster.witnesses(vip.pool) and lowest < 2 - POOR_VIEW_WEIGHT:
         raise ValueError(
             f"{key}.priorities: {by_priority[lowest]} has {lowest}; with witnesses {2 - POOR_VIEW_WEIGHT} is the least: "

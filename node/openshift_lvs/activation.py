@@ -10,7 +10,7 @@ import json
 import os
 
 from . import belief, clock, firewall, hearing, host, ipvs, journal, legacy, metrics, own_calls, programs, servers, state, versions, vrrp
-from .description import Description, current
+from .description import Description, current, endpoint
 from .errors import Refused, TimedOut
 from .ipvs import Key, Lowered
 
@@ -327,7 +327,7 @@ class _Activation:
         for vip in self.new.vips:
             for service in vip.services if vip.answers_expected else ():
                 if service.mark not in known | live:
-                    return f"no server passes its check of the new service {vip.address}:{service.port}"
+                    return f"no server passes its check of the new service {endpoint(vip.address, service.port)}"
         return ""
 
     def _settle(self) -> None:

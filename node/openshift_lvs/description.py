@@ -244,6 +244,11 @@ class Description(Record):
             return cls.from_json(file.read())
 
 
+def endpoint(address: Address | str, port: int) -> str:
+    """`ADDRESS:PORT`, or `[ADDRESS]:PORT`."""
+    return f"[{address}]:{port}" if ":" in str(address) else f"{address}:{port}"
+
+
 def current() -> Description | None:
     """The description in force; None when no version is in force."""
     return Description.read(state.CURRENT) if os.path.exists(f"{state.CURRENT}/{NAME}") else None

@@ -44,8 +44,8 @@ def close() -> None:
 
 
 def other_chains(description: Description) -> list[dict[str, Any]]:
-    """Other programs' chains for the families of the VIPs, as nft lists them in JSON."""
-    families = {"inet", *(host.FAMILIES[version] for version in description.versions)}
+    """Other programs' chains for the families of the VIPs and of connection sync, as nft lists them in JSON."""
+    families = {"inet", *(host.FAMILIES[version] for version in (*description.versions, description.sync_version))}
     status, shown, _ = programs.attempt("nft", "--json", "list", "chains")
     chains: list[dict[str, Any]] = [each["chain"] for each in json.loads(shown)["nftables"] if "chain" in each] if status == 0 and shown else []
     return [chain for chain in chains if chain["family"] in families and chain["table"] not in _OURS]

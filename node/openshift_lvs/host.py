@@ -58,24 +58,42 @@ def all_addresses() -> dict[str, set[str]]:
 
 
 def wait_for_ipv6(description: Description) -> None:
-    """Wait until programs can send with this host's IPv6 address, ADDRESS_S at most. Does nothing on a host without one, and starts no process.
+    """Wait until programs can send with this host's IPv6 address, ADDRESS_S at most. Does nothing on a host that sends no IPv6 adverts; starts no process.
 
     At a boot, DHCPv6 or a router may answer late, and duplicate address detection comes after that. keepalived sends its IPv6 adverts with this address.
     An instance with unicast adverts that starts without it is in the state FAULT until keepalived reloads, and so is its sync group.
     """
-    own = description.address_of(6)
-    if own is None:
+    if not description.director or 6 not in description.versions:
         return
+    try:
+        _await_ipv6(description)
+    except TimedOut as late:
+        journal.note(f"keepalived starts without its IPv6 address: {late}; with unicast adverts, systemctl reload keepalived once it is there")
+
+
+def require_ipv6(description: Description) -> None:
+    """Raise Refused when a host that is to serve IPv6 VIPs does not get its own IPv6 address within ADDRESS_S."""
+    if 6 not in description.versions:
+        return
+    try:
+        _await_ipv6(description)
+    except TimedOut as late:
+        raise Refused(
+            f"pools.{description.pool}.hosts.{description.host}: {late}; let the host ask for it by DHCPv6, or configure it there, and pulumi up"
+        ) from None
+
+
+def _await_ipv6(description: Description) -> None:
+    """Return when programs can send with this host's IPv6 address. Raises TimedOut."""
+    own = description.address_of(6)
+    assert own
 
     def unusable() -> str:
         rows = map(str.split, state.text(PROC_IPV6).splitlines())
         flags = next((int(flags, 16) for shown, _, _, _, flags, interface in rows if (shown, interface) == (own.packed.hex(), description.interface)), None)
         return "missing" if flags is None else "tentative" if flags & _TENTATIVE else ""
 
-    try:
-        clock.wait_for(ADDRESS_S, f"{own} on {description.interface}", unusable)
-    except TimedOut as late:
-        journal.note(f"keepalived starts without its IPv6 address: {late}; with unicast adverts, systemctl reload keepalived once it is there")
+    clock.wait_for(ADDRESS_S, f"{own} on {description.interface}", unusable)
 
 
 def moved(description: Description, found: dict[str, set[str]]) -> str:

@@ -13,6 +13,7 @@ import os
 import re
 
 from . import host, ipvs, journal, programs, state
+from .description import endpoint
 from .lock import Lock
 
 TYPE_CHECKING = False
@@ -34,7 +35,7 @@ def redirect(description: Description, kernel: Table | None = None) -> None:
             return
         programs.run("nft", "--file", "-", stdin=wanted)
         state.write(state.OWN_CALLS, wanted)
-        names = ", ".join(sorted(f"{vip}:{port}" for vip, _, port in elsewhere))
+        names = ", ".join(sorted(endpoint(vip, port) for vip, _, port in elsewhere))
         journal.note(f"calls from this node and its pods to {names} go to other servers" if names else "calls from this node end at its own server again")
 
 

@@ -14,6 +14,7 @@ import socket
 import struct
 
 from . import host, programs, state
+from .description import endpoint
 from .errors import Refused
 from .lock import Lock
 from .translation import Translation
@@ -57,17 +58,11 @@ def translations(description: Description, chains: list[dict[str, Any]]) -> tupl
 def _told(asked: Asked, to: Destination | None, chains: list[dict[str, Any]]) -> Translation:
     if to is None:
         return Translation(_at(asked), rule="one drops the test packet")
-    return Translation(_at(asked), _end(to), _rule(asked, to, chains))
+    return Translation(_at(asked), endpoint(*to), _rule(asked, to, chains))
 
 
 def _at(asked: Asked) -> str:
-    return f"{_end(asked[:2])}/{asked[2]}"
-
-
-def _end(end: Destination) -> str:
-    """`ADDRESS:PORT`, or `[ADDRESS]:PORT`."""
-    address, port = end
-    return f"[{address}]:{port}" if _version(address) == 6 else f"{address}:{port}"
+    return f"{endpoint(*asked[:2])}/{asked[2]}"
 
 
 def _version(address: str) -> int:
@@ -161,7 +156,7 @@ def _legacy_rule(to: Destination) -> str:
     """The chain of legacy iptables with that translation: the kernel traces it into its log only."""
     save = "iptables-legacy-save" if _version(to[0]) == 4 else "ip6tables-legacy-save"
     shown = programs.attempt(save, "-t", "nat")[1]
-    chain = next((line.split()[1] for line in shown.splitlines() if line.startswith("-A ") and line.endswith(f" --to-destination {_end(to)}")), "")
+    chain = next((line.split()[1] for line in shown.splitlines() if line.startswith("-A ") and line.endswith(f" --to-destination {endpoint(*to)}")), "")
     if chain:
         return f"table nat of legacy iptables, chain {chain}"
     return f"a rule that nftables does not trace; {save} -t nat shows it"

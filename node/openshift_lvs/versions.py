@@ -78,6 +78,7 @@ def deliver(version: str, bundle: bytes) -> str:
     description = Description.read(new)
     if not _awaits_secret(new):
         validate(new)
+    host.require_ipv6(description)
     # A missing module is refused before the first VIP is there.
     host.load_modules(new)
     host.prepare(new, description)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import socket
+import struct
+from contextlib import ExitStack, contextmanager, suppress
 
 from . import belief, clock, host, ipvs, journal, programs, quorum, servers, state
 from .description import Description, Service, Vip
@@ -25,8 +28,8 @@ LISTEN_S = 4
 NAMED = 5
 """So many routers are named in a message."""
 LISTEN_TABLE = "openshift_lvs_listen"
-_VRRP_GROUPS = {4: "01:00:5e:00:00:12", 6: "33:33:00:00:00:12"}
-"""The Ethernet addresses of VRRP's multicast groups 224.0.0.18 and ff02::12."""
+_VRRP_MAC, _VRRP_GROUP_V6 = "01:00:5e:00:00:12", "ff02::12"
+"""VRRP's multicast groups: the Ethernet address of 224.0.0.18, and that of IPv6."""
 _ADDRESSES = {4: re.compile(r"\b(?:\d+\.){3}\d+\b"), 6: re.compile(r"(?<![\w:])[0-9a-f]*:[0-9a-f:]+")}
 _JOURNAL_LINES = 300
 """The last lines of keepalived's VRRP process that are read for transitions. journalctl's own search would read the whole journal, and takes longest
@@ -318,19 +321,39 @@ def strangers(description: Description, current: Description | None) -> str:
     versions = sorted({vip.address.version for vip in description.vips})
     # An interrupted command left its own table.
     _end_listening(versions)
-    # Without keepalived no program has joined VRRP's group on the interface.
-    for version in versions:
-        programs.attempt("ip", "maddress", "add", _VRRP_GROUPS[version], "dev", description.interface)
-    try:
-        programs.run("nft", "--file", "-", stdin=_listening_rules(description))
-        deadline = clock.now() + LISTEN_S
-        while not (routers := found(LISTEN_TABLE)) and clock.now() < deadline:
-            clock.pause()
-        return routers or ""
-    finally:
-        _end_listening(versions)
+    with ExitStack() as groups:
         for version in versions:
-            programs.attempt("ip", "maddress", "delete", _VRRP_GROUPS[version], "dev", description.interface)
+            groups.enter_context(_member(version, description.interface))
+        try:
+            programs.run("nft", "--file", "-", stdin=_listening_rules(description))
+            deadline = clock.now() + LISTEN_S
+            while not (routers := found(LISTEN_TABLE)) and clock.now() < deadline:
+                clock.pause()
+            return routers or ""
+        finally:
+            _end_listening(versions)
+
+
+@contextmanager
+def _member(version: int, interface: str) -> Iterator[None]:
+    """In VRRP's group of a family on an interface, while this lasts: without keepalived no program has joined it.
+
+    For IPv6 by a socket, so that the kernel sends an MLD report: a switch with MLD snooping forwards the group to ports with a report only. Switches forward
+    224.0.0.18 to every port (RFC 4541, 2.1.2).
+    """
+    if version == 6:
+        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as member:
+            # Without the interface nothing is heard, and the deployment ends with a message about that.
+            with suppress(OSError):
+                group = socket.inet_pton(socket.AF_INET6, _VRRP_GROUP_V6) + struct.pack("I", socket.if_nametoindex(interface))
+                member.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, group)
+            yield
+        return
+    programs.attempt("ip", "maddress", "add", _VRRP_MAC, "dev", interface)
+    try:
+        yield
+    finally:
+        programs.attempt("ip", "maddress", "delete", _VRRP_MAC, "dev", interface)
 
 
 def _end_listening(versions: Iterable[int]) -> None:

@@ -94,9 +94,16 @@ class Node:
         self.succeeds("deliver", version, stdin=keepalived.bundle(files))
         return version
 
+    def _deliver_as(self, cluster: Cluster, host: str, root: Path) -> str:
+        """Stage what the cluster says of that host, whose IPv6 address eth0 gets first; the version's name."""
+        for address in cluster.node(host).host.addresses:
+            if address.version == 6:
+                self.run("ip", "address", "replace", f"{address}/64", "dev", "eth0", "nodad")
+        return self.deliver(keepalived.render(cluster, host, root))
+
     def roll_out(self, cluster: Cluster, host: str, root: Path = keepalived.ROOT) -> str:
         """Deliver and activate what the cluster says of that host; the version's name."""
-        version = self.deliver(keepalived.render(cluster, host, root))
+        version = self._deliver_as(cluster, host, root)
         self.succeeds("activate", version)
         return version
 
@@ -107,7 +114,7 @@ class Node:
 
     def accepts(self, cluster: Cluster, host: str, root: Path = keepalived.ROOT) -> None:
         """Deliver as the program does, secrets too: `validate` on the node has keepalived and nft test it."""
-        version = self.deliver(keepalived.render(cluster, host, root))
+        version = self._deliver_as(cluster, host, root)
         secrets = keepalived.authentication(cluster, host, dict.fromkeys(cluster.vips, PASSWORD))
         if secrets:
             self.succeeds("deliver-secret", version, stdin=keepalived.bundle(tuple(File(path, 0o600, text) for path, text in secrets.items())))

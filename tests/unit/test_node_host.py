@@ -91,7 +91,11 @@ def kernel(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return shown
 
 
-@pytest.mark.parametrize("said", [replace(description(), address_v6=ip_address("fd00:0:0:1::2")), description(address="fd00:0:0:1::2")])
+VIP_V6 = vip("master-v6", "fd00:0:0:1::250")
+BOTH = replace(description(vip(), VIP_V6), address_v6=ip_address("fd00:0:0:1::2"))
+
+
+@pytest.mark.parametrize("said", [BOTH, description(VIP_V6, address="fd00:0:0:1::2")])
 def test_keepalived_waits_for_an_ipv6_address_that_is_late_and_tentative_at_first(system: System, kernel: Path, said: Description) -> None:
     system.while_waiting = lambda: kernel.write_text(OWN.format(flags="c0" if system.now < 1003 else "80", interface="eth0"))
     host.wait_for_ipv6(said)
@@ -99,7 +103,7 @@ def test_keepalived_waits_for_an_ipv6_address_that_is_late_and_tentative_at_firs
 
 
 def test_keepalived_starts_without_an_ipv6_address_that_does_not_come(system: System, kernel: Path) -> None:
-    in_force("v1", replace(description(), address_v6=ip_address("fd00:0:0:1::2")))
+    in_force("v1", BOTH)
     assert main(["start"]) == 0
     assert system.now == 1000 + host.ADDRESS_S
     assert system.notes[0] == (
@@ -109,11 +113,20 @@ def test_keepalived_starts_without_an_ipv6_address_that_does_not_come(system: Sy
     assert Path(state.drain_file("master")).read_text() == "0\n"
 
 
-def test_a_host_that_has_its_ipv6_address_or_none_waits_for_nothing(system: System, kernel: Path) -> None:
-    host.wait_for_ipv6(description())
+def test_a_host_that_has_its_ipv6_address_or_needs_none_waits_for_nothing(system: System, kernel: Path) -> None:
+    for without in (description(), replace(BOTH, vips=(vip(),))):
+        host.wait_for_ipv6(without)
+        host.require_ipv6(without)
+    host.wait_for_ipv6(replace(BOTH, director=False))
     kernel.write_text(OWN.format(flags="80", interface="eth0"))
-    host.wait_for_ipv6(replace(description(), address_v6=ip_address("fd00:0:0:1::2")))
+    host.wait_for_ipv6(BOTH)
+    host.require_ipv6(BOTH)
     assert (system.now, system.notes, system.asked) == (1000, [], [])
+
+
+def test_a_host_without_its_ipv6_address_is_refused_as_a_server_of_ipv6_vips(system: System, kernel: Path) -> None:
+    with pytest.raises(Refused, match=r"^pools\.master\.hosts\.master0: waited 10 s for fd00:0:0:1::2 on eth0; last seen: missing; let the host ask for it"):
+        host.require_ipv6(replace(BOTH, director=False))
 
 
 @pytest.mark.parametrize("where", ["loaded", "built in"])
