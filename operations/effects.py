@@ -54,7 +54,7 @@ VIP_ADDRESS = Effect(
 )
 TOGETHER = Effect(
     "`address_v6` of a VIP added or removed",
-    "One director after the other hands its VIPs over before it begins or ceases to move both addresses together. Without another director that can take "
+    "One director after the other hands its VIPs over before it starts or stops moving both addresses together. Without another director that can take "
     "them, no client is served for about a second",
 )
 CLIENTS = Effect(

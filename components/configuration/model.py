@@ -112,11 +112,25 @@ Address = Annotated[
     WithJsonSchema({"type": "string", "pattern": rf"^({IPV4}|{IPV6})$"}),
 ]
 
+AddressV6 = Annotated[
+    AnyAddress,
+    PlainValidator(_address),
+    Form("an IPv6 address, such as 2001:db8::5"),
+    WithJsonSchema({"type": "string", "pattern": f"^{IPV6}$"}),
+]
+
 Range = Annotated[
     AnyRange,
     PlainValidator(_range),
     Form("a network as ADDRESS/LENGTH with zeros after the length, such as 192.168.0.0/24"),
     WithJsonSchema({"type": "string", "pattern": rf"^({IPV4}(/\d{{1,2}})?|{IPV6}(/\d{{1,3}})?)$"}),
+]
+
+RangeV6 = Annotated[
+    AnyRange,
+    PlainValidator(_range),
+    Form("an IPv6 network as ADDRESS/LENGTH with zeros after the length, such as 2001:db8::/64"),
+    WithJsonSchema({"type": "string", "pattern": rf"^{IPV6}(/\d{{1,3}})?$"}),
 ]
 
 

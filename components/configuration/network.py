@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field, model_validator
 
 from components.configuration.allow import AllowEntry
-from components.configuration.model import NUMBER, Address, AnyAddress, AnyRange, Form, Label, Model, Name, Range, port_range
+from components.configuration.model import NUMBER, Address, AddressV6, AnyAddress, AnyRange, Form, Label, Model, Name, Range, RangeV6, port_range
 
 MULTICAST: dict[int, AnyRange] = {4: IPv4Network("224.0.0.0/4"), 6: IPv6Network("ff00::/8")}
 
@@ -45,14 +45,14 @@ class Network(Model):
     heading: ClassVar[str] = "network"
 
     cidr: Range
-    """The subnet, with a prefix length of 29 at most; every host and VIP lies in it. The allocation pool of a created subnet avoids their addresses. That of
+    """The subnet, with a prefix length of 29 at most (IPv6: 120); every host and VIP lies in it. The allocation pool of a created subnet avoids their addresses. That of
     an existing subnet should avoid them too.
     """
-    cidr_v6: Range | None = None
+    cidr_v6: RangeV6 | None = None
     """A second, IPv6 subnet beside an IPv4 `cidr`: every host has an `address_v6` in it."""
     gateway: Address | None = None
     """Gateway of the subnet; required with `external`, unless the network exists."""
-    gateway_v6: Address | None = None
+    gateway_v6: AddressV6 | None = None
     """Gateway of `cidr_v6`; required with `external`, unless the network exists."""
     existing: Name | None = None
     """An existing network: the program uses its subnet with this `cidr` and creates no network or router."""
@@ -63,7 +63,7 @@ class Network(Model):
     client_cidrs: tuple[Range, ...] = ()
     """Clients that may connect to the VIPs. If a VIP has a floating IP and this list is empty, the program warns: only the subnet could connect. Direct
     routing forwards with the client's source address, so these ranges are also allowed address pairs on directors. `0.0.0.0/0` works. Neutron refuses
-    `128.0.0.0/1`, because it overlaps multicast (Neutron API): use `0.0.0.0/1, 128.0.0.0/2, 192.0.0.0/3`.
+    `128.0.0.0/1`, because it overlaps multicast (Neutron API): use `0.0.0.0/1, 128.0.0.0/2, 192.0.0.0/3`. For IPv6, `2000::/3` has every public address.
     """
     reserved: Annotated[dict[Label, Address], Form("a mapping NAME: ADDRESS, such as bastion: 192.168.0.100")] = Field({})
     """Addresses by name, for machines outside this stack, such as a bastion. The program creates an unbound port for each."""
@@ -75,8 +75,8 @@ class Network(Model):
     """Other traffic that all nodes accept: names of rule sets, and mappings."""
     max_allowed_address_pair: Annotated[int, Field(ge=1, le=1000), NUMBER] = 10
     """How many allowed address pairs Neutron accepts on one port (Neutron API). A port has one for each VIP of the pool, each of the pool's
-    `allowed_address_pairs`, and on directors one for the subnet and each of `client_cidrs`. More are refused before anything is created. Clouds differ,
-    and only their operators can see or change the value.
+    `allowed_address_pairs`, and on directors one for each subnet and each of `client_cidrs`. A VIP with two addresses needs two. More are refused before
+    anything is created. Clouds differ, and only their operators can see or change the value.
     """
     port_security: bool = True
     """Whether the network has port security. `false`: for a network without port security (Neutron API). A created network gets none. An existing network,

@@ -16,6 +16,7 @@ from components.configuration.model import (
     IPV6,
     NUMBER,
     Address,
+    AddressV6,
     AnyAddress,
     Form,
     HostKey,
@@ -84,7 +85,7 @@ class Host(Model):
 
     address: Address
     """Fixed address of the host. keepalived: `real_server`."""
-    address_v6: Address | None = None
+    address_v6: AddressV6 | None = None
     """Fixed address in `network.cidr_v6`; required with that. keepalived: `real_server`."""
     host_key: HostKey | None = None
     """Public ssh host key. Required for an existing host (`ssh-keyscan -t ed25519 ADDRESS`); keys of created servers are derived."""

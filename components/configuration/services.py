@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from components.configuration.health_checks import HealthCheck, HttpCheck, MiscCheck, SmtpCheck, TcpCheck
-from components.configuration.model import NUMBER, SECONDS, Address, Form, HostName, Model, Port, Range, Word
+from components.configuration.model import NUMBER, SECONDS, Address, AddressV6, Form, HostName, Model, Port, Range, Word
 from components.configuration.presets import PRESETS, Preset, with_preset
 
 EVICTION_MAX = 600
@@ -88,7 +88,7 @@ class VirtualService(Model):
     """The server that answers, on the same port, when the quorum is lost. A machine outside this stack, because it must have the VIP on `lo` and the ARP
     settings of [a real server](#a-sorry-server-outside-the-stack); a host or VIP of the stack is refused. keepalived: `sorry_server`.
     """
-    sorry_server_v6: Address | None = None
+    sorry_server_v6: AddressV6 | None = None
     """The sorry server of the VIP's `address_v6`; either both have one or neither. keepalived: `sorry_server`."""
     fail_open: bool | None = None
     """While no server passes its health check, every server that is not drained and has a weight gets connections: the checks may be wrong

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, PlainValidator, model_validator
 
 from components.configuration.health_checks import ConnectingCheck
-from components.configuration.model import NUMBER, SECONDS, Address, Form, HostName, Label, Model, wrong
+from components.configuration.model import NUMBER, SECONDS, Address, AddressV6, Form, HostName, Label, Model, wrong
 from components.configuration.services import VirtualService
 
 POOR_VIEW_WEIGHT = -100
@@ -37,14 +37,14 @@ class Vip(Model):
 
     address: Address
     """The VIP: on `lo` of every host of the pool, and on the interface of the holder. keepalived: `virtual_ipaddress`."""
-    address_v6: Address | None = None
+    address_v6: AddressV6 | None = None
     """A second, IPv6 address of the VIP, beside an IPv4 `address`. Both always have one holder. keepalived: `virtual_ipaddress` of a `vrrp_instance` named
     `NAME-v6`, in one `vrrp_sync_group` with that of `address`.
     """
     pool: Annotated[Label, Form("the name of a pool, such as master")]
     """The pool whose hosts serve the VIP."""
     virtual_router_id: Annotated[int, Field(ge=1, le=255), NUMBER]
-    """The VRID: unique in the stack and on the network segment (RFC 9568). keepalived: `virtual_router_id`."""
+    """The VRID: unique in the stack and on the network segment (RFC 9568). An IPv4 and an IPv6 VIP of a pool may have the same. keepalived: `virtual_router_id`."""
     owner: Annotated[HostName, Form("the name of a host of the pool, such as master0")]
     """The preferred director; a director of the pool. keepalived: `priority`."""
     services: tuple[VirtualService, ...]
@@ -70,9 +70,9 @@ class Vip(Model):
     destroy` leaves it in the project. `false`: none. Between `true` and an address, deploy `false` first: a VIP cannot have two (Neutron API).
     """
     garp_master_delay: Annotated[int, Field(ge=0, le=3600), NUMBER, SECONDS] | None = None
-    """Delay of the second round of gratuitous ARP after a takeover; keepalived's 5 s if not set. keepalived: `garp_master_delay`."""
+    """Delay of the second round of gratuitous ARP or unsolicited neighbour advertisements after a takeover; keepalived's 5 s if not set. keepalived: `garp_master_delay`."""
     garp_master_refresh: Annotated[int, Field(ge=0, le=86400), NUMBER, SECONDS] = 30
-    """Interval in which the holder repeats gratuitous ARP; 0: never (keepalived's default). keepalived: `garp_master_refresh`."""
+    """Interval in which the holder repeats gratuitous ARP or unsolicited neighbour advertisements; 0: never (keepalived's default). keepalived: `garp_master_refresh`."""
     smtp_alert: bool | None = None
     """Send mail when the VIP moves. keepalived: `smtp_alert`."""
     answers_within: Annotated[int, Field(ge=0, le=3600), NUMBER, SECONDS] = 120
