@@ -74,7 +74,7 @@ class Network(Model):
     allow: tuple[AllowEntry, ...] = ()
     """Other traffic that all nodes accept: names of rule sets, and mappings."""
     max_allowed_address_pair: Annotated[int, Field(ge=1, le=1000), NUMBER] = 10
-    """How many allowed address pairs Neutron accepts on one port (Neutron API). A port has one for each VIP of the pool, each of the pool's
+    """How many allowed address pairs Neutron accepts on one port (Neutron API). A port has one for each address of the pool's VIPs, each of the pool's
     `allowed_address_pairs`, and on directors one for the subnet and each of `client_cidrs`. More are refused before anything is created. Clouds differ,
     and only their operators can see or change the value.
     """
