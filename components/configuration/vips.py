@@ -103,6 +103,8 @@ class Vip(Model):
             raise ValueError(f"floating_ip: {self.floating_ip}, and address is {self.address}; IPv6 is routed without a floating IP, so remove it")
         versions = {self.address.version} | ({6} if self.address_v6 else set())
         for index, address in enumerate(self.additional_addresses):
+            if address in self.additional_addresses[:index]:
+                raise ValueError(f"additional_addresses.{index}: {address} is in the list twice; remove one")
             if address.version not in versions:
                 other = f"address is {self.address}" + ("; set address_v6 too, or give an IPv4 address" if address.version == 6 else "; give an IPv6 address")
                 raise ValueError(f"additional_addresses.{index}: {address} is IPv{address.version}, and {other}")
