@@ -54,7 +54,7 @@ VIP_ADDRESS = Effect(
 )
 ADDITIONAL = Effect(
     "`additional_addresses` of a VIP",
-    "The hosts get a new address one after the other, the VIP's holder last, and give up a removed one in the same order; connections to the other "
+    "The hosts get a new address one after the other, the VIP's owner last, and give up a removed one in the same order; connections to the other "
     "addresses stay. In OpenStack, a port for each address is created or deleted",
 )
 TOGETHER = Effect(
