@@ -297,8 +297,10 @@ REFUSALS = {
         "vip-infra: 192.168.0.6 is the address of infra1 until this deployment ends. Remove infra1, deploy, then add vip-infra",
     ),
     "an additional address that is another VIP": (
-        [("      infra:\n        address: 192.168.0.251", "      infra:\n        address: 192.168.0.252"),
-         ("address: 192.168.0.250", "address: 192.168.0.250\n        additional_addresses: [192.168.0.251]")],
+        [
+            ("      infra:\n        address: 192.168.0.251", "      infra:\n        address: 192.168.0.252"),
+            ("address: 192.168.0.250", "address: 192.168.0.250\n        additional_addresses: [192.168.0.251]"),
+        ],
         "VIP master: 192.168.0.251 is the address of VIP infra until this deployment ends. Remove infra, deploy, then add master, or keep the name infra",
     ),
     "another subnet": ([("cidr: 192.168.0.0/24", "cidr: 192.168.0.0/23")], "Subnet subnet: another network, or another range. Keep it, and create a new stack"),
@@ -418,8 +420,8 @@ def test_json_names_the_hosts_to_drain_first_new_and_lost_vips_and_the_resources
     )
     dev = report.to_json(tmp_path / "change")["stacks"]["dev"]
     assert dev["hosts"]["infra0"]["step"] == "removed from the stack" and dev["drain_first"] == ["infra0"]
-    assert dev["vips"]["infra"] == {"base": {"address": "192.168.0.251", "owner": "infra0"}, "head": None}
-    assert dev["vips"]["routers"] == {"base": None, "head": {"address": "192.168.0.252", "owner": "infra1"}}
+    assert dev["vips"]["infra"] == {"base": {"address": "192.168.0.251", "additional_addresses": [], "owner": "infra0"}, "head": None}
+    assert dev["vips"]["routers"] == {"base": None, "head": {"address": "192.168.0.252", "additional_addresses": [], "owner": "infra1"}}
     assert "FloatingIp vip-routers" in dev["resources"]["made"] and "Instance infra0" in dev["resources"]["deleted"]
     assert dev["resources"]["replaced"] == ["Port vip-master"] and "Port vip-master" in dev["resources"]["changed"]
 
