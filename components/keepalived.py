@@ -85,7 +85,7 @@ def server_files(cluster: Cluster, pool: str) -> tuple[File, ...]:
         "interface": cluster.pools[pool].interface,
         "families": [{**_FAMILIES[cidr.version], "version": cidr.version, "returned": _returned(cluster, pool, cidr)} for cidr in cluster.network.cidrs],
         "vips": [
-            {"address": vip.address, "services": [{**s.model_dump(mode="json"), "own_check": shlex.join(_own_check(s))} for s in vip.services]}
+            {"addresses": vip.addresses, "services": [{**s.model_dump(mode="json"), "own_check": shlex.join(_own_check(s))} for s in vip.services]}
             for vip in cluster.vips_of(pool).values()
         ],
     }
@@ -130,6 +130,7 @@ def describe(cluster: Cluster, host: str) -> description.Description:
             description.Vip(
                 name=name,
                 address=vip.address,
+                additional_addresses=vip.addresses[1:],
                 virtual_router_id=vip.virtual_router_id,
                 owner=hosts[vip.owner].address_of(vip.address.version),
                 answers_expected=bool(vip.answers_within),
@@ -242,7 +243,8 @@ def _vip(cluster: Cluster, node: Node, name: str, vip: Vip) -> dict[str, Any]:
         **vip.model_dump(mode="json"),
         "name": name,
         "version": vip.address.version,
-        "prefix": f"{vip.address}/{vip.address.max_prefixlen}",
+        "addresses": list(map(str, vip.addresses)),
+        "prefixes": [f"{address}/{address.max_prefixlen}" for address in vip.addresses],
         "together": together if len(together) > 1 else (),
         "poor_view_weight": POOR_VIEW_WEIGHT // len(together),
         "priority": cluster.priority(vip, node.name) if node.name in directors else None,
@@ -291,6 +293,7 @@ def _family(cluster: Cluster, node: Node, cidr: AnyRange) -> dict[str, Any]:
         "sync_group": SYNC_GROUPS[cidr.version] if syncs else None,
         "is_director": node.name in directors and bool(vips),
         "vips": [_vip(cluster, node, name, vip) for name, vip in vips.items()],
+        "addresses": [str(address) for vip in vips.values() for address in vip.addresses],
         "own_address": str(node.host.address_of(cidr.version)),
         "directors": [str(node.pool.hosts[director].address_of(cidr.version)) for director in directors],
         "tunnelled": _tunnelled(node, vips),
@@ -300,7 +303,7 @@ def _family(cluster: Cluster, node: Node, cidr: AnyRange) -> dict[str, Any]:
 
 def _tunnelled(node: Node, vips: dict[str, Vip]) -> list[AnyAddress]:
     """The inner destinations of tunnel packets that only directors may send: VIPs and the host's own address."""
-    balanced = [vip.address for vip in vips.values() if any(service.forwarding_method == "TUN" for service in vip.services)]
+    balanced = [address for vip in vips.values() if any(service.forwarding_method == "TUN" for service in vip.services) for address in vip.addresses]
     return [*balanced, node.host.address] if balanced else []
 
 

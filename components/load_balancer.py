@@ -31,7 +31,7 @@ from pulumi_command import remote
 from components import keepalived
 from components.bastion import BastionEndpoint
 from components.configuration import Cluster, HttpCheck, Vip, VirtualService
-from components.configuration.model import endpoint
+from components.configuration.model import AnyAddress, endpoint
 from components.servers import Endpoint
 
 LIB = "/usr/local/lib/openshift-lvs"
@@ -145,7 +145,8 @@ class LoadBalancer(pulumi.ComponentResource):
             self._command(f"check-adverts-{name}-on-{host}", host, listening, homes or active, was=f"alone-{name}-{host}")
             for host in cluster.directors(vip.pool)
         ]
-        targets = [word for service in vip.services if service.protocol == "TCP" for word in _target(vip, service)]
+        asked = [(address, service) for address in vip.addresses for service in vip.services if service.protocol == "TCP"]
+        targets = [word for address, service in asked for word in _target(address, service)]
         if not vip.answers_within or not targets:
             return pulumi.Output.from_input("not asked")
         inside = cluster.managed(vip.pool)
@@ -237,14 +238,14 @@ def _verb(verb: str, *arguments: pulumi.Input[str], note: pulumi.Input[str] = ""
     return pulumi.Output.all(note, *arguments).apply(lambda parts: f"{_program()} {shlex.join([verb, *parts[1:]])}" + (f" # {parts[0]}" if parts[0] else ""))
 
 
-def _target(vip: Vip, service: VirtualService) -> list[str]:
-    """The words by which `answers` on a node asks for a service through its VIP: what the health check accepts is accepted here too.
+def _target(address: AnyAddress, service: VirtualService) -> list[str]:
+    """The words by which `answers` on a node asks for a service through an address of its VIP: what the health check accepts is accepted here too.
 
     An http check of the service's own port is asked as keepalived asks it (check_http.c): the first url's path, with the Host of the url, the check
     or the service, else the address and port it connects to. Of the answer only the status code counts. Every other check (another port, another
     address, TLS, SMTP, a script) tells nothing about what an HTTP request to the service's port gets, so a TCP connection is the proof.
     """
-    target, check = endpoint(vip.address, service.port), service.health_check
+    target, check = endpoint(address, service.port), service.health_check
     if not isinstance(check, HttpCheck) or check.type != "http" or check.connect_ip or check.connect_port not in (None, service.port):
         return [target]
     url = check.urls[0]

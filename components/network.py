@@ -37,7 +37,7 @@ def allocation_pool(cluster: Cluster, subnet: AnyRange) -> tuple[AnyAddress, Any
     the next host or address added beside the others is free as well.
     """
     named = {subnet.network_address, subnet.broadcast_address, cluster.network.gateway_of(subnet)}
-    named |= {*cluster.network.reserved.values(), *(vip.address for vip in cluster.vips.values())}
+    named |= {*cluster.network.reserved.values(), *(address for vip in cluster.vips.values() for address in vip.addresses)}
     named |= {address for node in cluster.nodes() for address in node.host.addresses}
     inside = [address for address in named if address and address in subnet]
 
@@ -89,7 +89,7 @@ class NetworkArgs:
 class ClusterNetwork(pulumi.ComponentResource):
     """The network, the nodes' security group, and the ports that keep the addresses.
 
-    Who depends on this component waits for all of it. `vip_ports` and `floating_ips` go by the name of the address; `pool_group_ids` has the security
+    Who depends on this component waits for all of it. `vip_ports` go by their own names, `floating_ips` by the VIP's; `pool_group_ids` has the security
     group of each pool with `allow`. A network without port security has no group, and ports only of VIPs with a floating IP.
     """
 
@@ -123,9 +123,7 @@ class ClusterNetwork(pulumi.ComponentResource):
             if pool.allow
         }
         self.management = management and Management(*management, self._management_group(cluster))
-        self.vip_ports = {
-            vip_name: self._reserve(f"vip-{vip_name}", f"vip-{vip_name}", cluster.vips[vip_name].address) for vip_name in cluster.vips_with_port()
-        }
+        self.vip_ports = {port: self._reserve(port, port, address) for port, address in cluster.vip_ports().items()}
         for reserved, kept in cluster.network.reserved.items():
             self._reserve(f"reserved-{reserved}", reserved, kept)
         self.floating_ips = {vip_name: self._floating_ip(vip_name, cluster.network.external, routed) for vip_name in cluster.new_floating_ips()}
@@ -224,12 +222,12 @@ class ClusterNetwork(pulumi.ComponentResource):
 
     def _floating_ip(self, vip_name: str, external: str | None, routed: list[pulumi.Resource]) -> pulumi.Output[str]:
         """A new floating IP for the VIP. Neutron gives a port an outer address only once its subnet has a router."""
-        port = self.vip_ports[vip_name]
+        port = self.vip_ports[f"vip-{vip_name}"]
         return networking.FloatingIp(f"vip-{vip_name}", pool=str(external), port_id=port.id, opts=self._kept(depends_on=routed)).address
 
     def _associate(self, vip_name: str, address: IPv4Address, routed: list[pulumi.Resource]) -> pulumi.Output[str]:
         """The existing floating IP, connected to the VIP's port. `pulumi destroy` disconnects it and lets it be."""
-        port = self.vip_ports[vip_name]
+        port = self.vip_ports[f"vip-{vip_name}"]
         # One floating IP at a time can lead to the port: another address replaces this one, the old connection first.
         options = pulumi.ResourceOptions(parent=self, depends_on=routed, delete_before_replace=True)
         return networking.FloatingIpAssociate(f"vip-{vip_name}", floating_ip=str(address), port_id=port.id, opts=options).floating_ip

@@ -112,6 +112,7 @@ class Stack:
         return {
             name: {
                 "address": str(vip.address),
+                **({"additional_addresses": [str(address) for address in vip.addresses[1:]]} if vip.addresses[1:] else {}),
                 "floating_ip": network.floating_ips.get(name) if network else None,
                 "services": [f"{endpoint(vip.address, service.port)}/{service.protocol}" for service in vip.services],
                 "owner": vip.owner,

@@ -29,6 +29,7 @@ _INSTANCE = re.compile(r"^vrrp_instance (\S+) \{\n(.*?)^\}", re.MULTILINE | re.D
 _SERVICE = re.compile(r"^virtual_server ([^\n{]+) \{\n(.*?)^\}", re.MULTILINE | re.DOTALL)
 _PRIORITY = re.compile(r"^ +priority (\d+)$", re.MULTILINE)
 _ADDRESS = re.compile(r"virtual_ipaddress \{\s+([0-9a-f.:]+)")
+_ADDITIONAL = re.compile(r"virtual_ipaddress_excluded \{([^}]*)\}")
 _VIRTUAL_ROUTER_ID = re.compile(r"^ +virtual_router_id .*$", re.MULTILINE)
 _ADVERTS = re.compile(r"^ +(?:vrrp_version .*|unicast_peer .*|include auth-.*)$", re.MULTILINE)
 _SCHEDULER = re.compile(r"^ +lvs_sched .*$", re.MULTILINE)
@@ -111,7 +112,8 @@ class Side:
         for host, files in self.hosts.items():
             for name, block in _INSTANCE.findall(files.get("keepalived.conf", "")):
                 if (priority := _PRIORITY.search(block)) and (address := _ADDRESS.search(block)):
-                    found.setdefault(name, Vip(address[1])).priorities[host] = int(priority[1])
+                    additional = tuple(each for within in _ADDITIONAL.findall(block) for each in re.findall(r"[0-9a-f.:]+(?=/)", within))
+                    found.setdefault(name, Vip(address[1], additional)).priorities[host] = int(priority[1])
         return found
 
     @cached_property
@@ -135,19 +137,29 @@ class Side:
 
 @dataclass
 class Vip:
-    """A VIP: its address, and the priority of each director."""
+    """A VIP: its address, additional addresses of the same family, and the priority of each director."""
 
     address: str
+    additional: tuple[str, ...] = ()
     priorities: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """All its addresses."""
+        return (self.address, *self.additional)
+
+    def added(self, before: Vip) -> list[str]:
+        """The additional addresses that it did not have before."""
+        return [address for address in self.additional if address not in before.addresses]
 
     @property
     def owner(self) -> str:
         """The director with the highest priority."""
         return max(self.priorities, key=lambda host: self.priorities[host])
 
-    def to_json(self) -> dict[str, str]:
-        """Address and owner as JSON has them: see docs/reference/operations.md."""
-        return {"address": self.address, "owner": self.owner}
+    def to_json(self) -> dict[str, Any]:
+        """Addresses and owner as JSON has them: see docs/reference/operations.md."""
+        return {"address": self.address, "additional_addresses": [*self.additional], "owner": self.owner}
 
 
 @dataclass(frozen=True)
@@ -275,6 +287,8 @@ class Change:
                 return sorted({*(base.vips.keys() - head.vips.keys()), *(base.services - head.services)}) if head.hosts else []
             case effects.VIP_ADDRESS:
                 return [name for name in vips if base.vips[name].address != head.vips[name].address]
+            case effects.ADDITIONAL:
+                return [name for name in vips if set(base.vips[name].additional) != set(head.vips[name].additional)]
             case effects.TOGETHER:
                 return [name for name in vips if (name in base.together) != (name in head.together)]
             case effects.CLIENTS:
@@ -304,7 +318,7 @@ class Change:
         found: dict[str, list[str]] = {}
         for vip in self.base.vips.values():
             if vip.owner in leaving and self.head.hosts:
-                found.setdefault(vip.owner, []).append(vip.address)
+                found.setdefault(vip.owner, []).extend(vip.addresses)
         return found
 
     # --- OpenStack ---
@@ -404,9 +418,10 @@ class Change:
     def _renamed_vips(self) -> Iterator[str]:
         base, head = self.base.vips, self.head.vips
         for name in sorted(head):
-            for old in [old for old in sorted(base) if old != name and base[old].address == head[name].address]:
+            others = [(old, address) for old in sorted(base) if old != name for address in head[name].addresses if address in base[old].addresses]
+            for old, address in others:
                 yield (
-                    f"VIP {name}: {head[name].address} is the address of VIP {old} until this deployment ends. Remove {old}, deploy, then add {name}, or keep "
+                    f"VIP {name}: {address} is the address of VIP {old} until this deployment ends. Remove {old}, deploy, then add {name}, or keep "
                     f"the name {old}"
                 )
 
@@ -426,7 +441,13 @@ class Change:
             return
         holders = {address: port for port in self.base.of("Port").values() for address in port.values("fixedIps", "ipAddress")}
         named = {*chain(*self.head.addresses.values())} & {*chain(*self.base.addresses.values())}
-        named |= {vip.address for vip in self.head.vips.values() if vip.address in {old.address for old in self.base.vips.values()}}
+        named |= {
+            address
+            for name, vip in self.head.vips.items()
+            for old, before in self.base.vips.items()
+            for address in vip.addresses
+            if old != name and address in before.addresses
+        }
         for port in self.head.of("Port").values():
             for address in port.values("fixedIps", "ipAddress"):
                 holder = holders.get(address)

@@ -104,7 +104,7 @@ class Draining:
         return self.cluster.directors(self._pool)
 
     def _names(self, held: frozenset[str]) -> list[str]:
-        return [name for name, vip in self.cluster.vips_of(self._pool).items() if str(vip.address) in held]
+        return [name for name, vip in self.cluster.vips_of(self._pool).items() if not held.isdisjoint(map(str, vip.addresses))]
 
     def _look(self) -> tuple[dict[str, Facts], dict[str, str]]:
         """The facts of the pool's managed hosts, and why hosts do not answer where they do not."""

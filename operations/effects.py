@@ -52,6 +52,11 @@ VIP_ADDRESS = Effect(
     "another `address` of a VIP",
     "The hosts get the new address and give up the old one. In OpenStack the port that reserves it is replaced, and the floating IP moves to the new port",
 )
+ADDITIONAL = Effect(
+    "`additional_addresses` of a VIP",
+    "The hosts get a new address one after the other, the VIP's owner last, and give up a removed one in the same order; connections to the other "
+    "addresses stay. In OpenStack, a port for each address is created or deleted",
+)
 TOGETHER = Effect(
     "`address_v6` of a VIP added or removed",
     "One director after the other hands its VIPs over before it starts or stops moving both addresses together. Without another director that can take "
@@ -90,6 +95,7 @@ EFFECTS = (
     DIRECTOR_REMOVED,
     VIP_REMOVED,
     VIP_ADDRESS,
+    ADDITIONAL,
     TOGETHER,
     CLIENTS,
     EXTERNAL,

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from components.configuration import Cluster, RootVolume
 from components.configuration.model import AnyAddress
 from components.configuration.network import automatic_addresses
-from components.configuration.rules import vip_key
+from components.configuration.rules import address_key
 from components.ingress import ingress_rules, management_rules, pool_rules
 
 EXTENSIONS = {
@@ -190,7 +190,8 @@ def _addresses(cloud: Any, cluster: Cluster) -> Iterator[Finding]:
     """Whether other ports of an existing network have the addresses. Ports that this program created are its own: they have the names that it gives."""
     if not cluster.network.existing or not (found := cloud.network.find_network(cluster.network.existing, ignore_missing=True)):
         return
-    wanted: dict[AnyAddress, tuple[str, str]] = {vip.address: (vip_key(cluster, name), f"vip-{name}") for name, vip in cluster.vips.items()}
+    vips = [(name, port, address) for name, vip in cluster.vips.items() for port, address in vip.ports(name).items()]
+    wanted: dict[AnyAddress, tuple[str, str]] = {address: (address_key(cluster, name, address), port) for name, port, address in vips}
     wanted |= {address: (f"network.reserved.{name}", name) for name, address in cluster.network.reserved.items()}
     created = [node for node in cluster.nodes() if not node.pool.existing]
     wanted |= {address: (f"pools.{node.pool_name}.hosts.{node.name}", node.name) for node in created for address in node.host.addresses}
@@ -259,7 +260,7 @@ def network_needs(cluster: Cluster) -> dict[str, int]:
     network, made = cluster.network, [node for node in cluster.nodes() if not node.pool.existing]
     bastion = int(cluster.ssh.creates_bastion)
     needs = {
-        "ports": len(made) + len(cluster.vips_with_port()) + len(network.reserved) + sum(1 for node in made if node.host.ssh_address) + bastion,
+        "ports": len(made) + len(cluster.vip_ports()) + len(network.reserved) + sum(1 for node in made if node.host.ssh_address) + bastion,
         "floating_ips": len(cluster.new_floating_ips()) + bastion,
         "networks": 0 if network.existing else 1,
         "subnets": 0 if network.existing else len(network.cidrs),

@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +17,7 @@ import yaml
 
 from components.configuration import ConfigurationError
 from components.configuration.cluster import SECOND
+from components.configuration.vips import additional_port
 
 KEPT = {
     "FloatingIp": "clients outside use its address",
@@ -118,9 +121,23 @@ def _names(file: str, content: bytes) -> set[str]:
     names = {str(host) for pool in _below(cluster, "pools").values() if not _below(pool).get("existing") for host in _below(pool, "hosts")}
     names |= {f"management-{host}" for host in names}
     network, vips = _below(cluster, "network"), _below(cluster, "vips")
-    names |= {f"vip-{vip}" for vip in vips} | {f"vip-{vip}{SECOND}" for vip in vips if _below(vips, vip).get("address_v6")}
+    for vip in vips:
+        names |= _vip_ports(str(vip), _below(vips, vip))
     names |= {f"reserved-{name}" for name in _below(network, "reserved")} | ({f"subnet{SECOND}"} if network.get("cidr_v6") else set())
     return names
+
+
+def _vip_ports(name: str, vip: Mapping[str, Any]) -> set[str]:
+    """The names of the ports of a VIP, and of the one that its `address_v6` is."""
+    second = f"{name}{SECOND}" if vip.get("address_v6") else name
+    ports = {f"vip-{name}", f"vip-{second}"}
+    additional = vip.get("additional_addresses")
+    for given in additional if isinstance(additional, list) else ():
+        # One that is no address made no port.
+        with suppress(ValueError):
+            address = ip_address(str(given))
+            ports.add(additional_port(second if address.version == 6 else name, address))
+    return ports
 
 
 def _below(value: Any, *keys: str) -> Mapping[str, Any]:

@@ -145,6 +145,8 @@ def _vip_clauses(each: Change) -> Iterator[str]:
         else:
             if base[name].address != head[name].address:
                 yield f"{_code(base[name].address)} becomes {_code(head[name].address)}"
+            yield from (f"{_code(address)} is new" for address in head[name].added(base[name]))
+            yield from (f"{_code(address)} is given up" for address in base[name].added(head[name]))
             if base[name].owner != head[name].owner:
                 yield f"{_code(head[name].address)} moves to {_code(head[name].owner)}"
 
@@ -234,6 +236,8 @@ def _vip_lines(each: Change) -> Iterator[str]:
         old, new = base[name], head[name]
         if old.address != new.address:
             yield f"VIP {_code(old.address)} ({_code(name)}) becomes {_code(new.address)}"
+        yield from (f"additional address {_code(address)} of VIP {_code(name)} is new" for address in new.added(old))
+        yield from (f"additional address {_code(address)} of VIP {_code(name)} is given up" for address in old.added(new))
         if old.owner != new.owner:
             yield f"VIP {_code(new.address)} ({_code(name)}) moves from {_code(old.owner)} to {_code(new.owner)}"
         for host, priority in new.priorities.items():

@@ -95,6 +95,7 @@ class Address:
     """A VIP: its owner, the hosts that hold it, and the directors that were reached."""
 
     address: str
+    additional_addresses: list[str]
     pool: str
     owner: str
     holders: list[str]
@@ -170,6 +171,7 @@ def _vip(cluster: Cluster, name: str, vip: Vip, known: Mapping[str, Facts]) -> A
     shown = next((directors[host] for host in [*having, *directors] if host in directors), None)
     return Address(
         address=str(vip.address),
+        additional_addresses=[str(address) for address in vip.addresses[1:]],
         pool=vip.pool,
         owner=vip.owner,
         holders=having,
@@ -248,7 +250,7 @@ def _host_row(name: str, host: Host | None, vips: Mapping[str, Address]) -> tupl
 
 
 def _vip_rows(name: str, vip: Address) -> Iterator[tuple[str, ...]]:
-    label = f"{name} {vip.address}"
+    label = " ".join([name, vip.address, *vip.additional_addresses])
     for host, director in vip.directors.items():
         roles = [*(["owner"] if host == vip.owner else []), "holder" if director.holds else "backup"]
         yield label, host, ", ".join(roles), director.state, director.since or "-", director.before or "-", _priority(director)

@@ -119,6 +119,7 @@ def from_facts(cluster: Cluster, known: Mapping[str, Facts], silent: Mapping[str
             yield from inside(cluster, host, known[host], root)
     for name, vip in cluster.vips.items():
         yield _holder(cluster, name, vip, known)
+        yield from _together(name, vip, known)
         yield from _drained_alike(cluster, name, vip, known)
 
 
@@ -148,7 +149,7 @@ def inside(cluster: Cluster, host: str, seen: Facts, root: Path) -> Iterator[Fin
     yield from _repairs(host, seen)
     if seen.moved:
         yield Finding(host, "interface", False, seen.moved)
-    yield _settings(host, files, seen, {str(vip.address) for vip in vips.values()}, is_director)
+    yield _settings(host, files, seen, {str(address) for vip in vips.values() for address in vip.addresses}, is_director)
     for name, vip in vips.items():
         yield from _tables(cluster, host, name, vip, seen)
         if _view_is_behind(cluster, host, name, vip, seen):
@@ -339,6 +340,21 @@ def _holder(cluster: Cluster, name: str, vip: Vip, known: Mapping[str, Facts]) -
     return Finding(name, "holder", holder in directors, f"{address} is on {holder}{away}" + ("" if holder in directors else "; it is no director of the pool"))
 
 
+def _together(name: str, vip: Vip, known: Mapping[str, Facts]) -> Iterator[Finding]:
+    """Whether the holder of a VIP has its additional addresses too, and no other host has one."""
+    having = holders(vip, known)
+    for address in vip.addresses[1:] if len(having) == 1 else ():
+        holder = having[0]
+        others = [host for host, seen in known.items() if host != holder and str(address) in seen.held]
+        if others:
+            apart = f"{address} is on {', '.join(others)}, and {vip.address}, which always has the same holder, is on {holder}"
+            yield Finding(name, "holder", False, f"{apart}; on {', '.join(others)}: systemctl restart keepalived")
+        elif str(address) not in known[holder].held:
+            yield Finding(name, "holder", False, f"{address} is not on {holder}, which holds {vip.address}; systemctl restart keepalived on {holder}")
+        else:
+            yield Finding(name, "holder", True, f"{address} is on {holder} too")
+
+
 def _from_outside(nodes: Nodes, cluster: Cluster, known: Mapping[str, Facts]) -> Iterator[Finding]:
     """Who answers for each VIP, and whether every live server behind it does.
 
@@ -351,8 +367,9 @@ def _from_outside(nodes: Nodes, cluster: Cluster, known: Mapping[str, Facts]) ->
         having = holders(vip, known)
         if len(having) == 1 and asker:
             askers[name] = asker
-            jobs.setdefault(asker, []).append(str(vip.address))
-            jobs[asker] += [f"{endpoint(vip.address, service.port)}={_count(service, live)}" for service, live in _asked(vip, known[having[0]]) if live]
+            for address in vip.addresses:
+                jobs.setdefault(asker, []).append(str(address))
+                jobs[asker] += [f"{endpoint(address, service.port)}={_count(service, live)}" for service, live in _asked(vip, known[having[0]]) if live]
         elif len(having) == 1:
             yield Finding(name, "outside", None, f"no host outside pool {vip.pool} can be asked, so nothing was seen from outside")
     asked = nodes.ask_each({asker: ("outside", *words) for asker, words in jobs.items()})
@@ -370,10 +387,13 @@ def _from_outside(nodes: Nodes, cluster: Cluster, known: Mapping[str, Facts]) ->
         there = holder, vip.address.version
         lines = [line.split() for line in asked[asker].said.splitlines()]
         protocol = "arp" if vip.address.version == 4 else "ndp"
-        macs = {words[2] for words in lines if words[:2] == [protocol, str(vip.address)]}
-        yield _answers(name, protocol, asker, holder, known, asked[asker], macs)
-        for service, live in _asked(vip, known[holder]):
-            check, at = f"path {service.port}/TCP", endpoint(vip.address, service.port)
+        for address in vip.addresses:
+            macs = {words[2] for words in lines if words[:2] == [protocol, str(address)]}
+            check = protocol if address == vip.address else f"{protocol} {address}"
+            yield _answers(name, check, asker, holder, known, asked[asker], macs)
+        for address, service, live in ((address, *each) for address in vip.addresses for each in _asked(vip, known[holder])):
+            at = endpoint(address, service.port)
+            check = f"path {service.port if address == vip.address else at}/TCP"
             if not live:
                 yield Finding(name, check, False, f"{holder} has no live server: mend one, or undrain one (operations status)")
                 continue
@@ -406,19 +426,19 @@ def _count(service: VirtualService, live: Mapping[str, int]) -> int:
     return min(CONNECTIONS_MAX, math.ceil(-math.log(MISSED_CHANCE / len(live)) * sum(live.values()) / min(live.values())))
 
 
-def _answers(name: str, protocol: str, asker: str, holder: str, known: Mapping[str, Facts], answer: Answer, macs: set[str]) -> Finding:
+def _answers(name: str, check: str, asker: str, holder: str, known: Mapping[str, Facts], answer: Answer, macs: set[str]) -> Finding:
     if answer.fault:
-        return Finding(name, protocol, False, f"{asker} could not ask: {answer.fault}", asked=answer.reached)
+        return Finding(name, check, False, f"{asker} could not ask: {answer.fault}", asked=answer.reached)
     owners = {seen.mac: host for host, seen in known.items()}
     shown = ", ".join(sorted(f"{mac} ({owners.get(mac, 'no host of this stack')})" for mac in macs))
     if macs == {known[holder].mac}:
-        return Finding(name, protocol, True, f"only {shown} answers, asked from {asker}")
+        return Finding(name, check, True, f"only {shown} answers, asked from {asker}")
     remedy = (
         "; take the address from whoever else has it, and see that its sysctls are as rendered"
         if macs
         else f"; on {holder}: journalctl -u keepalived, ip address; on its port: the address pair and the security group"
     )
-    return Finding(name, protocol, False, f"asked from {asker}, {shown or 'no MAC'} answers; only {known[holder].mac} ({holder}) should{remedy}")
+    return Finding(name, check, False, f"asked from {asker}, {shown or 'no MAC'} answers; only {known[holder].mac} ({holder}) should{remedy}")
 
 
 def _drained_alike(cluster: Cluster, name: str, vip: Vip, known: Mapping[str, Facts]) -> Iterator[Finding]:

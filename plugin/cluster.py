@@ -28,6 +28,7 @@ class Endpoint(TypedDict):
     """Where a VIP is, and its worst-case times."""
 
     address: str
+    additional_addresses: NotRequired[list[str]]
     floating_ip: NotRequired[str]
     services: list[str]
     owner: str

@@ -12,7 +12,7 @@ from components.configuration import rules
 from components.configuration.errors import ConfigurationError, UsageError, explain
 from components.configuration.keepalived import Keepalived
 from components.configuration.metrics import Metrics
-from components.configuration.model import Form, Label, Model, endpoint
+from components.configuration.model import AnyAddress, Form, Label, Model, endpoint
 from components.configuration.network import Network
 from components.configuration.pools import WITNESSES, Node, Pool
 from components.configuration.ssh import Ssh
@@ -94,6 +94,15 @@ class Cluster(Model):
         """
         return list(self.vips) if self.network.port_security else self.vips_with_floating_ip()
 
+    def vip_ports(self) -> dict[str, AnyAddress]:
+        """The address that each port reserves for a VIP, by the name of the port. Without port security no port reserves an additional address."""
+        return {
+            port: address
+            for name in self.vips_with_port()
+            for port, address in self.vips[name].ports(name).items()
+            if self.network.port_security or address == self.vips[name].address
+        }
+
     @property
     def warnings(self) -> list[str]:
         """What works, but probably not as meant: one message each, with key, value and remedy."""
@@ -127,7 +136,7 @@ class Cluster(Model):
         neighbours, because direct routing forwards a client's packet with the client's address. And what the pool's `allowed_address_pairs` adds.
         """
         vips = self.vips_of(node.pool_name)
-        pairs = {str(vip.address) for vip in vips.values()}
+        pairs = {str(address) for vip in vips.values() for address in vip.addresses}
         if vips and node.name in self.directors(node.pool_name):
             versions = {vip.address.version for vip in vips.values()}
             pairs |= {str(range_) for range_ in (*self.network.cidrs, *self.network.client_cidrs) if range_.version in versions}

@@ -45,8 +45,8 @@ class Network(Model):
     heading: ClassVar[str] = "network"
 
     cidr: Range
-    """The subnet, with a prefix length of 29 at most (IPv6: 120); every host and VIP lies in it. The allocation pool of a created subnet avoids their addresses. That of
-    an existing subnet should avoid them too.
+    """The subnet, with a prefix length of 29 at most (IPv6: 120); every host and VIP lies in it. The allocation pool of a created subnet avoids their
+    addresses. That of an existing subnet should avoid them too.
     """
     cidr_v6: RangeV6 | None = None
     """A second, IPv6 subnet beside an IPv4 `cidr`: every host has an `address_v6` in it."""
@@ -74,9 +74,9 @@ class Network(Model):
     allow: tuple[AllowEntry, ...] = ()
     """Other traffic that all nodes accept: names of rule sets, and mappings."""
     max_allowed_address_pair: Annotated[int, Field(ge=1, le=1000), NUMBER] = 10
-    """How many allowed address pairs Neutron accepts on one port (Neutron API). A port has one for each VIP of the pool, each of the pool's
-    `allowed_address_pairs`, and on directors one for each subnet and each of `client_cidrs`. A VIP with two addresses needs two. More are refused before
-    anything is created. Clouds differ, and only their operators can see or change the value.
+    """How many allowed address pairs Neutron accepts on one port (Neutron API). A port has one for each address of the pool's VIPs, each of the pool's
+    `allowed_address_pairs`, and on directors one for each subnet and each of `client_cidrs`. More are refused before anything is created. Clouds differ,
+    and only their operators can see or change the value.
     """
     port_security: bool = True
     """Whether the network has port security. `false`: for a network without port security (Neutron API). A created network gets none. An existing network,

@@ -96,7 +96,7 @@ def addresses(cluster: Cluster) -> None:
         if second and not network.cidr_v6:
             raise ValueError(f"{key}.address_v6: {second}, and network.cidr_v6 is not set; set it to the subnet of this address, or remove this")
         named += [(key, node.host.address), *([(f"{key}.address_v6", second)] if second else [])]
-    named += [(vip_key(cluster, name), vip.address) for name, vip in cluster.vips.items()]
+    named += [(address_key(cluster, name, address), address) for name, vip in cluster.vips.items() for address in vip.addresses]
     for key, address in named:
         subnet = next((cidr for cidr in network.cidrs if cidr.version == address.version), network.cidr)
         if address not in subnet or address in (subnet.network_address, subnet.broadcast_address):
@@ -120,6 +120,12 @@ def section(cluster: Cluster, name: str) -> str:
 def vip_key(cluster: Cluster, name: str, key: str = "address") -> str:
     """The key of what each of the two addresses of a VIP has for itself: `address` or `address_v6`."""
     return f"{section(cluster, name)}.{key}{'' if cluster.together(name)[0] == name else '_v6'}"
+
+
+def address_key(cluster: Cluster, name: str, address: AnyAddress) -> str:
+    """The key of one of the addresses of a VIP, which may be an additional one."""
+    vip = cluster.vips[name]
+    return vip_key(cluster, name) if address == vip.address else f"{section(cluster, name)}.additional_addresses.{vip.additional_addresses.index(address)}"
 
 
 def host_names(cluster: Cluster) -> None:
@@ -274,7 +280,7 @@ def allowed_address_pairs(cluster: Cluster) -> None:
         most = cluster.network.max_allowed_address_pair
         count = 0 if node.pool.existing or not cluster.network.port_security else len(cluster.allowed_address_pairs(node))
         if count > most:
-            vips = len(cluster.vips_of(node.pool_name))
+            vips = sum(len(vip.addresses) for vip in cluster.vips_of(node.pool_name).values())
             raise ValueError(
                 f"network.max_allowed_address_pair: {most}, and the port of {node.name} needs {count} allowed address pairs: {vips} VIPs, "
                 f"{len(node.pool.allowed_address_pairs)} of {key}, the others for the subnet and client_cidrs; spread the VIPs over more pools, "
@@ -427,7 +433,8 @@ def sorry_servers(cluster: Cluster) -> None:
     """
     hosts = [(address, node) for node in cluster.nodes() for address in node.host.addresses]
     inside = {address: f"host {node.name} of pool {node.pool_name!r}, which does not have this VIP" for address, node in hosts}
-    inside |= {vip.address: f"the address of {section(cluster, name)}, not of a machine" for name, vip in cluster.vips.items()}
+    vips = [(address, name) for name, vip in cluster.vips.items() for address in vip.addresses]
+    inside |= {address: f"the address of {section(cluster, name)}, not of a machine" for address, name in vips}
     for end, gateway in (("", cluster.network.gateway), ("_v6", cluster.network.gateway_v6)):
         if gateway:
             inside[gateway] = f"network.gateway{end}"
@@ -459,7 +466,8 @@ def witnesses(cluster: Cluster) -> None:
     """A witness is outside the pool: neither one of its hosts nor one of its VIPs."""
     for pool_name, pool in cluster.pools.items():
         inside = {address: f"pools.{pool_name}.hosts.{name}" for name, host in pool.hosts.items() for address in host.addresses}
-        inside |= {vip.address: vip_key(cluster, name) for name, vip in cluster.vips_of(pool_name).items()}
+        vips = [(address, name) for name, vip in cluster.vips_of(pool_name).items() for address in vip.addresses]
+        inside |= {address: address_key(cluster, name, address) for address, name in vips}
         for index, witness in enumerate(pool.witnesses or ()):
             if found := inside.get(witness_address(witness)):
                 raise ValueError(

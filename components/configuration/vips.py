@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, PlainValidator, model_validator
 
 from components.configuration.health_checks import ConnectingCheck
-from components.configuration.model import NUMBER, SECONDS, Address, AddressV6, Form, HostName, Label, Model, wrong
+from components.configuration.model import NUMBER, SECONDS, Address, AddressV6, AnyAddress, Form, HostName, Label, Model, wrong
 from components.configuration.services import VirtualService
 
 POOR_VIEW_WEIGHT = -100
@@ -41,10 +41,16 @@ class Vip(Model):
     """A second, IPv6 address of the VIP, beside an IPv4 `address`. Both always have one holder. keepalived: `virtual_ipaddress` of a `vrrp_instance` named
     `NAME-v6`, in one `vrrp_sync_group` with that of `address`.
     """
+    additional_addresses: tuple[Address, ...] = ()
+    """Further addresses with the same services, each of a family that the VIP has. They move with the VIP's address of their family and need no VRID of
+    their own. A floating IP leads to `address` only. keepalived: `virtual_ipaddress_excluded`.
+    """
     pool: Annotated[Label, Form("the name of a pool, such as master")]
     """The pool whose hosts serve the VIP."""
     virtual_router_id: Annotated[int, Field(ge=1, le=255), NUMBER]
-    """The VRID: unique in the stack and on the network segment (RFC 9568). An IPv4 and an IPv6 VIP of a pool may have the same. keepalived: `virtual_router_id`."""
+    """The VRID: unique in the stack and on the network segment (RFC 9568). An IPv4 and an IPv6 VIP of a pool may have the same. keepalived:
+    `virtual_router_id`.
+    """
     owner: Annotated[HostName, Form("the name of a host of the pool, such as master0")]
     """The preferred director; a director of the pool. keepalived: `priority`."""
     services: tuple[VirtualService, ...]
@@ -70,9 +76,13 @@ class Vip(Model):
     destroy` leaves it in the project. `false`: none. Between `true` and an address, deploy `false` first: a VIP cannot have two (Neutron API).
     """
     garp_master_delay: Annotated[int, Field(ge=0, le=3600), NUMBER, SECONDS] | None = None
-    """Delay of the second round of gratuitous ARP or unsolicited neighbour advertisements after a takeover; keepalived's 5 s if not set. keepalived: `garp_master_delay`."""
+    """Delay of the second round of gratuitous ARP or unsolicited neighbour advertisements after a takeover; keepalived's 5 s if not set. keepalived:
+    `garp_master_delay`.
+    """
     garp_master_refresh: Annotated[int, Field(ge=0, le=86400), NUMBER, SECONDS] = 30
-    """Interval in which the holder repeats gratuitous ARP or unsolicited neighbour advertisements; 0: never (keepalived's default). keepalived: `garp_master_refresh`."""
+    """Interval in which the holder repeats gratuitous ARP or unsolicited neighbour advertisements; 0: never (keepalived's default). keepalived:
+    `garp_master_refresh`.
+    """
     smtp_alert: bool | None = None
     """Send mail when the VIP moves. keepalived: `smtp_alert`."""
     answers_within: Annotated[int, Field(ge=0, le=3600), NUMBER, SECONDS] = 120
@@ -98,6 +108,12 @@ class Vip(Model):
         if isinstance(self.floating_ip, IPv4Address) and self.address.version == 6:
             raise ValueError(f"floating_ip: {self.floating_ip}, and address is {self.address}; IPv6 is routed without a floating IP, so remove it")
         versions = {self.address.version} | ({6} if self.address_v6 else set())
+        for index, address in enumerate(self.additional_addresses):
+            if address in self.additional_addresses[:index]:
+                raise ValueError(f"additional_addresses.{index}: {address} is in the list twice; remove one")
+            if address.version not in versions:
+                other = f"address is {self.address}" + ("; set address_v6 too, or give an IPv4 address" if address.version == 6 else "; give an IPv6 address")
+                raise ValueError(f"additional_addresses.{index}: {address} is IPv{address.version}, and {other}")
         for index, service in enumerate(self.services):
             key = f"services.{index}"
             if 6 in versions:
@@ -111,6 +127,15 @@ class Vip(Model):
     def mark(self, service: VirtualService) -> int:
         """The firewall mark of a service's virtual server, unique in the stack: VIPs of both families may have one VRID."""
         return self.virtual_router_id << 20 | (self.address.version == 6) << 19 | service.mark
+
+    @property
+    def addresses(self) -> tuple[AnyAddress, ...]:
+        """`address`, and the additional addresses of its family: what one VRRP instance has."""
+        return (self.address, *(address for address in self.additional_addresses if address.version == self.address.version))
+
+    def ports(self, name: str) -> dict[str, AnyAddress]:
+        """The address that each port reserves, by the name of the port. With or without one address, the ports of the others have the same names."""
+        return {f"vip-{name}": self.address, **{additional_port(name, address): address for address in self.addresses[1:]}}
 
     def second(self) -> Vip:
         """The VIP of `address_v6`, with everything else as `address` has it."""
@@ -126,6 +151,11 @@ class Vip(Model):
     def recovery_seconds(self) -> float:
         """The worst case of all services."""
         return max(service.recovery_seconds for service in self.services)
+
+
+def additional_port(name: str, address: AnyAddress) -> str:
+    """The name of the port that reserves an additional address of a VIP. No VIP has a dot in its name, so no other port has this name."""
+    return f"vip-{name}-{address.exploded.replace(':', '.')}"
 
 
 def _possible_with_ipv6(key: str, service: VirtualService) -> None:

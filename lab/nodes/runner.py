@@ -153,7 +153,7 @@ def _put_in_force(described: Description, auth_pass: Mapping[str, str]) -> None:
     stack.up(described, auth_pass)
     for target in (MASTER, INFRA):
         vip = described["vips"][target.vip]
-        for address in filter(None, (vip["address"], vip.get("address_v6"))):
+        for address in filter(None, (vip["address"], vip.get("address_v6"), *vip.get("additional_addresses", ()))):
             probe.wait_until_whole(Scene(target, "", "", described).live(), target._replace(address=address))
     _Lab.in_force = copy.deepcopy(described), auth_pass
 

@@ -380,9 +380,8 @@ def apply(description: Description) -> None:
     if description.runs_keepalived:
         vrrp.start(description, missing_only=True)
         servers.write_drained_files(os.path.realpath(folder), description)
-    ours = {str(vip.address) for vip in description.vips}
-    others = {str(vip.address) for name in versions.delivered() for vip in Description.read(versions.folder(name)).vips}
-    host.remove_vips(others - ours)
+    others = {address for name in versions.delivered() for address in Description.read(versions.folder(name)).vip_addresses}
+    host.remove_vips(others.difference(description.vip_addresses))
 
 
 def _real_servers(description: Description) -> list[object]:

@@ -25,7 +25,7 @@ NAME = "host.json"
 VRRP, AH, UDP, IPIP = 112, 51, 17, 4
 """IP protocols (IANA)."""
 _WIDTH = 140
-_OPTIONAL = ("address_v6", "checks_only", "connections_max", "directors_v6", "metrics_directory", "together")
+_OPTIONAL = ("additional_addresses", "address_v6", "checks_only", "connections_max", "directors_v6", "metrics_directory", "together")
 """Fields that are not in the file while they are empty: a stack without them has the file that it had before they existed."""
 
 
@@ -111,11 +111,13 @@ class Vip(Record):
     """Whether adverts go to each director's address instead of the multicast group."""
     together: str = ""
     """The first of two VIPs, one of each family, that always have one holder (`vrrp_sync_group`); empty for a VIP that moves alone."""
+    additional_addresses: tuple[Address, ...] = ()
+    """Further addresses of the same family in the same VRRP instance, with the same services and marks."""
 
     @property
-    def prefix(self) -> str:
-        """The VIP as a network of one address: `192.0.2.250/32`."""
-        return f"{self.address}/{self.address.max_prefixlen}"
+    def addresses(self) -> tuple[Address, ...]:
+        """All its addresses, `address` first."""
+        return (self.address, *self.additional_addresses)
 
 
 class Description(Record):
@@ -177,6 +179,11 @@ class Description(Record):
     def address_of(self, version: int) -> Address | None:
         """This host's address of a family, 4 or 6."""
         return next((address for address in self.addresses if address.version == version), None)
+
+    @property
+    def vip_addresses(self) -> tuple[str, ...]:
+        """Every address of the VIPs."""
+        return tuple(str(address) for vip in self.vips for address in vip.addresses)
 
     @property
     def versions(self) -> tuple[int, ...]:
@@ -264,7 +271,9 @@ def in_force() -> Description:
 
 def _vip(data: dict[str, Any]) -> Vip:
     services = tuple(_service(service) for service in data["services"])
-    return Vip(**{**_known(Vip, data), "address": ip_address(data["address"]), "owner": ip_address(data["owner"]), "services": services})
+    additional = tuple(ip_address(each) for each in data.get("additional_addresses", ()))
+    read = {"address": ip_address(data["address"]), "additional_addresses": additional, "owner": ip_address(data["owner"]), "services": services}
+    return Vip(**{**_known(Vip, data), **read})
 
 
 def _service(data: dict[str, Any]) -> Service:

@@ -128,5 +128,5 @@ def _rules(description: Description) -> Iterator[tuple[int, str]]:
                 yield server.address.version, f'source address="{server.address}" port port="{service.check_port}" protocol="tcp"'
     for vip, service in services:
         # A server behind NAT gets packets for its own address.
-        for target in (vip.address, *([description.address] if service.forwarding_method == "NAT" else [])):
+        for target in (*vip.addresses, *([description.address] if service.forwarding_method == "NAT" else [])):
             yield target.version, f'destination address="{target}" port port="{service.port}" protocol="{service.protocol.lower()}"'

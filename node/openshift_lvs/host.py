@@ -202,27 +202,30 @@ def _loaded(module: str) -> bool:
 def add_vips(description: Description) -> list[str]:
     """Put the VIPs on lo, where they are not yet. Returns the ones that were missing."""
     there = addresses("lo")
-    missing = [vip for vip in description.vips if str(vip.address) not in there]
+    missing = [address for address in description.vip_addresses if address not in there]
     if missing:
-        programs.run(
-            "ip", "-batch", "-", stdin="".join(f"address replace {vip.prefix} dev lo{_DEPRECATED if vip.address.version == 6 else ''}\n" for vip in missing)
-        )
-        journal.note(f"put on lo: {', '.join(str(vip.address) for vip in missing)}")
-    return [str(vip.address) for vip in missing]
+        programs.run("ip", "-batch", "-", stdin="".join(f"address replace {_prefix(vip)} dev lo{_DEPRECATED if ':' in vip else ''}\n" for vip in missing))
+        journal.note(f"put on lo: {', '.join(missing)}")
+    return missing
 
 
 def remove_vips(vips: Iterable[str]) -> None:
     """Take these addresses from lo, where they are there."""
     there = addresses("lo")
     for vip in sorted(set(vips) & there):
-        programs.run("ip", "address", "delete", f"{vip}/{128 if ':' in vip else 32}", "dev", "lo")
+        programs.run("ip", "address", "delete", _prefix(vip), "dev", "lo")
         journal.note(f"taken from lo: {vip}: the version in force does not name it")
 
 
 def release_vips(description: Description) -> None:
     """Take the VIPs from the interface that a keepalived which is gone left there."""
-    for vip in description.vips:
-        programs.attempt("ip", "address", "delete", vip.prefix, "dev", description.interface)
+    for vip in description.vip_addresses:
+        programs.attempt("ip", "address", "delete", _prefix(vip), "dev", description.interface)
+
+
+def _prefix(address: str) -> str:
+    """An address as a network of one address."""
+    return f"{address}/{128 if ':' in address else 32}"
 
 
 def load_rules(folder: str) -> None:

@@ -11,8 +11,6 @@ from .record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from .description import Description
 
 _METHODS = {"Route": "DR", "Tunnel": "TUN", "Masq": "NAT"}
@@ -218,22 +216,23 @@ def real_server(address: str) -> str:
     return f"[{address}]:0" if ":" in address else address
 
 
-def forget(descriptions: Iterable[Description]) -> None:
+def forget(descriptions: list[Description]) -> None:
     """Remove the virtual servers of these versions and their connections, while keepalived does not run.
 
     keepalived keeps what it finds at its start: another scheduler, another forwarding method, a dead server. Other programs' virtual servers stay.
     """
     kernel = table()
-    vips = {service.mark: str(vip.address) for each in descriptions for vip in each.vips for service in vip.services if service.mark in kernel}
-    if not vips:
+    known = [(service.mark, vip) for each in descriptions for vip in each.vips for service in vip.services if service.mark in kernel]
+    marks = {mark: str(vip.address) for mark, vip in known}
+    if not marks:
         return
     # A connection that the holder tells of meanwhile would have no server. The start of the unit listens again.
     programs.attempt("ipvsadm", "--stop-daemon", "backup")
-    for mark, vip in vips.items():
-        programs.attempt("ipvsadm", "--delete-service", *_at(mark, vip))
-    for vip in sorted(set(vips.values())):
-        clock.wait_for(FORGET_S, f"connections through {vip} to be forgotten", lambda vip=vip: "\n".join(connections("through", vip)))  # type: ignore[misc]
-    journal.note(f"removed the virtual servers {', '.join(map(str, vips))} from the kernel's table: keepalived starts from an empty one")
+    for mark, address in marks.items():
+        programs.attempt("ipvsadm", "--delete-service", *_at(mark, address))
+    for address in sorted({str(address) for _, vip in known for address in vip.addresses}):
+        clock.wait_for(FORGET_S, f"connections through {address} to be forgotten", lambda at=address: "\n".join(connections("through", at)))  # type: ignore[misc]
+    journal.note(f"removed the virtual servers {', '.join(map(str, marks))} from the kernel's table: keepalived starts from an empty one")
 
 
 def connections(which: str, address: str) -> list[str]:

@@ -28,7 +28,7 @@ def adopt(folder: str, program: str) -> None:
         return
     description = _described(folder)
     state.link(f"{folder}/program", program)
-    state.write(f"{folder}/release.batch", "".join(f"address flush dev {description.interface} to {vip.prefix}\n" for vip in description.vips))
+    state.write(f"{folder}/release.batch", "".join(f"address flush dev {description.interface} to {vip.address}/32\n" for vip in description.vips))
     # Last: a version that has it counts as adopted.
     state.write(f"{folder}/{NAME}", description.to_json())
 
@@ -103,7 +103,7 @@ def write_for_shell(folder: str, description: Description) -> None:
     vips = description.vips
     values = {
         "INTERFACE": description.interface,
-        "ADDRESSES": " ".join(str(vip.address) for vip in vips),
+        "ADDRESSES": " ".join(description.vip_addresses),
         "DIRECTORS": " ".join(map(str, (description.address, *description.directors) if description.director else ())),
         "SYNC_ID": str(description.sync_id),
         "ROUTER_IDS": " ".join(f"{vip.name}={vip.virtual_router_id}" for vip in vips if description.director),

@@ -140,7 +140,8 @@ def _director(seen: Facts, description: Description) -> Iterator[Sample]:
     cut_off = 2 * description.poor_view_weight if seen.view == "cut off" else 0
     for vip in description.vips:
         of = {"vip": vip.name, "address": vip.address}
-        yield "vip_held", of, str(vip.address) in seen.held
+        for held in vip.addresses:
+            yield "vip_held", {"vip": vip.name, "address": held}, str(held) in seen.held
         yield "vip_owned", of, vip.owner in description.addresses
         if last := seen.vrrp.get(vip.name):
             for each in STATES:

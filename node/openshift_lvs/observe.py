@@ -91,7 +91,8 @@ def report(seen: Facts, description: Description | None) -> str:
     lines.insert(0, f"host        {description.host}, pool {description.pool}, {'director and real server' if description.director else 'real server'}")
     names = {str(server.address): server.name for vip in description.vips for service in vip.services for server in service.real_servers}
     if not description.runs_keepalived:
-        return "\n".join([*lines, *(_vip_on_lo(vip.name, str(vip.address), seen) for vip in description.vips), *_repairs(seen), *_faults(seen)])
+        vips = [_vip_on_lo(vip.name, str(address), seen) for vip in description.vips for address in vip.addresses]
+        return "\n".join([*lines, *vips, *_repairs(seen), *_faults(seen)])
     lines.insert(1, f"keepalived  {seen.keepalived}" + ("" if seen.keepalived == "active" else "; journalctl --unit keepalived says why"))
     if seen.owns_nothing:
         lines.append(f"drained     takes no VIP since {journal.since(state.OWNERSHIP)}; operations undrain {description.host}")
@@ -104,6 +105,7 @@ def report(seen: Facts, description: Description | None) -> str:
         why += [f"view {view} since {journal.since(state.view_file(vip.name))}"] if view else []
         owner = "this host" if vip.owner in description.addresses else names.get(str(vip.owner), str(vip.owner))
         lines.append(_vip_on_lo(vip.name, str(vip.address), seen) + f", {holds}, owner {owner}" + (f"; priority lowered: {', '.join(why)}" if why else ""))
+        lines += [f"{_vip_on_lo(vip.name, str(address), seen)}, {'' if str(address) in seen.held else 'not '}held here" for address in vip.additional_addresses]
         for service in vip.services:
             virtual = seen.table.get(service.mark)
             opens = f": no check passes, fails open since {virtual.open_since}" if virtual and virtual.open_since else ""

@@ -47,7 +47,7 @@ def _elsewhere(description: Description, kernel: Table) -> dict[tuple[str, str, 
         for service in vip.services:
             servers = sorted(address for mark, address in live if mark == service.mark)
             if servers and str(description.address_of(vip.address.version)) not in servers:
-                found[str(vip.address), service.protocol.lower(), service.port] = servers
+                found.update({(str(address), service.protocol.lower(), service.port): servers for address in vip.addresses})
     return found
 
 

@@ -34,7 +34,7 @@ def remove() -> str:
     # The connections that are left end by themselves.
     with contextlib.suppress(Refused):
         ipvs.forget(delivered)
-    host.remove_vips(str(vip.address) for each in delivered for vip in each.vips)
+    host.remove_vips(address for each in delivered for address in each.vip_addresses)
     metrics.remove(delivered)
     programs.attempt("systemctl", "-q", "disable", "--now", "openshift-lvs.service")
     for link in (state.CURRENT, state.PROVEN, state.EXECUTABLE):

@@ -137,11 +137,11 @@ def removed_by(new: Description, current: Description, kernel: Table) -> list[Ke
     """The live servers that a new version no longer names. A service that it has under another mark loses none."""
     kept = named(new)
     marks = {service.mark for service in new.services}
-    ports = {(vip.address, service.protocol, service.port) for vip in new.vips for service in vip.services}
+    ports = {(address, service.protocol, service.port) for vip in new.vips for service in vip.services for address in vip.addresses}
     gone = []
     for vip in current.vips:
         for service in vip.services:
-            if service.mark not in marks and (vip.address, service.protocol, service.port) in ports:
+            if service.mark not in marks and any((address, service.protocol, service.port) in ports for address in vip.addresses):
                 continue
             gone += [key for key in ipvs.live(kernel) if key[0] == service.mark and key not in kept]
     return sorted(gone)

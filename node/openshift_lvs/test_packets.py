@@ -44,7 +44,7 @@ _SYN = 2
 
 def translations(description: Description, chains: list[dict[str, Any]]) -> tuple[Translation, ...]:
     """What becomes of the packets of every service that do not keep their destination. `chains` are other programs' (firewall.other_chains)."""
-    asked = [(str(vip.address), service.port, service.protocol) for vip in description.vips for service in vip.services]
+    asked = [(str(address), service.port, service.protocol) for vip in description.vips for address in vip.addresses for service in vip.services]
     try:
         with Lock(state.TEST_PACKETS_LOCK, LOCK_S, "test packets"):
             seen: dict[Asked, Destination] = {}

@@ -31,7 +31,8 @@ _MAPPED = bytes(10) + b"\xff\xff"
 @contextlib.contextmanager
 def kept_connections(description: Description, marks: Iterable[int]) -> Iterator[None]:
     """Put virtual servers back in here: the connections that this node's own server has accepted so far stay with it."""
-    ports = {(str(vip.address), service.port) for vip in description.vips for service in vip.services if service.mark in marks and service.protocol == "TCP"}
+    back = [(vip, service) for vip in description.vips for service in vip.services if service.mark in marks and service.protocol == "TCP"]
+    ports = {(str(address), service.port) for vip, service in back for address in vip.addresses}
     by_family = {family: sorted(each for each in ports if (":" in each[0]) == (version == 6)) for version, family in host.FAMILIES.items()}
     by_family = {family: own for family, own in by_family.items() if own}
     if not (description.director and by_family):

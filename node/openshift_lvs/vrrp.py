@@ -75,7 +75,7 @@ def step_back(description: Description, instances: Iterable[str]) -> None:
 def held(description: Description, instances: Iterable[str]) -> list[str]:
     """The VIPs of these instances that are on the interface."""
     wanted, there = set(instances), host.addresses(description.interface)
-    return [str(vip.address) for vip in description.vips if vip.name in wanted and str(vip.address) in there]
+    return [address for vip in description.vips if vip.name in wanted for address in map(str, vip.addresses) if address in there]
 
 
 def drain(description: Description, instances: Iterable[str]) -> None:
@@ -87,7 +87,7 @@ def drain(description: Description, instances: Iterable[str]) -> None:
         left = held(description, instances)
         return f"still here: {' '.join(left)}" if left else ""
 
-    clock.wait_for(LEAVE_S, f"{' '.join(str(vip.address) for vip in description.vips)} to leave {description.interface}", here)
+    clock.wait_for(LEAVE_S, f"{' '.join(description.vip_addresses)} to leave {description.interface}", here)
 
 
 def hand_over(description: Description, instances: Iterable[str]) -> str:

@@ -313,7 +313,7 @@ class Watch:
     def _vip_faults(self, description: Description) -> list[Fault]:
         self.vips_due = False
         there = host.addresses("lo")
-        missing = [str(vip.address) for vip in description.vips if str(vip.address) not in there]
+        missing = [address for address in description.vip_addresses if address not in there]
         return [Fault(VIPS, f"{', '.join(missing)} was missing", lambda: host.add_vips(description))] if missing else []
 
     def _sync_faults(self, description: Description) -> list[Fault]:

@@ -26,6 +26,9 @@ from tests.unit.recording import Deploy, Deployment
 from tests.unit.test_cluster import REMOVED, put
 from tests.unit.test_keepalived import GOLDEN, text, without_digest
 
+ADDITIONAL = ["192.168.0.252", "fd00:0:0:1::252"]
+SEVERAL: tuple[str, Any] = ("vips.master.additional_addresses", ADDITIONAL)
+"""An additional address of each family for a VIP."""
 WRITTEN = yaml.safe_load((GOLDEN.parent / "dual_stack" / "Pulumi.dual-stack.yaml").read_text())["config"]["openshift-lvs:cluster"]
 RENDERED = GOLDEN.parent / "dual_stack"
 
@@ -189,6 +192,23 @@ REFUSED: list[tuple[str, list[tuple[str, Any]], str]] = [
      "vips.master.address_v6: fd00:0:0:1::250, and master2 has managed: false, where only IPv4 works so far; remove one of the two"),
     ("an address with a zone", [("vips.new.address", "fe80::1%eth0")], "vips.new.address: 'fe80::1%eth0': must be an IPv4 or IPv6 "
      "address, such as 192.168.0.5"),
+    ("an additional address of a family that the VIP does not have", [("vips.old.additional_addresses", ["192.168.0.9", "fd00:0:0:1::9"])],
+     "vips.old.additional_addresses.1: fd00:0:0:1::9 is IPv6, and address is 192.168.0.251; set address_v6 too, or give an IPv4 address"),
+    ("an additional IPv4 address of an IPv6 VIP", [("vips.new.additional_addresses", ["192.168.0.9"])],
+     "vips.new.additional_addresses.0: 192.168.0.9 is IPv4, and address is fd00:0:0:1::251; give an IPv6 address"),
+    ("an additional address twice", [("vips.master.additional_addresses", ["192.168.0.252", "192.168.0.252"])],
+     "vips.master.additional_addresses.1: 192.168.0.252 is in the list twice; remove one"),
+    ("an additional address that is a VIP", [("vips.master.additional_addresses", ["fd00:0:0:1::9", "fd00:0:0:1::251"])],
+     "vips.new.address: fd00:0:0:1::251 is taken by vips.master.additional_addresses.1; choose another, because an address pair equal to a bound port's "
+     "address takes that port down"),
+    ("an additional address outside its subnet", [("vips.master.additional_addresses", ["192.168.1.9"])],
+     "vips.master.additional_addresses.0: 192.168.1.9 is not a host address of the subnet 192.168.0.0/24; choose one from 192.168.0.1 to 192.168.0.254"),
+    ("a sorry server that is an additional address", [SEVERAL, ("vips.new.services.0.sorry_server", "fd00:0:0:1::252")],
+     "vips.new.services.0.sorry_server: fd00:0:0:1::252 is the address of vips.master, not of a machine; name a machine outside this stack that has the VIP "
+     "on lo"),
+    ("a witness that is an additional address", [SEVERAL, ("pools.master.witnesses", ["[fd00:0:0:1::252]:22"])],
+     "pools.master.witnesses.0: [fd00:0:0:1::252]:22 is vips.master.additional_addresses.1; a witness is outside the pool: a server of another one, a name "
+     "server, a gateway that answers"),
     ("clients in multicast", [("network.client_cidrs", ["fe00::/7"])],
      "network.client_cidrs: fe00::/7 overlaps multicast, which Neutron refuses; use ::/0 or 2000::/3, fc00::/7"),
 ]  # fmt: skip
@@ -267,6 +287,45 @@ def test_address_pairs_are_the_plain_vips_of_both_families_and_the_ranges_of_cli
     }  # fmt: skip
 
 
+def test_an_additional_address_belongs_to_the_vip_of_its_family_and_needs_no_virtual_router() -> None:
+    cluster = Cluster.parse(written(SEVERAL))
+    assert {name: list(map(str, vip.addresses)) for name, vip in cluster.vips.items()} == {
+        "master": ["192.168.0.250", "192.168.0.252"],
+        "master-v6": ["fd00:0:0:1::250", "fd00:0:0:1::252"],
+        "old": ["192.168.0.251"],
+        "new": ["fd00:0:0:1::251"],
+    }
+    assert cluster.new_floating_ips() == ["master", "old"]
+    assert set(ADDITIONAL) < set(cluster.allowed_address_pairs(cluster.node("master2")))
+
+
+def test_an_additional_address_moves_with_its_instance_without_being_in_the_adverts() -> None:
+    conf = text(rendered(SEVERAL)["master0"])
+    for name, addresses in (("master", ["192.168.0.250/32", "192.168.0.252/32"]), ("master-v6", ["fd00:0:0:1::250/128", "fd00:0:0:1::252/128"])):
+        found = dict(re.findall(r"    (virtual_ipaddress\w*) \{([^}]*)\}", instance(conf, name)))
+        assert {word: within.split() for word, within in found.items()} == {"virtual_ipaddress": addresses[:1], "virtual_ipaddress_excluded": addresses[1:]}
+    assert "excluded" not in instance(conf, "old") + instance(conf, "new")
+    assert len(re.findall(r"^virtual_server ", conf, re.MULTILINE)) == len(re.findall(r"^virtual_server ", text(rendered()["master0"]), re.MULTILINE))
+    given_up = text(rendered(SEVERAL)["master0"], "release.batch").splitlines()
+    assert {"address flush dev eth0 to 192.168.0.252/32", "address flush dev eth0 to fd00:0:0:1::252/128"} < set(given_up)
+
+
+def test_packets_to_an_additional_address_get_the_marks_of_the_vips_services() -> None:
+    rules_of = text(rendered(SEVERAL)["master0"], "lvs.nft")
+    marks = re.findall(r"^ +(\S+) \. (tcp|udp) \. (\d+) : (\d+),$", rules_of, re.MULTILINE)
+    of = {address: {(protocol, port, mark) for found, protocol, port, mark in marks if found == address} for address, *_ in marks}
+    assert of["192.168.0.252"] == of["192.168.0.250"] and of["fd00:0:0:1::252"] == of["fd00:0:0:1::250"] and len(of["192.168.0.250"]) == 2
+    assert "ip saddr { 192.168.0.2, 192.168.0.250, 192.168.0.252, 192.168.0.251 } drop" in rules_of
+    assert len(re.findall(r"^ +(?:192\.168\.0\.252|fd00:0:0:1::252) \. (?:tcp|udp) \. \d+,$", rules_of, re.MULTILINE)) == 4, "they are not tracked"
+
+
+def test_a_real_keepalived_and_nft_accept_additional_addresses() -> None:
+    cluster = Cluster.parse(written(SEVERAL))
+    with node() as real:
+        for host in ("master0", "master2"):
+            real.accepts(cluster, host)
+
+
 def test_rendered_files_are_the_ones_in_dual_stack() -> None:
     wanted = {str(path.relative_to(RENDERED)): without_digest(path.read_text()) for path in RENDERED.glob("*/*")}
     assert {f"{host}/{file.path}": without_digest(file.text) for host, files in rendered().items() for file in files} == wanted
@@ -327,6 +386,9 @@ def test_what_the_program_on_the_node_is_told_comes_back_from_its_file() -> None
     assert [str(here.address_of(version)) for version in (4, 6)] == ["192.168.0.2", "fd00:0:0:1::2"]
     assert [list(map(str, here.directors_of(version))) for version in (4, 6)] == [["192.168.0.3"], ["fd00:0:0:1::3"]]
     assert here.owned_by_others.keys() == {"new", "old"}
+    assert "additional_addresses" not in here.to_json()
+    several = keepalived.describe(Cluster.parse(written(SEVERAL)), "master2")
+    assert Description.from_json(several.to_json()) == several and set(ADDITIONAL) < set(several.vip_addresses)
     assert here.moving_with(["master-v6"]) == ["master-v6", "master"] and here.moving_with(["new"]) == ["new"]
 
 
@@ -409,6 +471,29 @@ def test_each_address_of_a_vip_is_kept_by_a_port_of_its_own(deploy: Deploy) -> N
     }
 
 
+def test_an_additional_address_is_kept_by_a_port_whose_name_no_other_address_changes(deploy: Deploy) -> None:
+    def ports(*addresses: str) -> dict[str, Any]:
+        made = network(deploy, ("vips.master.additional_addresses", list(addresses))).of("Port")
+        return {name: port.inputs["fixedIps"][0]["ipAddress"] for name, port in made.items() if name.startswith("vip-master")}
+
+    own = {"vip-master": "192.168.0.250", "vip-master-v6": "fd00:0:0:1::250"}
+    first, second = {"vip-master-192.168.0.252": ADDITIONAL[0]}, {"vip-master-v6-fd00.0000.0000.0001.0000.0000.0000.0252": ADDITIONAL[1]}
+    assert ports(*ADDITIONAL) == {**own, **first, **second}
+    assert ports(*reversed(ADDITIONAL)) == ports(*ADDITIONAL)
+    assert ports(ADDITIONAL[1]) == {**own, **second}
+
+
+def test_without_port_security_no_port_takes_the_packets_of_an_additional_address() -> None:
+    assert list(Cluster.parse(written(SEVERAL, ("network.port_security", False))).vip_ports()) == ["vip-master", "vip-old"]
+
+
+def test_neutrons_own_addresses_are_not_the_additional_ones() -> None:
+    cluster = Cluster.parse(written())
+    first, _ = allocation_pool(cluster, cluster.network.cidr)
+    moved, last = allocation_pool(Cluster.parse(written(("vips.master.additional_addresses", [str(first)]))), cluster.network.cidr)
+    assert not moved <= first <= last  # type: ignore[operator]
+
+
 def test_rules_of_ipv6_have_its_ethertype(deploy: Deploy) -> None:
     rules_of = network(deploy).of("SecGroupRule")
     assert rules_of["vrrp-from-fd00:0:0:1:0:0:0:3/128"].inputs["ethertype"] == rules_of[f"ipv6-icmp-from-{ANY}"].inputs["ethertype"] == "IPv6"
@@ -437,6 +522,12 @@ def test_the_outputs_name_both_addresses_of_a_vip() -> None:
     given = Stack.endpoints(SimpleNamespace(cluster=Cluster.parse(written())), None)  # type: ignore[arg-type]
     assert given["master"]["services"] == ["192.168.0.250:6443/TCP", "192.168.0.250:53/UDP"]
     assert given["master-v6"]["services"] == ["[fd00:0:0:1::250]:6443/TCP", "[fd00:0:0:1::250]:53/UDP"]
+    assert not any("additional_addresses" in each for each in given.values())
+
+
+def test_the_outputs_name_the_additional_addresses_of_a_vip() -> None:
+    given = Stack.endpoints(SimpleNamespace(cluster=Cluster.parse(written(SEVERAL))), None)  # type: ignore[arg-type]
+    assert [each.get("additional_addresses") for each in given.values()] == [[ADDITIONAL[0]], [ADDITIONAL[1]], None, None]
 
 
 def test_an_unmanaged_host_refuses_new_connections_to_the_return_ports_by_both_families() -> None:
@@ -448,9 +539,21 @@ def test_an_unmanaged_host_refuses_new_connections_to_the_return_ports_by_both_f
         real.sh("nft --check --file -", stdin=rules_of)
 
 
+def test_an_unmanaged_host_answers_for_an_additional_address() -> None:
+    addresses = ("vips.master.additional_addresses", ADDITIONAL[:1])
+    data = written(addresses, ("vips.new", REMOVED), ("vips.master.address_v6", REMOVED), ("pools.master.hosts.master2.managed", False))
+    files = keepalived.render(Cluster.parse(data), "master2")
+    for element in ("192.168.0.250 . tcp . 6443", "192.168.0.252 . tcp . 6443"):
+        assert f"            {element},\n" in text(files, "server.nft") and f"    keep '{element}' " in text(files, "own-calls")
+    with node() as real:
+        real.sh("nft --check --file -", stdin=text(files, "server.nft"))
+
+
 def test_firewalld_lets_in_adverts_and_clients_of_each_family() -> None:
     rules_of = list(_rules(keepalived.describe(Cluster.parse(written()), "master0")))
     assert (6, 'source address="fd00:0:0:1::3" protocol value="112"') in rules_of
     assert (6, 'destination address="fd00:0:0:1::250" port port="6443" protocol="tcp"') in rules_of
     assert (4, 'source address="192.168.0.3" port port="8848" protocol="udp"') in rules_of
+    several = list(_rules(keepalived.describe(Cluster.parse(written(SEVERAL)), "master0")))
+    assert {version for version, rule in several if "252" in rule and 'port port="6443"' in rule} == {4, 6}
     assert all((":" in rule) == (version == 6) for version, rule in rules_of)

@@ -439,6 +439,7 @@ UNTRIED = {
 UNTRIED |= {
     "address",
     "address_v6",
+    "additional_addresses",
     "sorry_server_v6",
     "pool",
     "owner",

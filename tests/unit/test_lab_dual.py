@@ -65,6 +65,7 @@ def test_the_machine_watches_the_packets_to_the_ipv6_vips() -> None:
         last = target.address.rpartition(":")[2]
         assert f"@th,64,128 {int(ip_address(target.address)):#x} update @vip_{last} " in GUEST
     assert f"ip6 daddr {MASTER_V6.address}-{INFRA_V6.address} tcp flags" in GUEST
+    assert f"ip daddr {MASTER.address}-{dual.ADDITIONAL.address} tcp flags" in GUEST
 
 
 def test_an_address_of_the_other_family_is_asked_with_a_control_of_its_family() -> None:
@@ -187,8 +188,8 @@ def test_a_row_that_could_not_begin_tells_of_both_addresses() -> None:
 def test_a_row_is_named_by_its_stack_and_has_a_configuration_that_the_program_takes(experiment: Experiment) -> None:
     cluster = scene(experiment).cluster
     for step in experiment.steps:
-        assert step.name.startswith((dual.NAME, dual.ALONE)) and step.kind.startswith(f"{dual.KIND} ")
-    assert all(str(cluster.vips[target.vip].address) == target.address for target in experiment.target.both)
+        assert step.name.startswith((dual.NAME, dual.ALONE, dual.SEVERAL)) and step.kind.startswith(f"{dual.KIND} ")
+    assert all(target.address in map(str, cluster.vips[target.vip].addresses) for target in experiment.target.both)
     assert all(keepalived.render(cluster, node.name) for node in cluster.nodes())
     for script in (experiment.before, experiment.after):
         subprocess.run(["sh", "-n"], input=script, text=True, check=True)
@@ -221,8 +222,8 @@ def test_the_tables_to_come_have_the_servers_of_both_families() -> None:
     assert scene(DUAL[0]).live("master1", off="master2") == {"master0": 2, "master1": 2}
 
 
-def at_the_end(monkeypatch: pytest.MonkeyPatch, held: str, duplicates: str = "", asking: str = "") -> list[str]:
-    """What a row of both families finds at its end."""
+def at_the_end(monkeypatch: pytest.MonkeyPatch, held: str, duplicates: str = "", asking: str = "", experiment: Experiment = DUAL[0]) -> list[str]:
+    """What a row of both families, or another one, finds at its end."""
     told = {"state": held, "duplicates": duplicates, "solicited": asking}
     monkeypatch.setattr(machine, "run", lambda _, verb: SimpleNamespace(stdout=told[verb]))
 
@@ -232,7 +233,7 @@ def at_the_end(monkeypatch: pytest.MonkeyPatch, held: str, duplicates: str = "",
             raise TimeoutError(f"waited for {what}; last seen: {last}")
 
     monkeypatch.setattr(dual, "wait_for", once)
-    return list(DUAL[0].steps[0].evidence(scene(DUAL[0])))
+    return list(experiment.steps[0].evidence(scene(experiment)))
 
 
 TOGETHER = "master0 6\nmaster1 6 192.168.0.250 fd00:0:0:1::250\nmaster2 6\ninfra0 4 fd00:0:0:1::251\n"
@@ -242,6 +243,14 @@ def test_the_addresses_of_a_vip_on_different_nodes_are_a_fault(monkeypatch: pyte
     assert at_the_end(monkeypatch, TOGETHER, asking=f"client {MASTER_V6.address}\n") == []
     with pytest.raises(TimeoutError, match=r"192\.168\.0\.250 and fd00:0:0:1::250 to be on the same nodes; last seen: .*'master0': \['192"):
         at_the_end(monkeypatch, "master0 6 192.168.0.250\nmaster1 6 fd00:0:0:1::250\n")
+
+
+def test_a_row_of_an_additional_address_asks_it_and_finds_it_where_the_vip_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [experiment for experiment in DUAL if experiment.target == dual.ADDITIONAL]
+    assert [experiment.name for experiment in rows] == ["several addresses: steady: three masters", "several addresses: owner isolated with carrier"]
+    assert at_the_end(monkeypatch, "master0 3\nmaster1 3 192.168.0.250 192.168.0.252\n", experiment=rows[0]) == []
+    with pytest.raises(TimeoutError, match=r"192\.168\.0\.250 and 192\.168\.0\.252 to be on the same nodes"):
+        at_the_end(monkeypatch, "master0 3 192.168.0.250\nmaster1 3 192.168.0.252\n", experiment=rows[0])
 
 
 def test_a_duplicate_address_and_a_host_that_asks_for_a_vip_of_its_pool_are_faults(monkeypatch: pytest.MonkeyPatch) -> None:

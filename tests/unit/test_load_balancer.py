@@ -134,6 +134,11 @@ def test_servers_change_before_backups_and_backups_before_owners(deploy: Deploy,
         assert f"activate-{earlier}" in before(done, f"activate-{later}")
 
 
+def test_the_proof_asks_for_every_address_of_a_vip(deploy: Deploy, article: dict[str, Any]) -> None:
+    article["vips"]["master"]["additional_addresses"] = ["192.168.0.252"]
+    assert verb(commands(run(deploy, article))["proof-master"])[3:] == [f"192.168.0.{last}:8443" for last in (250, 252)]
+
+
 def test_two_addresses_of_one_pool_have_one_roll_out_and_each_its_homes_and_proof(deploy: Deploy, article: dict[str, Any]) -> None:
     done = run(deploy, with_two_addresses(article))
     assert len([name for name in commands(done) if name.startswith("activate-master")]) == 3

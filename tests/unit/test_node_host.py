@@ -73,6 +73,15 @@ def test_only_missing_vips_are_put_on_lo(system: System) -> None:
     assert (system.asked, system.notes) == (["ip -batch -"], ["put on lo: 192.168.0.251"])
 
 
+def test_an_additional_address_is_on_lo_and_leaves_the_interface_as_the_vip_does(system: System) -> None:
+    several = description(replace(vip(), additional_addresses=(ip_address("192.168.0.252"),)))
+    system.answers["ip -oneline address show dev lo"] = (0, LO, "")
+    host.add_vips(several)
+    assert system.notes == ["put on lo: 192.168.0.252"]
+    host.release_vips(several)
+    assert system.asked[1:] == [f"ip address delete {vip}/32 dev eth0" for vip in ("192.168.0.250", "192.168.0.252")]
+
+
 def test_only_addresses_that_are_there_are_taken_from_lo(system: System) -> None:
     system.answers["ip -oneline address show dev lo"] = (0, LO, "")
     host.remove_vips(["2001:db8::250", "192.168.0.250", "192.168.0.251"])

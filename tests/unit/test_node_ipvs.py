@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import io
+from ipaddress import ip_address
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from node.openshift_lvs import ipvs
 from node.openshift_lvs.errors import Refused
 from node.openshift_lvs.ipvs import RealServer, VirtualServer
+from node.openshift_lvs.record import replace
 from tests.unit.node_functions import HERE, MARK, System, description, service, vip
 
 SHOWN = """\
@@ -92,20 +94,21 @@ def test_only_our_virtual_servers_are_removed_and_their_connections_are_awaited(
     system.fill(description())
     system.table[7] = {}
     listing = "IPVS connection entries\npro expire state       source             virtual            destination\n"
-    tcp = "TCP 14:59  ESTABLISHED 203.0.113.1:4000   192.168.0.250:8443 192.168.0.2:8443\n"
+    tcp, additional = (f"TCP 14:59  ESTABLISHED 203.0.113.1:4000   192.168.0.{vip}:8443 192.168.0.2:8443\n" for vip in (250, 252))
     other = "TCP 14:59  ESTABLISHED 203.0.113.1:4000   10.96.0.1:443 192.168.0.2:6443\n"
-    left = [tcp, tcp, ""]
+    left = [tcp, tcp, additional, ""]
 
     def connections(*_: object) -> None:
         system.answers["ipvsadm --list --numeric --connection"] = (0, listing + other + left.pop(0), "")
 
     connections()
     system.while_waiting = connections
-    ipvs.forget([description(), description(vip(services=(service(mark=MARK + 1),)))])
+    several = replace(vip(), additional_addresses=(ip_address("192.168.0.252"),))
+    ipvs.forget([description(several), description(vip(services=(service(mark=MARK + 1),)))])
     removed = [call for call in system.asked if "--delete-service" in call]
     assert removed == [f"ipvsadm --delete-service --fwmark-service {MARK}"]
     assert system.asked[0] == "ipvsadm --stop-daemon backup"
-    assert system.now == 1002
+    assert system.now == 1003
 
 
 def test_nothing_is_forgotten_where_the_table_has_none_of_ours(system: System) -> None:

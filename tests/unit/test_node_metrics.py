@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,16 @@ def director() -> Facts:
         watch="active",
         repairs=(Repair("table", 3, 60),),
     )
+
+
+def test_each_address_of_a_vip_is_told_to_be_held_or_not(node: Path) -> None:
+    several = replace(vip(), additional_addresses=(ip_address("192.168.0.252"),))
+    found = {name: value for name, value in samples(director(), description(several)).items() if name.startswith("vip_")}
+    assert found == {
+        'vip_held{vip="master",address="192.168.0.250"}': "1",
+        'vip_held{vip="master",address="192.168.0.252"}': "0",
+        'vip_owned{vip="master",address="192.168.0.250"}': "1",
+    }
 
 
 def test_a_director_has_a_sample_for_every_fact(node: Path) -> None:

@@ -55,6 +55,15 @@ def test_calls_go_to_the_live_servers_while_the_own_one_is_not_and_come_back(sys
     assert len(system.notes) == 3
 
 
+def test_calls_to_an_additional_address_go_to_the_live_servers_too(system: System) -> None:
+    said = description(replace(vip(), additional_addresses=(ip_address("192.168.0.252"),)))
+    system.fill(said)
+    weigh(system, 0, HERE)
+    own_calls.redirect(said)
+    text = Path(state.OWN_CALLS).read_text()
+    assert all(f"add rule ip openshift_lvs_own output ip daddr {address} tcp dport 8443 " in text for address in ("192.168.0.250", "192.168.0.252"))
+
+
 def test_rules_for_calls_by_ipv6_go_with_the_version_that_has_an_ipv6_vip(system: System) -> None:
     servers = {f"fd00::{number}": 1 for number in (2, 3, 4)}
     said = replace(description(vip(address="fd00::250", owner="fd00::2", services=(service(weights=servers),))), address_v6=ip_address("fd00::2"))

@@ -13,7 +13,7 @@ import pytest
 from components.configuration import Cluster
 from lab.phases import wait_for
 from tests.unit.node_root import Node, node
-from tests.unit.test_dual_stack import written
+from tests.unit.test_dual_stack import ADDITIONAL, SEVERAL, written
 from tests.unit.test_node_hearing import HOSTS_V6, hub
 
 V4, V6, V6_ALONE = "192.168.0.250", "fd00:0:0:1::250", "fd00:0:0:1::251"
@@ -167,3 +167,18 @@ def test_a_vip_of_both_families_stays_on_one_host_when_one_family_is_not_heard_a
     first.write("/run/openshift-lvs/drain-master", "-254\n")
     pair.wait_until_held("master1")
     assert not pair.asked_for_vips()
+
+
+def test_a_director_that_has_an_additional_address_already_hears_one_that_has_not_and_all_addresses_move_together(pair: Pair) -> None:
+    def change(host: str) -> None:
+        pair.nodes[host].roll_out(Cluster.parse(written(*QUICK, SEVERAL)), host)
+        pair.nodes[host].sh("pkill -HUP -o keepalived; /usr/bin/sleep 3")
+
+    change("master1")
+    assert [pair.holders(vip) for vip in (V4, V6, *ADDITIONAL)] == [["master0"], ["master0"], [], []]
+    change("master0")
+    assert [pair.holders(vip) for vip in (V4, V6, *ADDITIONAL)] == [["master0"]] * 4
+    pair.nodes["master0"].write("/run/openshift-lvs/drain-master", "-254\n")
+    pair.wait_until_held("master1")
+    wait_for("the additional addresses", lambda: ((found := [pair.holders(vip) for vip in ADDITIONAL]) == [["master1"]] * 2, str(found)), MOVED_S)
+    assert ADDITIONAL[1] in {target for _, _, target, *_ in pair.sent("master1", "advertisement")}

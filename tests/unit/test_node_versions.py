@@ -201,10 +201,6 @@ def test_a_description_has_a_line_for_each_real_server(cluster: Cluster) -> None
     assert max(map(len, lines)) <= 160
 
 
-def test_the_prefix_of_a_vip_names_one_address() -> None:
-    assert (vip().prefix, IPV6.vips[0].prefix) == ("192.168.0.250/32", "2001:db8::250/128")
-
-
 @pytest.mark.parametrize("number", [0, 2, "1", None])
 def test_a_description_of_another_format_is_refused(number: object) -> None:
     data = {**json.loads(description().to_json()), "format": number}

@@ -101,6 +101,13 @@ def test_a_drained_vip_leaves_and_comes_back_only_after_stand_by(system: System)
     assert (system.left, weight()) == (["192.168.0.250"], "0")
 
 
+def test_a_drain_lasts_until_every_address_of_the_vip_has_left(system: System) -> None:
+    several = replace(vip(), additional_addresses=(ip_address("192.168.0.252"),))
+    system.held, system.leave = {"master": "192.168.0.252"}, False
+    with pytest.raises(TimedOut, match=r"waited 10 s for 192\.168\.0\.250 192\.168\.0\.252 to leave eth0; last seen: still here: 192\.168\.0\.252"):
+        vrrp.hand_over(description(several), ["master"])
+
+
 def test_a_director_without_the_vip_hands_nothing_over(system: System) -> None:
     assert vrrp.hand_over(description(), ["master"]) == ""
     assert weight() == ""

@@ -422,6 +422,16 @@ def test_a_vip_that_left_lo_is_put_back(running: Running) -> None:
     assert running.system.notes[-1] == "repaired VIPs on lo: 192.168.0.250 was missing; changed by kube-proxy"
 
 
+def test_an_additional_address_that_left_lo_is_put_back(make: type[Running], system: System, tmp_path: Path) -> None:
+    several = replace(vip(), additional_addresses=(ip_address("192.168.0.252"), ip_address("192.168.0.253")))
+    running = make(system, tmp_path, description(several))
+    running.look()
+    running.system.answers["ip -oneline address show dev lo"] = (0, "1: lo inet 192.168.0.250/32\n1: lo inet 192.168.0.253/32\n", "")
+    running.watch.vips_due = True
+    assert running.look() == ["ip -batch -"]
+    assert running.system.notes[-1] == "repaired VIPs on lo: 192.168.0.252 was missing; changed by kube-proxy"
+
+
 def test_the_journal_names_the_interface_that_the_nodes_own_address_moves_to_once(running: Running) -> None:
     for shown in ("eth0", "br-ex", "br-ex", "eth0"):
         running.system.answers["ip -oneline address show"] = (0, f"2: {shown} inet {HERE}/24 scope global {shown}\n", "")

@@ -275,6 +275,7 @@ def test_the_quota_that_is_asked_for_is_what_a_first_up_creates(deploy: Deploy, 
     article = booting_from_volumes
     article["network"].update(network)
     article["vips"]["infra"]["floating_ip"] = False
+    article["vips"]["master"]["additional_addresses"] = ["192.168.0.252"]
     if "management" in network:
         article["ssh"].pop("bastion")
         article["pools"]["infra"]["hosts"]["infra0"] = {"address": "192.168.0.5", "ssh_address": "10.20.0.5"}
@@ -300,14 +301,17 @@ def test_an_existing_network_with_a_router_and_free_addresses_passes(
 
 def test_an_existing_network_must_fit(cloud: FakeCloud, existing: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cloud.has["network/v2.0/networks"][1]["port_security_enabled"] = False
+    existing["vips"]["infra"]["additional_addresses"] = ["192.168.0.252", "192.168.0.253"]
     cloud.has["network/v2.0/ports"] = [
-        {"id": "p", "name": "printer", "network_id": "n2", "device_owner": "", "fixed_ips": [{"subnet_id": "s2", "ip_address": "192.168.0.250"}]}
+        {"id": name, "name": name, "network_id": "n2", "device_owner": "", "fixed_ips": [{"subnet_id": "s2", "ip_address": f"192.168.0.{last}"}]}
+        for name, last in (("printer", 250), ("vip-infra-192.168.0.252", 252), ("scanner", 253))
     ]
     status, lines = preflight(existing, tmp_path, capsys)
     assert status == 1 and lacking(lines) == [
         "network.port_security: true, and 'corp' has no port security; set it to what the network has",
         "router: the subnet 192.168.0.0/24 has no router, so no floating IP can lead to it",
         "vips.master.address: 192.168.0.250: port 'printer' has this address; choose another, or delete the port",
+        "vips.infra.additional_addresses.1: 192.168.0.253: port 'scanner' has this address; choose another, or delete the port",
     ]
 
 

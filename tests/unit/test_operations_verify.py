@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import yaml
 
 from components import keepalived
 from components.configuration import Cluster
@@ -87,8 +88,8 @@ def healthy(cluster: Cluster, host: str) -> Facts:
         # A version's folder has files beside the delivered ones, for the release before.
         files={file.path: digest(file.text) for file in files} | {"node.conf": digest("INTERFACE=eth0\n"), "services": digest("")},
         mac=f"02:00:00:00:00:0{address[-1]}",
-        held=frozenset({address, *(str(vip.address) for vip in vips.values() if vip.owner == host)}),
-        lo=frozenset({"127.0.0.1", *(str(vip.address) for vip in vips.values())}),
+        held=frozenset({address, *(str(each) for vip in vips.values() if vip.owner == host for each in vip.addresses)}),
+        lo=frozenset({"127.0.0.1", *(str(each) for vip in vips.values() for each in vip.addresses)}),
         sysctl=frozenset(line for line in text(files, "sysctl.conf").splitlines() if line.startswith("net")),
         table={
             vip.mark(service): VirtualServer("mh", tuple(sorted(service.scheduler_flags)), None, servers[vip.address.version])
@@ -298,7 +299,7 @@ class Both(Said):
     def __init__(self, cluster: Cluster) -> None:
         super().__init__(cluster)
         self.cluster = cluster
-        self.macs = {str(vip.address): self.facts[vip.owner].mac for vip in cluster.vips.values()}
+        self.macs = {str(address): self.facts[vip.owner].mac for vip in cluster.vips.values() for address in vip.addresses}
 
     def _ask(self, host: str, verb: str, *arguments: str) -> Answer:
         if verb == "outside":
@@ -311,7 +312,7 @@ class Both(Said):
     def _handshakes(self, client: AnyAddress) -> Iterator[str]:
         """Ten connections of a client to each server of each service that was asked, as ipvsadm shows them."""
         for vip in self.cluster.vips.values():
-            for target in [endpoint(vip.address, service.port) for service in vip.services if vip.address.version == client.version]:
+            for target in [endpoint(each, service.port) for each in vip.addresses for service in vip.services if each.version == client.version]:
                 servers = [host.address_of(client.version) for host in self.cluster.pools[vip.pool].hosts.values()]
                 for number in range(20 if target in self.connected else 0):
                     yield f"FIN_WAIT {endpoint(client, 40000 + number)} {target} {endpoint(servers[number % len(servers)], 0)}\n"
@@ -346,6 +347,57 @@ def test_addresses_of_a_vip_on_different_directors_are_a_fault_with_the_remedy(b
     assert failed(both, both.cluster) == [
         f"FAILED  router-v6 holder: {second} is on infra1, and 192.0.2.251, which always has the same holder, is on infra0; undrain infra0"
     ]
+
+
+ADDITIONAL = "192.0.2.252"
+
+
+@pytest.fixture
+def several() -> Both:
+    """The example with both families, whose VIP `router` has an additional IPv4 address."""
+    example = yaml.safe_load((keepalived.ROOT / "examples" / "dual-stack" / "Pulumi.dual-stack.yaml").read_text())["config"]["openshift-lvs:cluster"]
+    example["vips"]["router"]["additional_addresses"] = [ADDITIONAL]
+    return Both(Cluster.parse(example))
+
+
+def move(said: Said, address: str, before: str, *after: str) -> None:
+    """Take an address from the interface of a host, and give it to others."""
+    for host in (before, *after):
+        said.facts[host] = replace(said.facts[host], held=said.facts[host].held | {address} if host in after else said.facts[host].held - {address})
+
+
+def test_an_additional_address_has_lines_of_its_own(several: Both) -> None:
+    found = findings(several, several.cluster)
+    assert [str(finding) for finding in found if not finding.holds] == []
+    assert {
+        "ok      router    holder: 192.0.2.251 is on infra0",
+        "ok      router    holder: 192.0.2.252 is on infra0 too",
+        "ok      router    arp: only 02:00:00:00:00:05 (infra0) answers, asked from master0",
+        "ok      router    arp 192.0.2.252: only 02:00:00:00:00:05 (infra0) answers, asked from master0",
+        "ok      router    path 80/TCP: handshakes from master0: infra0 10, infra1 10",
+        "ok      router    path 192.0.2.252:80/TCP: handshakes from master0: infra0 10, infra1 10",
+    } <= set(map(str, found))
+    assert status(several, several.cluster, keepalived.ROOT).vips["router"].additional_addresses == [ADDITIONAL]
+
+
+def test_an_additional_address_that_the_holder_lacks_or_another_host_has_is_a_fault_with_the_remedy(several: Both) -> None:
+    move(several, ADDITIONAL, "infra0")
+    assert failed(several, several.cluster) == [
+        "FAILED  router    holder: 192.0.2.252 is not on infra0, which holds 192.0.2.251; systemctl restart keepalived on infra0"
+    ]
+    move(several, ADDITIONAL, "infra0", "infra0", "infra1")
+    assert failed(several, several.cluster) == [
+        "FAILED  router    holder: 192.0.2.252 is on infra1, and 192.0.2.251, which always has the same holder, is on infra0; on infra1: systemctl restart "
+        "keepalived"
+    ]
+
+
+def test_an_additional_address_that_is_not_on_lo_or_for_which_another_machine_answers_is_a_fault(several: Both) -> None:
+    several.facts["infra1"] = replace(several.facts["infra1"], lo=several.facts["infra1"].lo - {ADDITIONAL})
+    several.macs[ADDITIONAL] = "02:00:00:00:00:64"
+    lo, arp = failed(several, several.cluster)
+    assert lo == "FAILED  infra1    kernel: 192.0.2.252 is not on lo; openshift-lvs apply on the node"
+    assert "router    arp 192.0.2.252: asked from master0, 02:00:00:00:00:64 (no host of this stack) answers; only 02:00:00:00:00:05 (infra0) should" in arp
 
 
 def test_a_server_that_never_completes_a_handshake_is_named(said: Said, cluster: Cluster) -> None:

@@ -140,6 +140,7 @@ def test_everything_is_below_the_component(deploy: Deploy, article: dict[str, An
 
 
 def test_the_schema_names_every_output(deploy: Deploy, article: dict[str, Any]) -> None:
+    article["vips"]["master"]["additional_addresses"] = ["192.168.0.252"]
     outputs = run_program(deploy, article).returned
     for kind, each in ((Endpoint, outputs["endpoints"]["master"]), (Node, outputs["hosts"]["master0"])):
         assert kind.__annotations__.keys() == each.keys()

@@ -110,6 +110,17 @@ def test_the_port_and_the_subnet_of_a_second_family_may_go_with_the_keys_that_na
     assert {"vip-master", "vip-master-v6", "vip-new", "subnet-v6"} <= preview.removed_names(repository, "both", "HEAD~2")
 
 
+def test_the_port_of_an_additional_address_may_go_with_the_address(repository: Path, change: Change) -> None:
+    shutil.copy(DUAL_STACK, repository / "Pulumi.both.yaml")
+    git(repository, "add", "Pulumi.both.yaml")
+    git(repository, "commit", "--quiet", "--message=both")
+    second = "        address_v6: fd00:0:0:1::250\n"
+    change("Pulumi.both.yaml", second, f"{second}        additional_addresses: [192.168.0.252, 192.168.0.253, 'fd00:0:0:1::252']\n")
+    assert preview.removed_names(repository, "both", "HEAD~1") == set()
+    change("Pulumi.both.yaml", "[192.168.0.252, 192.168.0.253, 'fd00:0:0:1::252']", "[192.168.0.253]")
+    assert preview.removed_names(repository, "both", "HEAD~1") == {"vip-master-192.168.0.252", "vip-master-v6-fd00.0000.0000.0001.0000.0000.0000.0252"}
+
+
 @pytest.mark.parametrize("text", [b"config: \xff\n", b"config: [\n", b"config: 2026-13-01\n"])
 def test_a_configuration_that_cannot_be_read_is_named(repository: Path, text: bytes) -> None:
     (repository / "Pulumi.dev.yaml").write_bytes(text)

@@ -175,8 +175,8 @@ def test_json_has_the_step_of_each_host_the_vips_and_the_resources(repository: P
     }
     assert dev["hosts"]["infra0"]["files"] == ["host.json", "keepalived.conf"]
     assert dev["vips"]["infra"] == {
-        "base": {"address": "192.168.0.251", "owner": "infra0"},
-        "head": {"address": "192.168.0.251", "owner": "infra1"},
+        "base": {"address": "192.168.0.251", "additional_addresses": [], "owner": "infra0"},
+        "head": {"address": "192.168.0.251", "additional_addresses": [], "owner": "infra1"},
     }
     assert {"change": effects.OWNER.change, "concerns": ["infra"], "happens": effects.OWNER.happens} in dev["effects"]
     assert dev["resources"] == {"made": [], "deleted": [], "changed": [], "replaced": []}
@@ -296,6 +296,13 @@ REFUSALS = {
         [(", infra1: 192.168.0.6}", "}"), ("address: 192.168.0.251", "address: 192.168.0.6")],
         "vip-infra: 192.168.0.6 is the address of infra1 until this deployment ends. Remove infra1, deploy, then add vip-infra",
     ),
+    "an additional address that is another VIP": (
+        [
+            ("      infra:\n        address: 192.168.0.251", "      infra:\n        address: 192.168.0.252"),
+            ("address: 192.168.0.250", "address: 192.168.0.250\n        additional_addresses: [192.168.0.251]"),
+        ],
+        "VIP master: 192.168.0.251 is the address of VIP infra until this deployment ends. Remove infra, deploy, then add master, or keep the name infra",
+    ),
     "another subnet": ([("cidr: 192.168.0.0/24", "cidr: 192.168.0.0/23")], "Subnet subnet: another network, or another range. Keep it, and create a new stack"),
     "an existing network": ([("      external: public", "      existing: ocp")], "another network, or another range. Keep it, and create a new stack"),
     "a server in place of which a host exists": (
@@ -355,6 +362,18 @@ def test_a_second_address_that_goes_says_what_it_does_to_the_first(compared: Com
     assert f"- {effects.VIP_REMOVED.change} (`master-v6`, `master-v6-53-udp`, `master-v6-6443`): {effects.VIP_REMOVED.happens}\n" in text
 
 
+def test_additional_addresses_that_come_and_go_are_said_with_their_ports(compared: Compared, tmp_path: Path) -> None:
+    second = "        address_v6: fd00:0:0:1::250\n"
+    base = (second, f"{second}        additional_addresses: [192.168.0.252, 'fd00:0:0:1::252']\n")
+    text = compared(base, stack=DUAL_STACK)
+    assert "; `192.168.0.252` is new; `fd00:0:0:1::252` is new; nothing is replaced.**" in summary(text)
+    assert "- additional address `fd00:0:0:1::252` of VIP `master-v6` is new\n" in text
+    assert f"- {effects.ADDITIONAL.change} (`master`, `master-v6`): {effects.ADDITIONAL.happens}\n" in text
+    assert "+ Port vip-master-192.168.0.252\n" in text and "+ Port vip-master-v6-fd00.0000.0000.0001.0000.0000.0000.0252\n" in text
+    dev = report.to_json(tmp_path / "change")["stacks"]["dev"]
+    assert [dev["vips"]["master"][side]["additional_addresses"] for side in ("base", "head")] == [[], ["192.168.0.252"]]
+
+
 def test_clients_of_ipv6_from_everywhere_come_first_in_the_summary(compared: Compared) -> None:
     text = compared(("client_cidrs: [203.0.113.0/24, 2001:db8::/32]", 'client_cidrs: [203.0.112.0/24, "::/0"]'), stack=DUAL_STACK)
     assert re.search(r"; \d rules open to ::/0; \d rules open to `203\.0\.112\.0/24`; ", summary(text))
@@ -368,7 +387,8 @@ def test_an_owner_of_both_addresses_of_a_vip_is_to_be_drained_once(compared: Com
     ]
     dev = report.to_json(tmp_path / "change")["stacks"]["dev"]
     assert dev["drain_first"] == ["master0"]
-    assert dev["vips"]["master-v6"] == {side: {"address": "fd00:0:0:1::250", "owner": owner} for side, owner in (("base", "master0"), ("head", "master1"))}
+    vip = {"address": "fd00:0:0:1::250", "additional_addresses": []}
+    assert dev["vips"]["master-v6"] == {side: {**vip, "owner": owner} for side, owner in (("base", "master0"), ("head", "master1"))}
 
 
 def test_a_new_stack_tells_of_both_families_that_it_is_open_to(tmp_path: Path) -> None:
@@ -400,8 +420,8 @@ def test_json_names_the_hosts_to_drain_first_new_and_lost_vips_and_the_resources
     )
     dev = report.to_json(tmp_path / "change")["stacks"]["dev"]
     assert dev["hosts"]["infra0"]["step"] == "removed from the stack" and dev["drain_first"] == ["infra0"]
-    assert dev["vips"]["infra"] == {"base": {"address": "192.168.0.251", "owner": "infra0"}, "head": None}
-    assert dev["vips"]["routers"] == {"base": None, "head": {"address": "192.168.0.252", "owner": "infra1"}}
+    assert dev["vips"]["infra"] == {"base": {"address": "192.168.0.251", "additional_addresses": [], "owner": "infra0"}, "head": None}
+    assert dev["vips"]["routers"] == {"base": None, "head": {"address": "192.168.0.252", "additional_addresses": [], "owner": "infra1"}}
     assert "FloatingIp vip-routers" in dev["resources"]["made"] and "Instance infra0" in dev["resources"]["deleted"]
     assert dev["resources"]["replaced"] == ["Port vip-master"] and "Port vip-master" in dev["resources"]["changed"]
 

@@ -1,4 +1,5 @@
-"""The example cluster with an IPv6 address beside each IPv4 one: rows of the other modules again, asked by IPv6, and by both families at once.
+"""The example cluster with an IPv6 address beside each IPv4 one: rows of the other modules again, asked by IPv6, and by both families at once. And with an
+additional address of a VIP, which is asked instead of the first.
 
 Every row also looks for what went wrong elsewhere: an address that duplicate address detection refused, the two addresses of a VIP on different nodes, and
 a host that sent a neighbour solicitation for a VIP of its own pool, which makes ML2/OVN move it.
@@ -23,8 +24,9 @@ from lab.nodes.experiments.steady import STEADY, rest
 from lab.nodes.probe import BOTH, MASTER, MASTER_V6
 from lab.phases import wait_for
 
-NAME, ALONE, KIND = "dual stack", "IPv6 alone", "dual"
+NAME, ALONE, SEVERAL, KIND = "dual stack", "IPv6 alone", "several addresses", "dual"
 """What the names of the rows begin with, and their kinds."""
+ADDITIONAL = MASTER._replace(address="192.168.0.252")
 MOVED_S = 5
 """For the second address of a VIP to be where the first is, once that is in order; how far apart they moved is measured by itself."""
 FAR_MTU = 1300
@@ -69,9 +71,14 @@ def ipv6_alone(described: Description) -> None:
         each["address"] = machine.second(each["address"])
 
 
+def several(described: Description) -> None:
+    """An additional address of the VIP of the masters."""
+    described["vips"][ADDITIONAL.vip]["additional_addresses"] = [ADDITIONAL.address]
+
+
 def _in_order(scene: Scene) -> Iterable[str]:
     """No address is a duplicate, no node has one address of the VIP without the other, and none asked for a VIP of its own pool."""
-    addresses = {str(scene.cluster.vips[name].address) for name in scene.cluster.together(scene.target.vip)}
+    addresses = {str(address) for name in scene.cluster.together(scene.target.vip) for address in scene.cluster.vips[name].addresses}
 
     def together() -> tuple[bool, str]:
         held = {node: sorted(addresses.intersection(there)) for node, (_, there) in probe.state().items()}
@@ -81,7 +88,7 @@ def _in_order(scene: Scene) -> Iterable[str]:
     if duplicates := machine.run("lab", "duplicates").stdout:
         yield f"duplicate address detection refused: {duplicates}"
     # A host of another pool may: a deployment has it ask the VIP as a client does.
-    own = {f"{node} {vip.address}" for vip in scene.cluster.vips.values() for node in scene.cluster.pools[vip.pool].hosts}
+    own = {f"{node} {address}" for vip in scene.cluster.vips.values() for node in scene.cluster.pools[vip.pool].hosts for address in vip.addresses}
     if asking := sorted(own.intersection(machine.run("lab", "solicited").stdout.splitlines())):
         yield f"neighbour solicitations for a VIP were sent: {', '.join(asking)}"
 
@@ -120,6 +127,17 @@ def _alone(experiment: Experiment) -> Experiment:
     """An experiment with a stack of IPv6 addresses only: its VIP keeps its name."""
     target = experiment.target.second._replace(vip=experiment.target.vip)
     return _again(dataclasses.replace(experiment, target=target), ALONE, arrange=ipv6_alone)
+
+
+def _additional(experiment: Experiment) -> Experiment:
+    """An experiment whose requests go to the additional address of the VIP."""
+    return dataclasses.replace(
+        experiment,
+        target=ADDITIONAL,
+        steps=tuple(_checked(step, SEVERAL) for step in experiment.steps),
+        arrange=several,
+        before="; ".join(filter(None, ("lab solicited reset", experiment.before))),
+    )
 
 
 def _named(experiments: Iterable[Experiment], *names: str) -> list[Experiment]:
@@ -209,6 +227,8 @@ _ALONE = [
     *_named(CRASHES, "kill -9 of all of keepalived on the owner", "owner isolated with carrier"),
 ]
 
+_SEVERAL = [*_named(STEADY, "steady: three masters"), *_named(CRASHES, "owner isolated with carrier")]
+
 _ROWS = [
     *(_again(experiment, f"{NAME}, IPv6") for experiment in (*_EACH, _FAR)),
     *(_again(experiment, f"{NAME}, both at once", both=True) for experiment in _AT_ONCE),
@@ -218,6 +238,7 @@ DUAL = [
     *sorted(_ROWS, key=lambda experiment: experiment.arrange is not dual_stack),
     _again(Experiment(MASTER, (_BY_DATAGRAMS,), before=DATAGRAMS, after=NO_DATAGRAMS), f"{NAME}, IPv6", arrange=_datagrams),
     *(_again(experiment, f"{NAME}, unicast adverts", both=True, arrange=_unicast) for experiment in _BY_UNICAST),
+    *(_additional(experiment) for experiment in _SEVERAL),
     # Last: every address of the nodes changes, and changes back.
     *(_alone(experiment) for experiment in _ALONE),
 ]
