@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from components.configuration import Cluster, ConfigurationError, UsageError, check_auth_pass
+from components.configuration.cluster import SECOND
 
 PROJECT = Path(__file__).parents[2]
 REMOVED = object()
@@ -294,21 +295,22 @@ def test_a_host_key_may_be_a_line_of_ssh_keyscan(article: dict[str, Any]) -> Non
     assert Cluster.parse(article).node("master0").host.host_key == "ssh-ed25519 AAAA"
 
 
-def test_the_local_stack_is_the_articles_cluster_on_another_cloud(article: dict[str, Any]) -> None:
+def test_the_local_stack_is_the_articles_cluster_on_another_cloud_with_ipv6_beside_it(article: dict[str, Any]) -> None:
     local = Cluster.parse(yaml.safe_load((PROJECT / "lab" / "Pulumi.local.yaml").read_text())["config"]["openshift-lvs:cluster"])
     for of in (addresses, owners, ports):
-        assert of(local) == of(Cluster.parse(article))
+        assert {name: each for name, each in of(local).items() if not name.endswith(SECOND)} == of(Cluster.parse(article))
+    assert all(name + SECOND in local.vips for name in article["vips"])
 
 
-def addresses(cluster: Cluster) -> dict[str, str]:
+def addresses(cluster: Cluster) -> dict[str, Any]:
     return {node.name: str(node.host.address) for node in cluster.nodes()} | {name: str(vip.address) for name, vip in cluster.vips.items()}
 
 
-def owners(cluster: Cluster) -> dict[str, str]:
+def owners(cluster: Cluster) -> dict[str, Any]:
     return {name: vip.owner for name, vip in cluster.vips.items()}
 
 
-def ports(cluster: Cluster) -> dict[str, list[int]]:
+def ports(cluster: Cluster) -> dict[str, Any]:
     return {name: [service.port for service in vip.services] for name, vip in cluster.vips.items()}
 
 
