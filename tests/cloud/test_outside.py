@@ -86,7 +86,7 @@ def call(run: Callable[..., list[str]], kind: str, address: str, port: int, coun
 
 @pytest.mark.parametrize(("kind", "port"), [("tcp", NODE_PORT), ("udp", UDP_PORT)], ids=["NodePort", "UDP listener"])
 def test_through_the_floating_ip_only_the_services_answer(cluster: Cluster, holder: str, kind: str, port: int) -> None:
-    node = cluster.committed["pools"]["master"]["hosts"][holder]
+    node = cluster.committed["pools"]["master"]["hosts"][holder]["address"]
     within = call(partial(at, "bastion"), kind, node, port)
     assert within["answered"] == CALLS, f"the subnet may call {port}: {within}"
     with Running({holder: on_node(holder, *packets("hear", "eth0", OUTSIDE))}) as nodes:
