@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 from lab import cloud
 from operations.status import table
 
-REQUESTS = 200
+REQUESTS = 100
 
 
 class Answers(NamedTuple):

@@ -16,7 +16,7 @@ from lab.stack import PROJECT
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What is quick comes first; of the rest, what shares a configuration stands together; what needs a cluster's programs is last.
 
-    With $WITHIN the rest begins elsewhere at every commit, so that too little time leaves out another part.
+    With $WITHIN both parts begin elsewhere at every commit, so that too little time leaves out others.
     """
 
     def arranged(item: pytest.Item) -> str:
@@ -27,11 +27,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     plain = [item for item in items if not item.get_closest_marker("cluster")]
     quick = [item for item in plain if not item.get_closest_marker("deployed")]
     rest = sorted((item for item in plain if item.get_closest_marker("deployed")), key=arranged)
-    start = 0
+    commit = 0
     if os.environ.get("WITHIN"):
-        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=PROJECT, capture_output=True, text=True, check=True).stdout
-        start = int(commit, 16) % max(1, len(rest))
-    items[:] = [*quick, *rest[start:], *rest[:start], *cluster]
+        commit = int(subprocess.run(["git", "rev-parse", "HEAD"], cwd=PROJECT, capture_output=True, text=True, check=True).stdout, 16)
+
+    def turned(part: list[pytest.Item]) -> list[pytest.Item]:
+        start = commit % max(1, len(part))
+        return [*part[start:], *part[:start]]
+
+    items[:] = [*turned(quick), *turned(rest), *cluster]
 
 
 @pytest.fixture(scope="session")
