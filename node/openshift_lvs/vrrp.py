@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import socket
-import struct
 from contextlib import ExitStack, contextmanager, suppress
 
 from . import belief, clock, host, ipvs, journal, programs, quorum, servers, state
@@ -342,6 +340,10 @@ def _member(version: int, interface: str) -> Iterator[None]:
     224.0.0.18 to every port (RFC 4541, 2.1.2).
     """
     if version == 6:
+        # Not at the top: most commands need no socket, and each import takes long on a slow machine.
+        import socket
+        import struct
+
         with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as member:
             # Without the interface nothing is heard, and the deployment ends with a message about that.
             with suppress(OSError):

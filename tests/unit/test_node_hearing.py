@@ -114,8 +114,8 @@ def hub(**nodes: Node) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def speaking(stack: Cluster, *hosts: str, before: str = "") -> Iterator[dict[str, Node]]:
-    """These hosts with the stack delivered, sending and receiving test packets; `before` runs on master0 before that."""
+def speaking(stack: Cluster, *hosts: str, before: str = "", delivered: str = "") -> Iterator[dict[str, Node]]:
+    """These hosts with the stack delivered, sending and receiving test packets; `before` runs on master0 before the delivery, `delivered` after it."""
     with contextlib.ExitStack() as all_of_it:
         nodes = {host: all_of_it.enter_context(node()) for host in hosts}
         all_of_it.enter_context(hub(**nodes))
@@ -125,6 +125,8 @@ def speaking(stack: Cluster, *hosts: str, before: str = "") -> Iterator[dict[str
             version = made.deliver(render(stack, host))
             assert f"hear {version}" in made.read("/stub/calls")
             made.sh("rm /run/openshift-lvs/hearing.json")
+            if delivered and host == "master0":
+                made.sh(delivered)
             # The packets go by the real clock.
             made.write(f"{PROGRAM}/openshift_lvs/clock.py", (keepalived.PROGRAM / "openshift_lvs/clock.py").read_text())
             made.sh(f"{OPENSHIFT_LVS} hear {version} >/stub/hearing 2>&1 </dev/null &")
@@ -172,7 +174,7 @@ def test_a_filter_of_ipv6_is_known_while_ipv4_is_heard() -> None:
 
 
 def test_ipv4_is_tested_while_the_address_of_ipv6_is_missing_and_ipv6_once_it_is_there() -> None:
-    with speaking(Cluster.parse(written()), "master0", "master1", before=f"ip -6 address delete {HOSTS_V6['master0']}/64 dev eth0") as nodes:
+    with speaking(Cluster.parse(written()), "master0", "master1", delivered=f"ip -6 address delete {HOSTS_V6['master0']}/64 dev eth0") as nodes:
         wait_for_missing(["fd00:0:0:1::2, fd00:0:0:1::3: no test packet told what is heard there"], nodes["master0"])
         wait_for_missing(["fd00:0:0:1::3 does not hear VRRP (IP protocol 112) from fd00:0:0:1::2"], nodes["master1"])
         nodes["master0"].sh(f"ip -6 address add {HOSTS_V6['master0']}/64 dev eth0 nodad")
