@@ -139,7 +139,6 @@ def _network(cloud: Any, cluster: Cluster) -> Iterator[Finding]:
     for key, cidr, there in zip(("network.cidr", "network.cidr_v6"), network.cidrs, subnets, strict=False):
         lacks = automatic_addresses(there.ipv6_address_mode, there.ipv6_ra_mode) if there else f"{network.existing!r} has no such subnet"
         yield Finding(key, not lacks, f"{cidr}: {lacks}" if lacks else str(cidr))
-    subnet = subnets[0]
     if found.is_port_security_enabled is not None and bool(found.is_port_security_enabled) != network.port_security:
         is_ = "has" if found.is_port_security_enabled else "has no"
         yield Finding(
@@ -147,13 +146,16 @@ def _network(cloud: Any, cluster: Cluster) -> Iterator[Finding]:
             False,
             f"{str(network.port_security).lower()}, and {network.existing!r} {is_} port security; set it to what the network has",
         )
-    if subnet and (cluster.vips_with_floating_ip() or cluster.ssh.creates_bastion):
-        interfaces = [
-            port
-            for port in cloud.network.ports(network_id=found.id)
-            if str(port.device_owner).startswith("network:") and "router" in port.device_owner and any(ip["subnet_id"] == subnet.id for ip in port.fixed_ips)
-        ]
-        yield Finding("router", bool(interfaces), "there" if interfaces else f"the subnet {network.cidr} has no router, so no floating IP can lead to it")
+    outside = bool(cluster.vips_with_floating_ip()) or cluster.ssh.creates_bastion
+    needed = [
+        (cidr, there.id, "so no floating IP can lead to it" if cidr.version == 4 else "so hosts do not learn that DHCPv6 has their addresses")
+        for cidr, there in zip(network.cidrs, subnets, strict=True)
+        if there and (cidr.version == 6 or outside)
+    ]
+    ports = [port for port in cloud.network.ports(network_id=found.id) if str(port.device_owner).startswith("network:") and "router" in port.device_owner]
+    routed = {ip["subnet_id"] for port in ports for ip in port.fixed_ips}
+    for cidr, subnet, why in needed:
+        yield Finding("router", subnet in routed, f"of {cidr}" if subnet in routed else f"the subnet {cidr} has no router, {why}")
 
 
 def _management(cloud: Any, cluster: Cluster) -> Iterator[Finding]:

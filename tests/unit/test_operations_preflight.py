@@ -296,7 +296,7 @@ def test_an_existing_network_with_a_router_and_free_addresses_passes(
 ) -> None:
     # Its port of master0 is the one that an earlier deployment created.
     status, lines = preflight(existing, tmp_path, capsys)
-    assert status == 0 and "ok      router: there" in lines and "ok      pools.master.hosts.master0: 192.168.0.2" in lines
+    assert status == 0 and "ok      router: of 192.168.0.0/24" in lines and "ok      pools.master.hosts.master0: 192.168.0.2" in lines
 
 
 def test_an_existing_network_must_fit(cloud: FakeCloud, existing: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -324,7 +324,9 @@ def test_an_existing_subnet_with_automatic_addresses_is_named(cloud: FakeCloud, 
     stateful = {"ipv6_address_mode": "dhcpv6-stateful", "ipv6_ra_mode": "dhcpv6-stateful"}
     made = [{"id": "s6", "network_id": "n2", "cidr": "fd00:0:0:1::/64", **stateful}, {"id": "s7", "network_id": "n3", "cidr": "fd00:0:0:9::/64", **stateful}]
     cloud.has["network/v2.0/subnets"] += made
-    assert not [line for line in lacking(preflight(stack, tmp_path, capsys)[1]) if line.startswith("network.")]
+    lacks = lacking(preflight(stack, tmp_path, capsys)[1])
+    assert not [line for line in lacks if line.startswith("network.")]
+    assert "router: the subnet fd00:0:0:1::/64 has no router, so hosts do not learn that DHCPv6 has their addresses" in lacks
     made[0]["ipv6_address_mode"] = made[1]["ipv6_ra_mode"] = "slaac"
     why = "this subnet gives each port an address made from its MAC (slaac), and no other; name a subnet with dhcpv6-stateful"
     assert [line for line in lacking(preflight(stack, tmp_path, capsys)[1]) if line.startswith("network.")] == [
