@@ -286,7 +286,7 @@ class ClusterNetwork(pulumi.ComponentResource):
         return group.id
 
     def _reserve(self, name: str, port_name: str, address: AnyAddress) -> networking.Port:
-        """An unbound port: nobody else gets the address, and ML2/OVN follows it to whichever node announces it.
+        """An unbound port: Neutron gives its address to no other port, and ML2/OVN follows it to whichever node announces it.
 
         It has one address: OVN's virtual port follows one, so the second address of a port would stay where the first is.
         """

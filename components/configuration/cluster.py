@@ -60,7 +60,7 @@ class Cluster(Model):
             if vip.address_v6:
                 second = f"{name}{SECOND}"
                 if second in vips:
-                    raise ValueError(f"{name}.address_v6: {vip.address_v6} would be VIP {second}, which is another one; rename that")
+                    raise ValueError(f"{name}.address_v6: {vip.address_v6} would be VIP {second}, and vips has that name too; rename vips.{second}")
                 found[second] = vip.second()
         return found
 

@@ -229,9 +229,7 @@ def _prefix(address: str) -> str:
 
 
 def load_rules(folder: str) -> None:
-    """Load the nftables rules of a version in one transaction; remove ours of a family for which it has none, since nothing would keep the table of a
-    former director.
-    """
+    """Load the nftables rules of a version in one transaction. The table of a family for which it has none is removed: a former director has one."""
     there: list[str] = []
     if os.path.exists(f"{folder}/{RULES}"):
         _load(folder)

@@ -126,7 +126,7 @@ REFUSED: list[tuple[str, list[tuple[str, Any]], str]] = [
     (
         "a name that the second VIP would have",
         [("vips.master-v6", {**WRITTEN["vips"]["old"], "address": "192.168.0.99", "virtual_router_id": 53})],
-        "vips.master.address_v6: fd00:0:0:1::250 would be VIP master-v6, which is another one; rename that",
+        "vips.master.address_v6: fd00:0:0:1::250 would be VIP master-v6, and vips has that name too; rename vips.master-v6",
     ),
     (
         "one VRID in one family",
@@ -189,7 +189,7 @@ REFUSED: list[tuple[str, list[tuple[str, Any]], str]] = [
     ("a witness without brackets", [("pools.master.witnesses", ["fd00::1:53"])], "pools.master.witnesses.0: 'fd00::1:53': not ADDRESS:PORT of something "
      "that takes or refuses a connection, such as 192.168.0.1:22"),
     ("a host that is not managed", [("pools.master.hosts.master2.managed", False)],
-     "vips.master.address_v6: fd00:0:0:1::250, and master2 has managed: false, where only IPv4 works so far; remove one of the two"),
+     "vips.master.address_v6: fd00:0:0:1::250, and master2 has managed: false, where only IPv4 works so far; remove this address, or managed: false"),
     ("an address with a zone", [("vips.new.address", "fe80::1%eth0")], "vips.new.address: 'fe80::1%eth0': must be an IPv4 or IPv6 "
      "address, such as 192.168.0.5"),
     ("an additional address of a family that the VIP does not have", [("vips.old.additional_addresses", ["192.168.0.9", "fd00:0:0:1::9"])],
