@@ -422,7 +422,8 @@ def unmanaged_with_ipv6(cluster: Cluster, name: str, vip: Vip) -> None:
     """The rules of a host that the program does not manage are for IPv4."""
     host = next((host for host, given in cluster.pools[vip.pool].hosts.items() if not given.managed), None)
     if host and vip.address.version == 6:
-        raise ValueError(f"{vip_key(cluster, name)}: {vip.address}, and {host} has managed: false, where only IPv4 works so far; remove this address, or managed: false")
+        key = vip_key(cluster, name)
+        raise ValueError(f"{key}: {vip.address}, and {host} has managed: false, where only IPv4 works so far; remove this address, or managed: false")
 
 
 def sorry_servers(cluster: Cluster) -> None:
