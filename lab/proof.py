@@ -32,7 +32,7 @@ def ask(outputs: dict[str, Any], note: Callable[[str], None]) -> Iterator[Answer
             sources: list[tuple[Literal["bastion", "external"], str | None]] = [("bastion", endpoint["address"]), ("external", outside)]
             for source, address in sources:
                 if address:
-                    target = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+                    target = endpoint(address, port)
                     note(f"{source} asks {target}")
                     answer = cloud.client(source, address, port, REQUESTS, timeout_s=2)
                     yield Answers(source, target, answer["sent"], answer["failed"], answer["answers"], answer["errors"])

@@ -134,11 +134,6 @@ RangeV6 = Annotated[
 ]
 
 
-def endpoint(address: AnyAddress, port: int) -> str:
-    """ADDRESS:PORT, or [ADDRESS]:PORT of an IPv6 address."""
-    return f"{address}:{port}" if address.version == 4 else f"[{address}]:{port}"
-
-
 def within(range_: AnyRange, others: Iterable[AnyRange]) -> bool:
     """Whether a range lies in one of the others. A range of the other family contains nothing of it."""
     return any(range_.subnet_of(other) for other in others if other.version == range_.version)  # type: ignore[arg-type]

@@ -434,8 +434,7 @@ def sorry_servers(cluster: Cluster) -> None:
     """
     hosts = [(address, node) for node in cluster.nodes() for address in node.host.addresses]
     inside = {address: f"host {node.name} of pool {node.pool_name!r}, which does not have this VIP" for address, node in hosts}
-    vips = [(address, name) for name, vip in cluster.vips.items() for address in vip.addresses]
-    inside |= {address: f"the address of {section(cluster, name)}, not of a machine" for address, name in vips}
+    inside |= {address: f"the address of {section(cluster, name)}, not of a machine" for name, vip in cluster.vips.items() for address in vip.addresses}
     for end, gateway in (("", cluster.network.gateway), ("_v6", cluster.network.gateway_v6)):
         if gateway:
             inside[gateway] = f"network.gateway{end}"
@@ -467,8 +466,7 @@ def witnesses(cluster: Cluster) -> None:
     """A witness is outside the pool: neither one of its hosts nor one of its VIPs."""
     for pool_name, pool in cluster.pools.items():
         inside = {address: f"pools.{pool_name}.hosts.{name}" for name, host in pool.hosts.items() for address in host.addresses}
-        vips = [(address, name) for name, vip in cluster.vips_of(pool_name).items() for address in vip.addresses]
-        inside |= {address: address_key(cluster, name, address) for address, name in vips}
+        inside |= {address: address_key(cluster, name, address) for name, vip in cluster.vips_of(pool_name).items() for address in vip.addresses}
         for index, witness in enumerate(pool.witnesses or ()):
             if found := inside.get(witness_address(witness)):
                 raise ValueError(

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from components.configuration.cluster import SECOND
 from lab.nodes import machine
 from lab.phases import wait_for
+from node.openshift_lvs.description import endpoint
 
 CLIENTS = [f"192.168.0.{last}" for last in range(101, 161)]
 """The client's addresses: enough for an affinity by address to meet every server."""
@@ -60,7 +61,7 @@ class Target(NamedTuple):
     def second(self) -> Target:
         """The IPv6 address beside an IPv4 one, in a stack that has both; its control is asked by IPv6 too."""
         server, _, port = self.control.rpartition(":")
-        return self._replace(vip=f"{self.vip}{SECOND}", address=machine.second(self.address), control=_endpoint(machine.second(server), port))
+        return self._replace(vip=f"{self.vip}{SECOND}", address=machine.second(self.address), control=endpoint(machine.second(server), port))
 
     def at(self, port: int | None, udp: bool) -> Target:
         """The same at another port, if one is given, and by datagrams or not."""
@@ -71,10 +72,6 @@ class Target(NamedTuple):
     def both(self) -> tuple[Target, ...]:
         """Each address that is asked."""
         return (self, self.beside) if self.beside else (self,)
-
-
-def _endpoint(address: str, port: int | str) -> str:
-    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
 MASTER = Target("master", "192.168.0.250", 8443, 8443, "192.168.0.6:8443")
@@ -329,9 +326,9 @@ class Probe:
         requests: list[dict[str, Any]] = []
         streams: list[dict[str, Any]] = []
         for target in targets:
-            plain = _endpoint(target.address, target.port)
+            plain = endpoint(target.address, target.port)
             fast = {"name": target.vip, "address": plain, "host": target.host, "udp": target.udp, "every": many * FAST_MS, "hold": HOLD_MS}
-            tls = {"name": _tls(target), "address": _endpoint(target.address, target.tls_port), "host": target.host, "tls": True, "every": many * SLOW_MS}
+            tls = {"name": _tls(target), "address": endpoint(target.address, target.tls_port), "host": target.host, "tls": True, "every": many * SLOW_MS}
             control = {"name": CONTROL, "address": target.control, "every": many * CONTROL_MS, "hold": HOLD_MS}
             requests += [fast, control] if target.udp else [fast, tls, control]
             streams += [] if target.udp or target.host else [{"name": target.vip, "address": plain, "count": STREAMS // many, "every": STREAM_MS}]

@@ -20,6 +20,7 @@ from components.configuration.cluster import SECOND
 from lab import cloud, local
 from lab.nodes import machine
 from lab.nodes.probe import Request
+from node.openshift_lvs.description import endpoint
 
 
 class Side(NamedTuple):
@@ -131,8 +132,7 @@ def asked(endpoints: Mapping[str, Any], vip: str, port: int) -> Iterator[list[Re
 
 def config(side: str, address: str, port: int) -> dict[str, Any]:
     """What the traffic program is told for one side."""
-    target = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
-    return {"requests": [{"name": side, "address": target, "patient": True, "every": EVERY_MS}], "sources": [SIDES[side].source]}
+    return {"requests": [{"name": side, "address": endpoint(address, port), "patient": True, "every": EVERY_MS}], "sources": [SIDES[side].source]}
 
 
 def open_at(request: Request, moment: float) -> bool:
