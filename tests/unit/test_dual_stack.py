@@ -129,6 +129,12 @@ REFUSED: list[tuple[str, list[tuple[str, Any]], str]] = [
         "vips.master.address_v6: fd00:0:0:1::250 would be VIP master-v6, and vips has that name too; rename vips.master-v6",
     ),
     (
+        "a director that no lost family brings below the next",
+        [("vips.master.priorities", {"master0": 150, "master1": 100})],
+        "vips.master.priorities: master0 has 150, and the next director 100: 50 or more apart; a director that sees too few servers of one family adds -50, "
+        "and must then rank below the next one",
+    ),
+    (
         "one VRID in one family",
         [("vips.new.virtual_router_id", 51)],
         "vips.new.virtual_router_id: 51 is used by vips.master too; choose another (1 to 255)",
@@ -336,6 +342,22 @@ def test_a_real_keepalived_and_nft_accept_both_families_without_a_word() -> None
     with node() as real:
         for host in ("master0", "master1", "master2"):
             real.accepts(cluster, host)
+
+
+ONLY_NEW: list[tuple[str, Any]] = [("vips.master", REMOVED), ("vips.old", REMOVED)]
+"""All VIPs of the pool are IPv6, and its hosts have both families."""
+
+
+def test_connection_sync_by_ipv4_is_refused_from_strangers_where_all_vips_are_ipv6() -> None:
+    files = rendered(*ONLY_NEW)
+    rules = next(file.text for file in files["master0"] if file.path == "lvs.nft")
+    ipv4 = rules[rules.index("\ntable ip openshift_lvs {") : rules.index("\ntable ip6 openshift_lvs {")]
+    assert "elements = { 192.168.0.2, 192.168.0.3 }" in ipv4
+    assert "ip daddr 224.0.0.81 udp dport 8848 @th,72,8 52 goto refuse" in ipv4
+    assert "ip daddr 224.0.0.81 udp dport 8848 meta skuid != 0 drop" in ipv4
+    assert not any("224.0.0.81" in file.text for file in files["master2"]), "a server that is no director gets none"
+    with node() as real:
+        real.accepts(Cluster.parse(written(*ONLY_NEW)), "master0")
 
 
 def test_both_instances_of_a_vip_are_in_one_group_that_tracks_for_them() -> None:

@@ -318,6 +318,15 @@ def test_each_of_two_addresses_lowers_the_priority_by_its_part_on_a_node_that_is
     ]
 
 
+def test_a_client_that_still_asks_the_director_that_lost_an_address_breaks_the_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    entries = {MASTER.address: "192.168.0.250 dev eth0 lladdr 02:00:00:00:00:03 REACHABLE\n", MASTER_V6.address: ""}
+    monkeypatch.setattr(probe, "holder", lambda _: "master1")
+    monkeypatch.setattr(machine, "run", lambda *command: SimpleNamespace(stdout=entries[command[-1]] if command[0] == "ip" else "02:00:00:00:00:03\n"))
+    assert list(crashes._client_asks_the_holder(dataclasses.replace(SCENE, target=BOTH))) == [
+        "the client does not ask master1 (02:00:00:00:00:03), which holds fd00:0:0:1::250: no entry"
+    ]
+
+
 def test_a_stream_of_the_second_address_that_breaks_breaks_the_row() -> None:
     what = both(MOMENT + 0.5)
     assert what.beside

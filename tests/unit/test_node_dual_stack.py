@@ -169,6 +169,12 @@ def test_a_router_with_an_id_of_ipv6_that_is_not_in_force_is_listened_for(direct
     assert said.startswith(f"vips.master.virtual_router_id: 51 is used by {STRANGER} on eth0 too; choose another")
 
 
+def test_the_kernel_reports_the_group_of_adverts_while_it_listens_for_other_routers(director: Node) -> None:
+    joined = "joined = lambda: print('inet6 ff02::12' in [' '.join(line.split()) for line in os.popen('ip maddress show dev eth0')])\n"
+    told = director.python(f"import os\n{joined}joined()\nwith vrrp._member(6, 'eth0'):\n    joined()\njoined()")
+    assert told.split() == ["False", "True", "False"]
+
+
 def test_the_machine_that_answers_a_neighbour_solicitation_is_told(director: Node) -> None:
     other = "fd00:0:0:1::240"
     outside(director, f"ip -6 address add {other}/64 dev wire nodad")

@@ -350,6 +350,20 @@ def test_addresses_of_a_vip_on_different_directors_are_a_fault_with_the_remedy(b
     ]
 
 
+def test_the_remedies_for_a_table_of_ipv6_are_commands_that_ipvsadm_takes(both: Both) -> None:
+    service = both.cluster.vips["router-v6"].services[0]
+    number = both.cluster.vips["router-v6"].mark(service)
+    facts = both.facts["infra1"]
+    there = facts.table[number]
+    stray = {**there.servers, "2001:db8:0:1::77": next(iter(there.servers.values()))}
+    both.facts["infra1"] = replace(facts, table={**facts.table, number: replace(there, servers=stray)})
+    (line,) = failed(both, both.cluster)
+    assert line.endswith(f"2001:db8:0:1::77 is no real server of ours; on the node: ipvsadm -d -f {number} -6 -r [2001:db8:0:1::77]:0")
+    both.facts["infra1"] = replace(facts, table={**facts.table, number: replace(there, scheduler="rr")})
+    (line,) = failed(both, both.cluster)
+    assert line.endswith(f"; on the node: ipvsadm -D -f {number} -6; systemctl restart keepalived")
+
+
 ADDITIONAL = "192.0.2.252"
 
 
