@@ -31,9 +31,8 @@ from pulumi_command import remote
 from components import keepalived
 from components.bastion import BastionEndpoint
 from components.configuration import Cluster, HttpCheck, Vip, VirtualService
-from components.configuration.model import AnyAddress
+from components.configuration.model import AnyAddress, endpoint
 from components.servers import Endpoint
-from node.openshift_lvs.description import endpoint
 
 LIB = "/usr/local/lib/openshift-lvs"
 """Where a host has the programs, each in a folder named by its content."""

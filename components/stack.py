@@ -16,11 +16,11 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from components.bastion import BastionEndpoint
 from components.configuration import Cluster, ConfigurationError, UsageError, check_auth_pass, check_keys
 from components.configuration.keys import NAMESPACE
+from components.configuration.model import endpoint
 from components.host_key import check_seed
 from components.network import ClusterNetwork
 from components.servers import Servers
 from components.stack_file import StackFile
-from node.openshift_lvs.description import endpoint
 
 
 @contextmanager

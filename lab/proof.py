@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple
 
+from components.configuration.model import endpoint
 from lab import cloud
 from operations.status import table
 
@@ -24,12 +25,12 @@ class Answers(NamedTuple):
 
 def ask(outputs: dict[str, Any], note: Callable[[str], None]) -> Iterator[Answers]:
     """REQUESTS requests to every service of every endpoint: from the tenant's network, and from the external one by floating IP or IPv6."""
-    for endpoint in outputs["endpoints"].values():
-        for service in endpoint["services"]:
+    for vip in outputs["endpoints"].values():
+        for service in vip["services"]:
             port = int(_port(service).split("/")[0])
             # IPv6 is routed as it is.
-            outside = endpoint["address"] if ":" in endpoint["address"] else endpoint["floating_ip"]
-            sources: list[tuple[Literal["bastion", "external"], str | None]] = [("bastion", endpoint["address"]), ("external", outside)]
+            outside = vip["address"] if ":" in vip["address"] else vip["floating_ip"]
+            sources: list[tuple[Literal["bastion", "external"], str | None]] = [("bastion", vip["address"]), ("external", outside)]
             for source, address in sources:
                 if address:
                     target = endpoint(address, port)

@@ -15,8 +15,7 @@ from pathlib import Path
 
 from components import keepalived
 from components.configuration import Cluster, Vip, VirtualService
-from components.configuration.model import AnyAddress
-from node.openshift_lvs.description import endpoint
+from components.configuration.model import AnyAddress, endpoint
 from node.openshift_lvs.facts import Facts
 from node.openshift_lvs.host import SLOPPY_TCP
 from node.openshift_lvs.ipvs import VirtualServer, real_server

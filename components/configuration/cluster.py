@@ -12,12 +12,11 @@ from components.configuration import rules
 from components.configuration.errors import ConfigurationError, UsageError, explain
 from components.configuration.keepalived import Keepalived
 from components.configuration.metrics import Metrics
-from components.configuration.model import AnyAddress, Form, Label, Model
+from components.configuration.model import AnyAddress, Form, Label, Model, endpoint
 from components.configuration.network import Network
 from components.configuration.pools import WITNESSES, Node, Pool
 from components.configuration.ssh import Ssh
 from components.configuration.vips import POOR_VIEW_WEIGHT, Vip
-from node.openshift_lvs.description import endpoint
 
 SECOND = "-v6"
 """The end of the name of the VIP that `address_v6` is."""

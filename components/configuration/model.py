@@ -134,6 +134,11 @@ RangeV6 = Annotated[
 ]
 
 
+def endpoint(address: AnyAddress | str, port: int | str) -> str:
+    """ADDRESS:PORT, or [ADDRESS]:PORT of an IPv6 address. The program on the nodes has its own: it needs nothing of this package, and this package not it."""
+    return f"[{address}]:{port}" if ":" in str(address) else f"{address}:{port}"
+
+
 def within(range_: AnyRange, others: Iterable[AnyRange]) -> bool:
     """Whether a range lies in one of the others. A range of the other family contains nothing of it."""
     return any(range_.subnet_of(other) for other in others if other.version == range_.version)  # type: ignore[arg-type]

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from components.configuration.cluster import SECOND
+from components.configuration.model import endpoint
 from lab.nodes import machine
 from lab.phases import wait_for
-from node.openshift_lvs.description import endpoint
 
 CLIENTS = [f"192.168.0.{last}" for last in range(101, 161)]
 """The client's addresses: enough for an affinity by address to meet every server."""

@@ -251,7 +251,7 @@ class Description(Record):
             return cls.from_json(file.read())
 
 
-def endpoint(address: Address | str, port: int | str) -> str:
+def endpoint(address: Address | str, port: int) -> str:
     """`ADDRESS:PORT`, or `[ADDRESS]:PORT`."""
     return f"[{address}]:{port}" if ":" in str(address) else f"{address}:{port}"
 

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from components.configuration.cluster import SECOND
+from components.configuration.model import endpoint
 from lab import cloud, local
 from lab.nodes import machine
 from lab.nodes.probe import Request
-from node.openshift_lvs.description import endpoint
 
 
 class Side(NamedTuple):

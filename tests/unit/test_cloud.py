@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from lab import cloud, debian
+from lab import cloud, debian, proof
 from lab.cloud import layers
 from lab.cloud.system import client, configuration, edge, init
 from lab.phases import wait_for
@@ -180,6 +180,22 @@ def test_the_external_client_reaches_the_ipv6_subnets_behind_a_router_through_it
         port("r2", "network:router_interface", "fd00:0:0:2::1/64"),
     ]
     assert edge.routes(ports) == {"fd00:0:0:1::/64": "2001:db8:0:ff::20"}
+
+
+def test_each_address_is_asked_from_inside_and_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cloud, "client", lambda *_, **__: {"sent": 100, "failed": 0, "answers": {"infra0": 100}, "errors": {}})
+    endpoints = {
+        "infra": {"address": "192.168.0.251", "floating_ip": "203.0.113.20", "services": ["192.168.0.251:80/TCP"]},
+        "infra-v6": {"address": "fd00:0:0:1::251", "floating_ip": None, "services": ["[fd00:0:0:1::251]:443/TCP"]},
+        "inner": {"address": "192.168.0.252", "floating_ip": None, "services": ["192.168.0.252:80/TCP"]},
+    }
+    assert [(each.source, each.target) for each in proof.ask({"endpoints": endpoints}, lambda _: None)] == [
+        ("bastion", "192.168.0.251:80"),
+        ("external", "203.0.113.20:80"),
+        ("bastion", "[fd00:0:0:1::251]:443"),
+        ("external", "[fd00:0:0:1::251]:443"),
+        ("bastion", "192.168.0.252:80"),
+    ]
 
 
 async def answer_as(name: bytes) -> dict[str, object]:

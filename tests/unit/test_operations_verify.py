@@ -13,9 +13,8 @@ import yaml
 
 from components import keepalived
 from components.configuration import Cluster
-from components.configuration.model import AnyAddress
+from components.configuration.model import AnyAddress, endpoint
 from components.keepalived import File
-from node.openshift_lvs.description import endpoint
 from node.openshift_lvs.facts import Facts
 from node.openshift_lvs.ipvs import RealServer, SyncDaemon, VirtualServer, parse
 from node.openshift_lvs.record import replace
