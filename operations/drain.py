@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from components.configuration import Cluster, VirtualService
+from components.configuration.model import endpoint
 from node.openshift_lvs.facts import Facts
 from node.openshift_lvs.ipvs import RealServer
 from operations.nodes import Nodes, looks
@@ -188,12 +189,31 @@ class Draining:
 
     def _left(self, seen: Mapping[str, Facts], name: str) -> Iterator[str]:
         """What is still to wait for on a VIP: its holder knows the connections."""
-        if not self._holder(seen, name):
+        holder = self._holder(seen, name)
+        if not holder:
             yield f"no reachable node holds {name}"
-        for label, _, servers in self._services(seen, name):
+        for label, service, servers in self._services(seen, name):
             own = self._address_among(servers)
-            if own in servers and (number := servers[own].connections):
+            number = servers[own].connections if own in servers else 0
+            if number and holder and service.protocol == "TCP":
+                number = min(number, self._alive(holder, [endpoint(address, service.port) for address in self.cluster.vips[name].addresses], number))
+            if number:
                 yield f"{number} connections left on {label}"
+
+    def _alive(self, holder: str, at: Sequence[str], known: int) -> int:
+        """How many of the connections to a service, which its holder knows, have an end on the host; `known` where the host cannot tell.
+
+        The holder may know a connection that has ended: a message of connection sync, sent by the former holder before the client's FIN, came after it. A
+        client on the holder counts by its own socket: a pod's address changes on the way to the host.
+        """
+        if not self.cluster.node(self.host).host.managed:
+            return known
+        answers = self.nodes.ask({self.host, holder}, "sockets")
+        lines = {host: answer.said.splitlines() for host, answer in answers.items() if not answer.fault}
+        if f"listens {at[0].rpartition(':')[2]}" not in lines.get(self.host, ()) or holder not in lines:
+            return known
+        alive = {line.split()[1] for line in lines[self.host]} | {line.split()[0] for line in lines[holder]}
+        return sum(client in alive for client, address in self._connections(holder, self._addresses) if address in at)
 
     def _bring_home(self) -> str:
         """Its own VIPs to it; why they stay where they are, when they do."""

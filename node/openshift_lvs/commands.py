@@ -206,6 +206,12 @@ def connections(which: str, address: str) -> str:
     return "\n".join(ipvs.connections(_one_of(which, "from", "through", "to"), address))
 
 
+def sockets() -> str:
+    from . import sockets as own
+
+    return own.everywhere()
+
+
 def outside(*jobs: str) -> str:
     from . import probes
     from .description import in_force
@@ -252,6 +258,7 @@ COMMANDS: dict[str, tuple[Callable[..., str | None], str, str, str]] = {
     "recount": (recount, "", "operator", "correct the view from the kernel's table"),
     "sync": (sync, "", "operator", "run both sides of connection sync as the version in force says"),
     "connections": (connections, "from|through|to ADDRESS", "operator", "list connections of the kernel's table"),
+    "sockets": (sockets, "", "operator", "list the host's TCP connections, those of its containers too, and the ports on which the host listens"),
     "outside": (outside, "VIP|VIP:PORT=COUNT...", "operator", "list the MACs that answer ARP for a VIP; open so many connections to a service"),
     "diagnose": (diagnose, "", "operator", "collect what a bug report needs, without secrets, as JSON"),
 }

@@ -8,10 +8,8 @@ gets no packet while its servers come back one after the other.
 from __future__ import annotations
 
 import contextlib
-import socket
-import sys
 
-from . import host, journal, programs, state
+from . import host, journal, programs, sockets, state
 from .errors import Refused
 
 TYPE_CHECKING = False
@@ -23,9 +21,6 @@ if TYPE_CHECKING:
 ACCEPTING, HELD, HELD_BEFORE = "accepting", "held", "held_before"
 """Sets of lvs.nft, besides host.KEPT: VIPs and ports that IPVS does not balance, and whose new connections are kept; connections whose packets are held."""
 _TABLES = "/proc/net/tcp", "/proc/net/tcp6"
-_LISTEN, _TIME_WAIT = "0A", "06"
-_MAPPED = bytes(10) + b"\xff\xff"
-"""The first 12 bytes of ::ffff:ADDRESS."""
 
 
 @contextlib.contextmanager
@@ -54,23 +49,11 @@ def kept_connections(description: Description, marks: Iterable[int]) -> Iterator
 def connections(shown: str, ports: Iterable[tuple[str, int]]) -> list[str]:
     """The connections of these VIPs and ports in /proc/net/tcp or tcp6, as elements of host.KEPT: client, its port, VIP, port."""
     wanted = set(ports)
-    found = []
-    for line in shown.splitlines()[1:]:
-        local, peer, status = line.split()[1:4]
-        vip, port = _end(local)
-        if status not in (_LISTEN, _TIME_WAIT) and (vip, port) in wanted:
-            client, client_port = _end(peer)
-            found.append(f"{client} . {client_port} . {vip} . {port}")
-    return found
-
-
-def _end(shown: str) -> tuple[str, int]:
-    """An address and a port. The kernel prints each 32 bits as a number of this machine's byte order; a socket for both families has ::ffff:ADDRESS."""
-    address, _, port = shown.partition(":")
-    parts = [int(address[at : at + 8], 16).to_bytes(4, sys.byteorder) for at in range(0, len(address), 8)]
-    if len(parts) == 1 or b"".join(parts[:3]) == _MAPPED:
-        return socket.inet_ntoa(parts[-1]), int(port, 16)
-    return socket.inet_ntop(socket.AF_INET6, b"".join(parts)), int(port, 16)
+    return [
+        f"{client} . {client_port} . {vip} . {port}"
+        for (vip, port), (client, client_port), status in sockets.entries(shown)
+        if status not in (sockets.LISTEN, sockets.TIME_WAIT) and (vip, port) in wanted
+    ]
 
 
 def _nft(command: str) -> None:

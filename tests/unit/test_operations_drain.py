@@ -42,6 +42,7 @@ class Pool(Nodes):
         self.owns_nothing: set[str] = set()
         self.connections = dict.fromkeys(hosts, 0)
         self.lines = dict.fromkeys(hosts, "")
+        self.sockets = dict.fromkeys(hosts, "")
         self.views = dict.fromkeys(hosts, 0)
         self.out: set[str] = set()
 
@@ -52,6 +53,8 @@ class Pool(Nodes):
             return Answer(self.facts(host).to_json())
         if verb == "connections":
             return Answer(self.lines[host])
+        if verb == "sockets":
+            return Answer(self.sockets[host])
         self.asked.append(" ".join((host, verb, *arguments)))
         match verb, *arguments:
             case "rotation", where, address:
@@ -152,6 +155,36 @@ def test_connections_that_do_not_end_are_counted_by_service_and_the_drain_stays(
     with pytest.raises(Refused, match=r"master1: after 60 s: 3 connections left on master:8443/TCP; it stays drained: run drain again to wait longer"):
         verb.out(60, server_only=False)
     assert pool.drained["master0"] == {MASTER1}
+
+
+CLIENT = "192.168.0.9:40000"
+KNOWN = f"ESTABLISHED {CLIENT} 192.168.0.250:8443 {MASTER1}:8443"
+
+
+@pytest.mark.parametrize(
+    ("of_host", "of_holder", "left"),
+    [
+        ("listens 8443", "", 0),
+        (f"listens 8443\n192.168.0.250:8443 {CLIENT}", "", 3),
+        (f"listens 8443\n10.244.0.7:443 {CLIENT}", "", 3),
+        ("listens 8443\n192.168.0.250:8443 192.168.0.2:30000", f"{CLIENT} 192.168.0.250:8443", 3),
+        ("listens 22", "", 3),
+    ],
+    ids=["has ended", "is open", "is open in a container", "is open, from a pod of the holder", "unknown: a program out of sight has the port"],
+)
+def test_a_connection_that_has_no_end_any_more_is_not_waited_for_whatever_connection_sync_told(
+    pool: Pool, cluster: Cluster, of_host: str, of_holder: str, left: int
+) -> None:
+    pool.connections["master1"] = 3
+    pool.lines["master0"] = "\n".join([KNOWN] * 3)
+    pool.sockets |= {"master0": of_holder, "master1": of_host}
+    verb, said = draining(pool, cluster, "master1")
+    if left:
+        with pytest.raises(Refused, match=f"after 60 s: {left} connections left on master:8443/TCP"):
+            verb.out(60, server_only=False)
+    else:
+        verb.out(60, server_only=False)
+        assert said[-1] == "master1: no connection left"
 
 
 def test_nobody_seen_to_hold_the_address_is_not_taken_for_no_connections(pool: Pool, cluster: Cluster) -> None:
