@@ -254,6 +254,8 @@ def broken(bound: Bound, scene: Scene, seen: Seen) -> Iterable[str]:
     if bound.reported:
         return
     counted = _counted(bound, seen)
+    if len(counted.requests) < bound.least:
+        yield f"only {len(counted.requests)} requests were made"
     refused = sum(request.error == "refused" for request in counted.failures)
     if bound.failed is not None and len(counted.failures) - min(refused, bound.refused) > bound.failed:
         yield f"{len(counted.failures)} of {len(counted.requests)} failed: {counted.errors}"
@@ -262,7 +264,7 @@ def broken(bound: Bound, scene: Scene, seen: Seen) -> Iterable[str]:
         yield f"{silent} requests were left without an answer or a refusal"
     if bound.never_refused and refused:
         yield f"{refused} requests were refused"
-    lost = [stream for stream in seen.lost_streams if bound.may_lose_streams_of not in (stream.server, "*")]
+    lost = [stream for stream in seen.lost_streams if bound.may_lose_streams_of not in ("*", stream.server)]
     if lost:
         yield f"{len(lost)} of {len(seen.streams)} streams lost: {sorted({f'{s.server}: {s.error}' for s in lost})}"
     waiting = sum(request.error in LEFT_WAITING for request in seen.failures) / max(1, len(seen.requests)) if seen.checks_waited_s else 0

@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import io
 import json
+import math
 import re
 import shlex
 import subprocess
@@ -21,7 +22,7 @@ import pytest
 from components import keepalived
 from components.configuration import Cluster
 from lab.nodes import kube, machine, picture, probe, runner, stack
-from lab.nodes.experiments import EXPERIMENTS, bounds, changes, neighbours
+from lab.nodes.experiments import EXPERIMENTS, bounds, changes, neighbours, repairs
 from lab.nodes.experiments.changes import CHANGES
 from lab.nodes.experiments.cluster import TRANSLATED
 from lab.nodes.experiments.scene import Bound, Experiment, Scene, Step, two_directors
@@ -131,6 +132,24 @@ def test_a_lost_stream_counts_unless_its_node_is_the_one_that_is_gone() -> None:
     lost = (*seen().streams[:11], Stream("master", "master2", 3, 0.2, "reset", MOMENT))
     assert "1 of 12 streams lost: ['master2: reset']" in broken(NOTHING_LOST, seen(streams=lost))[0]
     assert broken(NOTHING_LOST._replace(may_lose_streams_of="master2"), seen(streams=lost)) == []
+
+
+def test_the_time_of_a_repair_is_that_of_the_first_one_after_the_event() -> None:
+    line = "{} master0 openshift-lvs[410]: repaired {}: put back"
+    journal = "\n".join(line.format(*each) for each in [("1001.9", "IPVS table"), ("1002.5", "sysctl x"), ("1003.25", "IPVS table"), ("1004.0", "IPVS table")])
+    assert repairs.repaired_after(journal, "IPVS table", MOMENT) == 1.25
+    assert repairs.repaired_after(journal, "nftables rules", MOMENT) == math.inf
+
+
+def test_a_row_without_enough_requests_shows_nothing() -> None:
+    assert broken(NOTHING_LOST, seen(requests=())) == ["only 0 requests were made"]
+    assert broken(NOTHING_LOST._replace(least=300), seen()) == ["only 24 requests were made"]
+
+
+def test_a_stream_that_no_server_ever_answered_is_lost_whichever_node_is_gone() -> None:
+    lost = (*seen().streams[:11], Stream("master", "", 0, 0.0, "refused", MOMENT))
+    for bound in (NOTHING_LOST, NOTHING_LOST._replace(may_lose_streams_of="master2")):
+        assert "1 of 12 streams lost: [': refused']" in broken(bound, seen(streams=lost))[0]
 
 
 def test_a_stream_that_lost_a_line_counts_whichever_node_is_gone_when_it_is_another_one() -> None:

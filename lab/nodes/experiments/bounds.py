@@ -90,6 +90,13 @@ def repaired(_: Scene) -> Bound:
     )
 
 
+def refilled(scene: Scene) -> Bound:
+    """The node puts its table back by itself, and its rules hold back what other servers have (decision 0020)."""
+    return repaired(scene)._replace(
+        text=f"{REFUSED} failed at most, every stream alive, repaired within {REPAIRED_S:g} s", failed=REFUSED, may_lose_streams_of=None
+    )
+
+
 def repaired_unseen(_: Scene) -> Bound:
     """The node repairs it by itself, and no client notices."""
     return Bound(f"0 failed, every stream alive, repaired within {REPAIRED_S:g} s", tables_after_s=REPAIRED_S + LOOK_S)

