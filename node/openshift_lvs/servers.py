@@ -15,6 +15,8 @@ REMOVAL_S = 30
 RETURN_S = 2
 TABLE_S = 10
 """Seconds for keepalived to fill the kernel's table, or to take a new weight over from its configuration."""
+START_S = TABLE_S + 5
+"""Seconds for the start of keepalived's unit to end: `started` waits for the table."""
 
 
 def failing(description: Description, kernel: Table) -> set[Key]:
@@ -99,6 +101,12 @@ def keep_place_of_drained(description: Description) -> None:
             ipvs.set_weight(service.mark, str(server.address), method, weight)
 
 
+def _starting() -> str:
+    """Until `started` has ended, the unit is not active, and systemd does not reload it: keepalived would keep the weights that it has read."""
+    said = programs.attempt("systemctl", "is-active", "keepalived.service")[1].strip()
+    return said if said == "activating" else ""
+
+
 def _there(kernel: Table, mark: int, address: str) -> bool:
     return mark in kernel and address in kernel[mark].servers
 
@@ -117,6 +125,7 @@ def rotation(out: bool, address: str, description: Description) -> None:
     programs.sync(state.BASE)
     journal.note(f"{' '.join(addresses)} is {'out of' if out else 'in'} rotation by an operator's command; {before}")
     write_drained_files(os.path.realpath(state.CURRENT), description)
+    clock.wait_for(START_S, "the start of keepalived.service to end", _starting)
     if programs.succeeds("systemctl", "-q", "is-active", "keepalived.service"):
         programs.run("systemctl", "reload", "keepalived.service")
     else:

@@ -113,6 +113,8 @@ class System:
     left: list[str] = field(default_factory=list)
     """The VIPs that left, in their order."""
     running: bool = True
+    starting: bool = False
+    """With `running` False: the commands after the start of keepalived's unit have not ended."""
     now: float = 1000.0
     restored: list[str] = field(default_factory=list)
     """What `ipvsadm --restore` was given."""
@@ -134,6 +136,8 @@ class System:
             return 0, "".join(f"2: eth0 inet {address}/32 scope global eth0\n" for address in self.held.values()), ""
         if line == "firewall-cmd --state":
             return 127, "", "firewall-cmd: not on this node"
+        if line == "systemctl is-active keepalived.service":
+            return (0, "active\n", "") if self.running else (3, "activating\n" if self.starting else "inactive\n", "")
         if line == "systemctl -q is-active keepalived.service":
             return 0 if self.running else 3, "", ""
         self.asked.append(line)

@@ -293,6 +293,16 @@ def test_a_server_is_taken_out_of_the_table_while_keepalived_does_not_run(system
     assert system.weights()[ADDRESSES[1]] == 0
 
 
+def test_a_keepalived_that_has_just_started_reads_weight_0_too(system: System) -> None:
+    def ends() -> None:
+        system.running, system.starting = True, False
+        system.fails(ADDRESSES[1])
+
+    system.running, system.starting, system.while_waiting = False, True, ends
+    rotated(system, "out", ADDRESSES[1])
+    assert "systemctl reload keepalived.service" in system.asked
+
+
 def test_a_server_that_keeps_its_weight_is_reported_with_its_mark(system: System) -> None:
     with pytest.raises(TimedOut, match=f"last seen: mark {MARK}"):
         rotated(system, "out", ADDRESSES[1])
