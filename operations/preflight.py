@@ -63,7 +63,20 @@ def preflight(cloud: Any, cluster: Cluster) -> Iterator[Finding]:
     if not cluster.needs_openstack:
         yield Finding("OpenStack", True, "this stack creates nothing in it")
         return
-    questions = (_extensions, _images_and_flavors, _zones, _network, _management, _external, _floating_ips, _addresses, _volumes, _quota, _volume_quota)
+    questions = (
+        _extensions,
+        _images_and_flavors,
+        _zones,
+        _network,
+        _quality_of_service,
+        _management,
+        _external,
+        _floating_ips,
+        _addresses,
+        _volumes,
+        _quota,
+        _volume_quota,
+    )
     for question in questions:
         yield from _asked(question.__name__.strip("_").replace("_", " "), lambda question=question: list(question(cloud, cluster)))  # type: ignore[misc]
 
@@ -156,6 +169,22 @@ def _network(cloud: Any, cluster: Cluster) -> Iterator[Finding]:
     routed = {ip["subnet_id"] for port in ports for ip in port.fixed_ips}
     for cidr, subnet, why in needed:
         yield Finding("router", subnet in routed, f"of {cidr}" if subnet in routed else f"the subnet {cidr} has no router, {why}")
+
+
+def _quality_of_service(cloud: Any, cluster: Cluster) -> Iterator[Finding]:
+    """Directors recognize by its DSCP what another one has balanced. A QoS policy may set another: of the network, or the project's default for a new one."""
+    if not any(extension.alias == "qos" for extension in cloud.network.extensions()):
+        return
+    policies = list(cloud.network.qos_policies())
+    if cluster.network.existing:
+        found = cloud.network.find_network(cluster.network.existing, ignore_missing=True)
+        key, mine = "network.existing", [policy for policy in policies if found and policy.id == found.qos_policy_id]
+    else:
+        key, mine = "network", [policy for policy in policies if policy.is_default and policy.project_id == cloud.current_project_id]
+    for policy in mine:
+        if any(rule["type"] == "dscp_marking" for rule in policy.rules):
+            fault = "sets the DSCP of every packet, and directors that choose differently would send packets to each other; remove its rule dscp_marking"
+            yield Finding(key, False, f"QoS policy {policy.name!r} {fault}")
 
 
 def _management(cloud: Any, cluster: Cluster) -> Iterator[Finding]:

@@ -158,11 +158,11 @@ def cloud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCloud
 
 
 def preflight(cluster: dict[str, Any], folder: Path, capsys: pytest.CaptureFixture[str], name: str = "example") -> tuple[int, list[str]]:
-    """Exit status and lines of `operations preflight` for a stack with this cluster."""
+    """Exit status and lines of `operations preflight` for a stack with this cluster, but for the progress that it shows on a slow machine."""
     (folder / "Pulumi.test.yaml").write_text(yaml.safe_dump({"config": {"openstack:cloud": name, "openshift-lvs:cluster": cluster}}, sort_keys=False))
     status = operations.main(["preflight", "--stack", "test", "--root", str(folder)])
     said = capsys.readouterr()
-    return status, (said.out + said.err).splitlines()
+    return status, [line for line in (said.out + said.err).splitlines() if not line.endswith(" s so far")]
 
 
 def test_a_cloud_that_has_everything_passes_and_is_only_read(
@@ -188,6 +188,27 @@ def test_json_has_the_same_findings_as_the_text(cloud: FakeCloud, article: dict[
 
 def lacking(lines: list[str]) -> list[str]:
     return [line.removeprefix("MISSING ") for line in lines if line.startswith("MISSING ")]
+
+
+def test_a_qos_policy_that_overwrites_the_code_point_of_directors_is_named(
+    cloud: FakeCloud, article: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    marks, limits = ([{"type": kind, "id": "r"}] for kind in ("dscp_marking", "bandwidth_limit"))
+    cloud.has["network/v2.0/extensions"].append({"alias": "qos"})
+    cloud.has["network/v2.0/qos/policies"] = [
+        {"id": "q1", "name": "gold", "rules": marks, "is_default": False, "project_id": "p"},
+        {"id": "q2", "name": "slow", "rules": limits, "is_default": True, "project_id": "p"},
+        {"id": "q3", "name": "theirs", "rules": marks, "is_default": True, "project_id": "other"},
+    ]
+    status, lines = preflight(article, tmp_path, capsys)
+    assert status == 0, lines
+    cloud.has["network/v2.0/qos/policies"][1]["rules"] = marks
+    said = "QoS policy {!r} sets the DSCP of every packet, and directors that choose differently would send packets to each other; remove its rule dscp_marking"
+    assert lacking(preflight(article, tmp_path, capsys)[1]) == [f"network: {said.format('slow')}"]
+    article["network"].update(existing="corp", external=None)
+    assert lacking(preflight(article, tmp_path, capsys)[1]) == []
+    cloud.has["network/v2.0/networks"][1]["qos_policy_id"] = "q1"
+    assert lacking(preflight(article, tmp_path, capsys)[1]) == [f"network.existing: {said.format('gold')}"]
 
 
 def test_each_thing_that_the_cloud_lacks_is_named(cloud: FakeCloud, article: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
