@@ -63,7 +63,8 @@ def in_prerouting(description: Description, chains: list[dict[str, Any]]) -> boo
 
 
 def _running() -> bool:
-    return programs.succeeds("firewall-cmd", "--state")
+    # firewall-cmd alone would take some seconds on a slow processor to say that it does not.
+    return programs.succeeds("systemctl", "-q", "is-active", "firewalld.service") and programs.succeeds("firewall-cmd", "--state")
 
 
 def _bring(wanted: list[Rule]) -> None:
