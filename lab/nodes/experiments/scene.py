@@ -182,7 +182,7 @@ def verified(_: Scene) -> Iterable[str]:
     """What `operations verify` finds wrong, in words."""
     done = stack.operate("verify")
     if done.returncode:
-        yield f"operations verify: {[line for line in done.stdout.splitlines() if 'FAILED' in line] or done.stderr[-500:]}"
+        yield f"operations verify: {[line for line in done.stdout.splitlines() if not line.startswith('ok ')] or done.stderr[-500:]}"
 
 
 def on_owner(script: str) -> Callable[[Scene], None]:
