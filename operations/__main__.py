@@ -23,7 +23,7 @@ try:
     from operations import diff, help, imported, machine_config, preflight, preview, render, report
     from operations.diagnose import diagnose
     from operations.drain import Draining, Refused, Step
-    from operations.nodes import Nodes, NodesError, reach
+    from operations.nodes import CONNECT_SECONDS, Nodes, NodesError, reach
     from operations.progress import progress
     from operations.status import status
     from operations.verify import Finding, outcome, verify
@@ -181,6 +181,8 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         verb.add_argument("--stack", required=True, help="name of the stack: reads Pulumi.STACK.yaml")
         verb.add_argument("--config-file", type=Path, help="the stack's configuration file, when it is another")
         verb.add_argument("--identity", type=_file, metavar="FILE", help="the ssh key that opens the nodes, else what agent and ssh configuration offer")
+        verb.add_argument("--connect-timeout", type=_whole_seconds, default=CONNECT_SECONDS, metavar="SECONDS",
+                          help=f"how long a host may take to answer ssh ({CONNECT_SECONDS})")  # fmt: skip
     for name, verb in verbs.choices.items():
         if name != "import":
             verb.add_argument("--root", type=_project, default=Path.cwd(), help="the project's folder (here)")
@@ -210,6 +212,12 @@ def _file(text: str) -> Path:
     if not Path(text).is_file():
         raise argparse.ArgumentTypeError(f"{text!r} is not a file")
     return Path(text)
+
+
+def _whole_seconds(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of seconds from 1")
+    return int(text)
 
 
 def _seconds(text: str) -> float:
@@ -288,7 +296,7 @@ def _on_nodes(options: argparse.Namespace) -> int:
     cluster = render.read(options.config_file) if options.config_file else render.cluster(options.root, options.stack)
     if "host" in options:
         cluster.node(options.host)
-    with reach(cluster, options.stack, options.root, options.identity) as nodes:
+    with reach(cluster, options.stack, options.root, options.identity, options.connect_timeout) as nodes:
         match options.verb:
             case "status":
                 return _status(options, nodes, cluster)

@@ -26,7 +26,7 @@ from node.openshift_lvs.commands import PROGRAM, USAGE
 from node.openshift_lvs.state import EXECUTABLE
 
 CONNECT_SECONDS = 10
-"""Also how long `status` waits for a host that is gone."""
+"""Also how long `status` waits for a host that is gone, unless it is told another time."""
 COMMAND_SECONDS = 60
 UNREACHED = 255
 """The exit status of ssh itself (ssh(1))."""
@@ -56,9 +56,15 @@ class Nodes:
     """The hosts of a cluster, asked in parallel."""
 
     def __init__(
-        self, cluster: Cluster, host_keys: Mapping[str, str], folder: Path, identity: Path | None = None, created_bastion: Bastion | None = None
+        self,
+        cluster: Cluster,
+        host_keys: Mapping[str, str],
+        folder: Path,
+        identity: Path | None = None,
+        created_bastion: Bastion | None = None,
+        connect_seconds: int = CONNECT_SECONDS,
     ) -> None:
-        self._cluster, self._identity, self._folder = cluster, identity, folder
+        self._cluster, self._identity, self._folder, self._connect_seconds = cluster, identity, folder, connect_seconds
         self._bastion = created_bastion or cluster.ssh.bastion
         self._known_hosts = folder / "known_hosts"
         keys = dict(host_keys)
@@ -97,7 +103,7 @@ class Nodes:
 
     def _options(self, name: str) -> list[str]:
         options = ["BatchMode=yes", "StrictHostKeyChecking=yes", f"UserKnownHostsFile={self._known_hosts}", "GlobalKnownHostsFile=/dev/null"]
-        options += ["LogLevel=ERROR", f"ConnectTimeout={CONNECT_SECONDS}"]
+        options += ["LogLevel=ERROR", f"ConnectTimeout={self._connect_seconds}"]
         options += ["ControlMaster=auto", f"ControlPersist={COMMAND_SECONDS}", f"ControlPath={self._folder}/{_SOCKET}{_short(name)}"]
         if self._identity:
             options += [f"IdentityFile={self._identity}", "IdentitiesOnly=yes"]
@@ -112,7 +118,7 @@ class Nodes:
                 text=True,
                 # A host may speak another encoding, for example in the messages of its sudo.
                 errors="replace",
-                timeout=COMMAND_SECONDS,
+                timeout=self._connect_seconds + COMMAND_SECONDS,
             )
         except subprocess.TimeoutExpired:
             return Answer("", f"no end of {verb} after {COMMAND_SECONDS} s", reached=False)
@@ -150,12 +156,12 @@ def _lacks_command(done: subprocess.CompletedProcess[str]) -> bool:
 
 
 @contextmanager
-def reach(cluster: Cluster, stack: str, root: Path, identity: Path | None) -> Iterator[Nodes]:
+def reach(cluster: Cluster, stack: str, root: Path, identity: Path | None, connect_seconds: int = CONNECT_SECONDS) -> Iterator[Nodes]:
     """The cluster's nodes, while the context lasts. Raises NodesError when a host key cannot be had."""
     with tempfile.TemporaryDirectory(prefix="openshift-lvs-") as folder:
         # pulumi takes more than a second to start, and an existing host needs nothing of it.
         outputs = cache(lambda: _outputs(stack, root))
-        nodes = Nodes(cluster, _host_keys(cluster, stack, outputs), Path(folder), identity, _created_bastion(cluster, stack, outputs))
+        nodes = Nodes(cluster, _host_keys(cluster, stack, outputs), Path(folder), identity, _created_bastion(cluster, stack, outputs), connect_seconds)
         try:
             yield nodes
         finally:
@@ -205,5 +211,7 @@ def _unreached(address: str, words: list[str]) -> str:
     said = "; ".join(word.strip() for word in words if word.strip() and not word.startswith(("@", "*")))
     if "Host key verification failed" in said or "host key" in said.lower():
         return f"{address} does not have the host key that is known: either another machine answers there, or its key was changed; find out which"
+    if "timed out" in said:
+        said += "; a slow host or way may need a longer --connect-timeout"
     remedy = "; the key is --identity FILE or what the agent offers, the user is ssh.user" if "Permission denied" in said else ""
     return f"not reachable at {address}: {said or 'ssh said nothing'}{remedy}"

@@ -93,6 +93,12 @@ def test_the_socket_of_a_connection_has_a_path_that_fits(article: dict[str, Any]
     assert len(path) + 17 <= 107
 
 
+def test_a_slow_host_may_be_given_more_time(bastioned: Cluster, tmp_path: Path) -> None:
+    command = Nodes(bastioned, {}, tmp_path, connect_seconds=45).command("master1", "true")
+    assert "-oConnectTimeout=45" in command
+    assert "-oConnectTimeout=45" in next(word for word in command if word.startswith("-oProxyCommand="))
+
+
 def test_root_needs_no_sudo_and_an_identity_is_the_only_key_offered(article: dict[str, Any], tmp_path: Path) -> None:
     article["ssh"] = {"user": "root"}
     command = nodes(Cluster.parse(article), tmp_path, Path("/keys/id")).command("infra0", "drain", "it's")
@@ -105,6 +111,10 @@ def test_root_needs_no_sudo_and_an_identity_is_the_only_key_offered(article: dic
     ("ssh", "fault"),
     [
         ("echo 'ssh: connect to host 192.168.0.2 port 22: Connection refused' >&2; exit 255", "not reachable at 192.168.0.2: ssh: connect to host"),
+        (
+            "echo 'Connection timed out during banner exchange' >&2; exit 255",
+            "not reachable at 192.168.0.2: Connection timed out during banner exchange; a slow host or way may need a longer --connect-timeout",
+        ),
         (
             "printf '@@@@@\\n@ WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED! @\\nHost key verification failed.\\n' >&2; exit 255",
             "192.168.0.2 does not have the host key that is known: either another machine answers there, or its key was changed; find out which",
