@@ -182,7 +182,7 @@ def _quality_of_service(cloud: Any, cluster: Cluster) -> Iterator[Finding]:
     else:
         key, mine = "network", [policy for policy in policies if policy.is_default and policy.project_id == cloud.current_project_id]
     for policy in mine:
-        if any(rule["type"] == "dscp_marking" for rule in policy.rules):
+        if any(rule["type"] == "dscp_marking" for rule in policy.rules or ()):
             fault = "sets the DSCP of every packet, and directors that choose differently would send packets to each other; remove its rule dscp_marking"
             yield Finding(key, False, f"QoS policy {policy.name!r} {fault}")
 
