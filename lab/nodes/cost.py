@@ -37,7 +37,7 @@ SECONDS = 4.0
 WARM_UP_S = 1.0
 PAIRS = 15
 MOST_CHANGE = 0.05
-"""How much worse the quick loops may be than before."""
+"""How much worse a median may be than before."""
 CONNTRACK = "net.ipv4.vs.conntrack"
 TRACKING = "table ip cost { chain tracking { type filter hook prerouting priority 0; ct state new counter; }; }\n"
 """A rule that asks for connection tracking, without which the sysctl changes nothing."""
@@ -90,19 +90,13 @@ class Compared(NamedTuple):
     conntrack: int
     pairs: Sequence[tuple[Load, Load]]
 
-    def change(self, quantity: Quantity) -> float:
-        """By how much a quick loop with the rules in force differs from a quick one before, as a share of that.
-
-        Other work on the host only makes loops slower, by up to half for seconds at a time. So the quickest quarter of each side is left out as luck, and
-        the next one counts.
-        """
-        before, now = (sorted((quantity.value(pair[index]) for pair in self.pairs), reverse=quantity.of == "seconds") for index in (0, 1))
-        quick = len(self.pairs) // 4
-        return now[quick] / before[quick] - 1
+    def changes(self, quantity: Quantity) -> list[float]:
+        """By how much each pair's second value differs from its first, as a share of that, in order."""
+        return sorted(quantity.value(now) / quantity.value(before) - 1 for before, now in self.pairs)
 
     def worse(self) -> list[str]:
-        """The quantities that are worse than they may be, and failed requests, in words."""
-        told = [each.name for each in QUANTITIES if each.bounded * self.change(each) > MOST_CHANGE]
+        """The quantities whose median is worse than it may be, and failed requests, in words."""
+        told = [each.name for each in QUANTITIES if each.bounded * statistics.median(self.changes(each)) > MOST_CHANGE]
         failed = sum(sum(load.failures.values()) for load in itertools.chain(*self.pairs))
         return [*told, *([f"{failed} requests failed"] if failed else [])]
 
@@ -110,7 +104,9 @@ class Compared(NamedTuple):
         """A line of the Markdown table for each quantity."""
         for quantity in QUANTITIES:
             before, now = ([quantity.value(pair[index]) for pair in self.pairs] for index in (0, 1))
-            yield f"| {self.services} | {self.conntrack} | {quantity.name} | {_spread(before)} | {_spread(now)} | {self.change(quantity):+.1%} |"
+            changes = self.changes(quantity)
+            percent = f"{statistics.median(changes):+.1%} ({changes[0]:+.1%} to {changes[-1]:+.1%})"
+            yield f"| {self.services} | {self.conntrack} | {quantity.name} | {_spread(before)} | {_spread(now)} | {percent} |"
 
 
 def compare(services: Sequence[int]) -> int:
@@ -121,7 +117,7 @@ def compare(services: Sequence[int]) -> int:
         with runner.arranged(Experiment(MASTER, (), with_services(number))) as described:
             found += [_measured(Cluster.parse(described), number, conntrack) for conntrack in (0, 1)]
     runner.restore()
-    print("| services | `vs.conntrack` | median of the loops (least to most) | before | in force | change of the quick loops |\n|---|---|---|---|---|---|")
+    print("| services | `vs.conntrack` | median of the loops (least to most) | before | in force | change in pairs |\n|---|---|---|---|---|---|")
     for each in found:
         print("\n".join(each.lines()))
     worse = [f"{each.services} services, {CONNTRACK} {each.conntrack}: {what}" for each in found for what in each.worse()]

@@ -63,12 +63,10 @@ def test_services_that_no_process_serves_are_checked_at_the_first_ones_port() ->
     assert {service["health_check"].get("connect_port", service["port"]) for service in described["vips"]["master"]["services"]} == {8443}
 
 
-def test_what_also_the_quick_loops_show_is_told_and_slow_loops_are_not() -> None:
-    pairs = [(BEFORE, slower(0)), (BEFORE, slower(1)), (BEFORE, slower(30)), (slower(40), slower(50))]
+def test_a_median_beyond_the_bound_is_told_and_one_slow_pair_is_not() -> None:
+    pairs = [(BEFORE, slower(0)), (BEFORE, slower(1)), (BEFORE, slower(30))]
     assert Compared(1, 0, pairs).worse() == []
     assert Compared(1, 0, [(BEFORE, slower(6))] * 3).worse() == ["requests per second", "processor time per request, ms"]
-    # One lucky loop does not hide it.
-    assert Compared(1, 0, [(BEFORE, slower(6))] * 7 + [(BEFORE, slower(0))]).worse() == ["requests per second", "processor time per request, ms"]
     assert Compared(1, 0, [(BEFORE, slower(-20))] * 3).worse() == []
     assert Compared(1, 0, [(BEFORE, slower(0, failures={"timeout": 2}))]).worse() == ["2 requests failed"]
 
@@ -76,7 +74,7 @@ def test_what_also_the_quick_loops_show_is_told_and_slow_loops_are_not() -> None
 def test_the_table_has_the_median_and_the_spread() -> None:
     pairs = [(BEFORE, slower(1)), (BEFORE, slower(2)), (slower(10), slower(10))]
     lines = list(Compared(50, 1, pairs).lines())
-    assert lines[0] == "| 50 | 1 | requests per second | 500 (450 to 500) | 490 (450 to 495) | -1.0% |"
+    assert lines[0] == "| 50 | 1 | requests per second | 500 (450 to 500) | 490 (450 to 495) | -1.0% (-2.0% to +0.0%) |"
     assert lines[1].startswith("| 50 | 1 | processor time per request, ms | 4.00 (4.00 to 4.44) | ")
     assert len(lines) == len(cost.QUANTITIES)
 
