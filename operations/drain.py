@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import NamedTuple
 
 from components.configuration import Cluster, VirtualService
@@ -39,6 +41,13 @@ class Step(NamedTuple):
     def to_json(self) -> dict[str, str]:
         """The step as JSON has it: see docs/reference/operations.md."""
         return {"subject": self.host, "result": self.result, "text": self.text}
+
+
+class Alive(NamedTuple):
+    """Connections to a host that have a socket: how many, by `ADDRESS:PORT` of the VIP. `ports`: where the host listens, so that its sockets are known."""
+
+    ports: frozenset[str]
+    connections: Counter[str]
 
 
 @dataclass(frozen=True)
@@ -181,39 +190,41 @@ class Draining:
         left: list[str] = []
         for _ in looks(ends):
             seen, _ = self._look()
-            left = [line for name in self.cluster.vips_of(self._pool) for line in self._left(seen, name)]
+            alive = cache(self._alive)
+            left = [line for name in self.cluster.vips_of(self._pool) for line in self._left(seen, name, alive)]
             if not left:
                 self.say(Step(self.host, "no connection left"))
                 return
         raise Refused(f"{self.host}: after {deadline:g} s: {', '.join(left)}; it stays drained: run drain again to wait longer")
 
-    def _left(self, seen: Mapping[str, Facts], name: str) -> Iterator[str]:
-        """What is still to wait for on a VIP: its holder knows the connections."""
+    def _left(self, seen: Mapping[str, Facts], name: str, alive: Callable[[str], Alive]) -> Iterator[str]:
+        """What is still to wait for on a VIP: its holder knows the connections. `alive`: what `_alive` returns for a holder."""
         holder = self._holder(seen, name)
         if not holder:
             yield f"no reachable node holds {name}"
         for label, service, servers in self._services(seen, name):
             own = self._address_among(servers)
             number = servers[own].connections if own in servers else 0
-            if number and holder and service.protocol == "TCP":
-                number = min(number, self._alive(holder, [endpoint(address, service.port) for address in self.cluster.vips[name].addresses], number))
+            if number and holder and service.protocol == "TCP" and str(service.port) in (found := alive(holder)).ports:
+                number = min(number, sum(found.connections[endpoint(address, service.port)] for address in self.cluster.vips[name].addresses))
             if number:
                 yield f"{number} connections left on {label}"
 
-    def _alive(self, holder: str, at: Sequence[str], known: int) -> int:
-        """How many of the connections to a service, which its holder knows, have an end on the host; `known` where the host cannot tell.
+    def _alive(self, holder: str) -> Alive:
+        """The connections to the host that a holder knows and that have a socket, on the host or on the holder.
 
         The holder may know a connection that has ended: a message of connection sync, sent by the former holder before the client's FIN, came after it. A
         client on the holder counts by its own socket: a pod's address changes on the way to the host.
         """
         if not self.cluster.node(self.host).host.managed:
-            return known
+            return Alive(frozenset(), Counter())
         answers = self.nodes.ask({self.host, holder}, "sockets")
-        lines = {host: answer.said.splitlines() for host, answer in answers.items() if not answer.fault}
-        if f"listens {at[0].rpartition(':')[2]}" not in lines.get(self.host, ()) or holder not in lines:
-            return known
-        alive = {line.split()[1] for line in lines[self.host]} | {line.split()[0] for line in lines[holder]}
-        return sum(client in alive for client, address in self._connections(holder, self._addresses) if address in at)
+        if any(answer.fault for answer in answers.values()):
+            return Alive(frozenset(), Counter())
+        lines = {host: [line.split() for line in answer.said.splitlines()] for host, answer in answers.items()}
+        clients = {peer for _, peer in lines[self.host]} | {local for local, _ in lines[holder]}
+        ports = frozenset(port for word, port in lines[self.host] if word == "listens")
+        return Alive(ports, Counter(address for client, address in self._connections(holder, self._addresses) if client in clients))
 
     def _bring_home(self) -> str:
         """Its own VIPs to it; why they stay where they are, when they do."""

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PROC = "/proc"
-LISTEN, TIME_WAIT = "0A", "06"
+_LISTEN, _TIME_WAIT = "0A", "06"
 """States in /proc/net/tcp."""
 _MAPPED = bytes(10) + b"\xff\xff"
 """The first 12 bytes of ::ffff:ADDRESS."""
@@ -23,11 +23,15 @@ End = tuple[str, int]
 """An address and a port."""
 
 
-def entries(shown: str) -> Iterator[tuple[End, End, str]]:
-    """Local end, peer and state of each socket that /proc/net/tcp or tcp6 shows."""
+def connections(shown: str) -> Iterator[tuple[End, End]]:
+    """Local end and peer of each connection that /proc/net/tcp or tcp6 shows."""
+    return ((local, peer) for local, peer, state in _entries(shown) if state not in (_LISTEN, _TIME_WAIT))
+
+
+def _entries(shown: str) -> Iterator[tuple[End, End, str]]:
     for line in shown.splitlines()[1:]:
-        local, peer, status = line.split()[1:4]
-        yield _end(local), _end(peer), status
+        local, peer, state = line.split()[1:4]
+        yield _end(local), _end(peer), state
 
 
 def _end(shown: str) -> End:
@@ -41,20 +45,24 @@ def _end(shown: str) -> End:
 
 def everywhere() -> str:
     """`listens PORT` for each port on which the host itself listens, and `LOCAL PEER` for each connection, in whatever network namespace it is."""
-    seen: set[str] = set()
-    found = {f"listens {local[1]}" for local, _, status in _of("self") if status == LISTEN}
+    namespaces: set[str] = set()
+    found: set[str] = set()
     for process in ("self", *filter(str.isdigit, os.listdir(PROC))):
         # It may have ended by now.
         with contextlib.suppress(OSError):
             namespace = os.readlink(f"{PROC}/{process}/ns/net")
-            if namespace not in seen:
-                found |= {f"{endpoint(*local)} {endpoint(*peer)}" for local, peer, status in _of(process) if status not in (LISTEN, TIME_WAIT)}
-                seen.add(namespace)
+            if namespace in namespaces:
+                continue
+            for shown in _tables(process):
+                found |= {f"{endpoint(*local)} {endpoint(*peer)}" for local, peer in connections(shown)}
+                if process == "self":
+                    found |= {f"listens {port}" for (_, port), _, state in _entries(shown) if state == _LISTEN}
+            namespaces.add(namespace)
     return "\n".join(sorted(found))
 
 
-def _of(process: str) -> Iterator[tuple[End, End, str]]:
+def _tables(process: str) -> Iterator[str]:
     for name in ("tcp", "tcp6"):
         # A host without IPv6 has no tcp6.
         with contextlib.suppress(FileNotFoundError), open(f"{PROC}/{process}/net/{name}", encoding="ascii") as file:
-            yield from entries(file.read())
+            yield file.read()

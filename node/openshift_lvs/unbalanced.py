@@ -49,11 +49,7 @@ def kept_connections(description: Description, marks: Iterable[int]) -> Iterator
 def connections(shown: str, ports: Iterable[tuple[str, int]]) -> list[str]:
     """The connections of these VIPs and ports in /proc/net/tcp or tcp6, as elements of host.KEPT: client, its port, VIP, port."""
     wanted = set(ports)
-    return [
-        f"{client} . {client_port} . {vip} . {port}"
-        for (vip, port), (client, client_port), status in sockets.entries(shown)
-        if status not in (sockets.LISTEN, sockets.TIME_WAIT) and (vip, port) in wanted
-    ]
+    return [f"{client} . {client_port} . {vip} . {port}" for (vip, port), (client, client_port) in sockets.connections(shown) if (vip, port) in wanted]
 
 
 def _nft(command: str) -> None:

@@ -170,13 +170,14 @@ KNOWN = f"ESTABLISHED {CLIENT} 192.168.0.250:8443 {MASTER1}:8443"
         ("listens 8443\n192.168.0.250:8443 192.168.0.2:30000", f"{CLIENT} 192.168.0.250:8443", 3),
         ("listens 22", "", 3),
     ],
-    ids=["has ended", "is open", "is open in a container", "is open, from a pod of the holder", "unknown: a program out of sight has the port"],
+    ids=["has ended", "is open", "is open in a container", "is open, from a pod of the holder", "unknown: no program of the host listens"],
 )
-def test_a_connection_that_has_no_end_any_more_is_not_waited_for_whatever_connection_sync_told(
-    pool: Pool, cluster: Cluster, of_host: str, of_holder: str, left: int
-) -> None:
+def test_drain_waits_for_connections_that_have_a_socket(pool: Pool, cluster: Cluster, of_host: str, of_holder: str, left: int) -> None:
     pool.connections["master1"] = 3
-    pool.lines["master0"] = "\n".join([KNOWN] * 3)
+    # The host's sockets of another service do not count for this one.
+    other = f"ESTABLISHED 192.168.0.9:50000 192.168.0.250:443 {MASTER1}:443"
+    pool.lines["master0"] = "\n".join([*[KNOWN] * 3, other])
+    of_host += "\n192.168.0.250:443 192.168.0.9:50000"
     pool.sockets |= {"master0": of_holder, "master1": of_host}
     verb, said = draining(pool, cluster, "master1")
     if left:
@@ -343,6 +344,25 @@ def run(pool: Pool, monkeypatch: pytest.MonkeyPatch, verb: str, host: str, *opti
 
     monkeypatch.setattr(operations, "reach", reach)
     return operations.main([verb, host, "--stack", "example", "--root", str(GOLDEN), *options])
+
+
+def test_the_time_that_a_host_has_to_answer_ssh_can_be_set(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    given: list[object] = []
+
+    @contextlib.contextmanager
+    def reach(*arguments: object) -> Iterator[Pool]:
+        given.append(arguments[-1])
+        yield Pool()
+
+    monkeypatch.setattr(operations, "reach", reach)
+    command = ["undrain", "master1", "--stack", "example", "--root", str(GOLDEN)]
+    operations.main(command)
+    operations.main([*command, "--connect-timeout", "45"])
+    assert given == [10, 45]
+    for wrong in ("0", "1.5", "soon"):
+        with pytest.raises(SystemExit):
+            operations.main([*command, "--connect-timeout", wrong])
+        assert f"{wrong!r} is not a whole number of seconds from 1" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("verb", ["drain", "undrain"])
