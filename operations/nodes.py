@@ -26,7 +26,7 @@ from node.openshift_lvs.commands import PROGRAM, USAGE
 from node.openshift_lvs.state import EXECUTABLE
 
 CONNECT_SECONDS = 10
-"""Also how long `status` waits for a host that is gone, unless it is told another time."""
+"""Also how long `status` waits for a host that is gone, unless `--connect-timeout` says otherwise."""
 COMMAND_SECONDS = 60
 UNREACHED = 255
 """The exit status of ssh itself (ssh(1))."""
@@ -212,6 +212,6 @@ def _unreached(address: str, words: list[str]) -> str:
     if "Host key verification failed" in said or "host key" in said.lower():
         return f"{address} does not have the host key that is known: either another machine answers there, or its key was changed; find out which"
     if "timed out" in said:
-        said += "; a slow host or way may need a longer --connect-timeout"
+        said += "; for a slow host or network set a longer --connect-timeout"
     remedy = "; the key is --identity FILE or what the agent offers, the user is ssh.user" if "Permission denied" in said else ""
     return f"not reachable at {address}: {said or 'ssh said nothing'}{remedy}"

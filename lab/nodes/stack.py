@@ -75,7 +75,7 @@ def up_example() -> dict[str, Any]:
 
 def operate(verb: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """`python -m operations VERB` for the stack as it was deployed last."""
-    # Six hosts that compute the keys of a connection at once on two emulated processors, beside the probes, may take longer than the default.
+    # Six ssh handshakes at once on two emulated processors, beside the probes, may take longer than the default.
     return _stack().operate(verb, *arguments, "--connect-timeout", "45", identity=machine.state() / "keys" / "login")
 
 

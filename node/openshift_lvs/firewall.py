@@ -63,7 +63,7 @@ def in_prerouting(description: Description, chains: list[dict[str, Any]]) -> boo
 
 
 def _running() -> bool:
-    # firewall-cmd alone would take some seconds on a slow processor to say that it does not.
+    # Where firewalld does not run, firewall-cmd takes seconds on a slow processor to say so.
     return programs.succeeds("systemctl", "-q", "is-active", "firewalld.service") and programs.succeeds("firewall-cmd", "--state")
 
 

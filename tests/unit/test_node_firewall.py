@@ -51,6 +51,12 @@ def test_a_delivery_lets_in_what_directors_and_clients_send_now_and_permanently(
     assert "--reload" not in guarded.read("/stub/calls"), "it would remove what other programs added at run time"
 
 
+def test_where_firewalld_does_not_run_firewall_cmd_is_not_started() -> None:
+    with node() as made:
+        made.roll_out(cluster(), "master0")
+        assert "firewall-cmd" not in made.read("/stub/calls")
+
+
 def test_a_director_that_leaves_is_let_in_until_the_new_version_is_in_force(guarded: Node) -> None:
     guarded.roll_out(cluster(), "master0")
     files = render(without_master2(), "master0")

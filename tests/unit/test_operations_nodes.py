@@ -113,7 +113,7 @@ def test_root_needs_no_sudo_and_an_identity_is_the_only_key_offered(article: dic
         ("echo 'ssh: connect to host 192.168.0.2 port 22: Connection refused' >&2; exit 255", "not reachable at 192.168.0.2: ssh: connect to host"),
         (
             "echo 'Connection timed out during banner exchange' >&2; exit 255",
-            "not reachable at 192.168.0.2: Connection timed out during banner exchange; a slow host or way may need a longer --connect-timeout",
+            "not reachable at 192.168.0.2: Connection timed out during banner exchange; for a slow host or network set a longer --connect-timeout",
         ),
         (
             "printf '@@@@@\\n@ WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED! @\\nHost key verification failed.\\n' >&2; exit 255",

@@ -12,7 +12,7 @@ from lab.nodes.experiments.scene import Bound, Change, Description, Experiment, 
 from lab.nodes.probe import INFRA, MASTER, POD, Target
 
 CALLS_S = 12
-"""600 calls, less on a busy machine."""
+"""600 calls; fewer on a busy machine."""
 CALLS_LEAST = 300
 DRAIN = ("--server-only", "--deadline", "5")
 """The streams of the probes stay on the drained server as long as the step lasts, so waiting longer for them tells nothing."""

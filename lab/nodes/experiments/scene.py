@@ -32,11 +32,11 @@ class Bound(NamedTuple):
     text: str
     failed: int | None = 0
     least: int = 1
-    """So many requests are made at least: none that fails is worth something only then."""
+    """Fewest requests that the step must make: with fewer, `0 failed` shows nothing."""
     refused: int = 0
     """So many more may be refused."""
     may_lose_streams_of: str | None = None
-    """A host, or `*`. A stream that no server ever answered is nobody's."""
+    """The host whose streams may end, or `*` for every stream. A stream that never had an answer belongs to no host, so only `*` allows it."""
     gap_s: float | None = None
     quiet_after_s: float | None = None
     one_owner_after_s: float | None = None

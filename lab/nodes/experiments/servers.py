@@ -67,7 +67,7 @@ def _busy(scene: Scene) -> None:
 
 
 def _never_refused(scene: Scene) -> Bound:
-    """Checks may fail, and requests may be late; some server gets each of them."""
+    """Health checks may fail and requests may be late, but no request is refused."""
     return bounds.failed_open(scene)._replace(text="0 refused, every stream alive", failed=None)
 
 
