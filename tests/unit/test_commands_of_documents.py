@@ -12,13 +12,12 @@ from typing import NamedTuple
 
 import pytest
 
+from tests.unit.conftest import SHOWN_LATE
 from tests.unit.test_pull_request import GOLDEN, PROJECT, git
 
 PAGES = [PROJECT / "README.md", *sorted((PROJECT / "docs/tutorial").glob("*.md")), *sorted((PROJECT / "docs/how-to").glob("*.md"))]
 BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 NO_CLOUD = re.compile(r"^(?: {4}|\$ )(?:\$ )?(python -m operations (?:render|diff|check-preview) .*)$", re.MULTILINE)
-SHOWN_LATE = re.compile(r"^[\w -]+: \d+ s so far\n", re.MULTILINE)
-"""The progress on stderr, which depends on the machine."""
 
 
 class Command(NamedTuple):

@@ -56,13 +56,15 @@ def _rest(_: Scene) -> None:
     time.sleep(CALLS_S)  # the experiment itself: calls for so long
 
 
-def asks(name: str, asked_from: Callable[[Scene], str], out: Callable[[Scene], str | None] = lambda scene: None, kind: str = "calls") -> Step:
+def asks(
+    name: str, asked_from: Callable[[Scene], str], out: Callable[[Scene], str | None] = lambda scene: None, kind: str = "calls", port: int | None = None
+) -> Step:
     """A step in which a node, or the pod on it, calls the VIP, while the server `out` of its pool gets no connections."""
 
     def all_answered(scene: Scene) -> Bound:
         return bounds.nothing_lost(scene)._replace(text=f"0 of {CALLS_LEAST} or more failed, every stream alive", least=CALLS_LEAST)
 
-    return Step(name, kind, _rest, all_answered, lambda scene: scene.live(out(scene)), asked_from=asked_from)
+    return Step(name, kind, _rest, all_answered, lambda scene: scene.live(out(scene)), asked_from=asked_from, port=port)
 
 
 def on(which: Callable[[Scene], str], script: str) -> Callable[[Scene], None]:

@@ -18,7 +18,7 @@ from lab.nodes.experiments.calls import asks, in_every_state, master2, weightles
 from lab.nodes.experiments.repairs import FORGOTTEN
 from lab.nodes.experiments.scene import Bound, Change, Description, Experiment, Scene, Step, on_backup, on_owner, two_directors, verified
 from lab.nodes.experiments.updates import refused, two_seconds
-from lab.nodes.probe import INFRA, MASTER, Target
+from lab.nodes.probe import INFRA, MASTER, POD, Target
 from lab.phases import wait_for
 
 KIND = "cluster"
@@ -179,6 +179,9 @@ def _marks(name: str, rules: str, bits: str = "") -> Experiment:
         *(_asked(f"marks of {name}: TCP {port}", port, evidence=unseen) for port in (8443, *LONG_PORTS)),
         *(_asked(f"marks of {name}: UDP {port}", port, udp=True, evidence=unseen) for port in (8443, *LONG_PORTS)),
         asks(f"marks of {name}: a backup calls the VIP", _backup, kind=KIND),
+        _step(f"marks of {name}: a pod is made", _command("pod", _backup)),
+        asks(f"marks of {name}: a pod calls the VIP", lambda scene: f"{scene.backup}{POD}", kind=KIND),
+        _step(f"marks of {name}: the pod is removed", _command("no-pod", _backup), evidence=unseen),
         _step(f"marks of {name}: its rules end", _on_masters("cluster no-marks NODE")),
         arrange=_more_services,
         before=_each(MASTERS, "cluster ports NODE"),
@@ -240,6 +243,8 @@ def _tracked(conntrack: int, *, firewalld: bool) -> Experiment:
         _step(f"{name}: keepalived restarted on the owner", on_owner("systemctl restart keepalived")),
         _step(f"{name}: a pod is made", _command("pod", _backup)),
         *in_every_state(f"{name}, a backup", _backup, KIND, server_units="lab-workload lab-ports"),
+        asks(f"{name}, a backup: it calls {LONG_PORTS[0]}", _backup, kind=KIND, port=LONG_PORTS[0]),
+        asks(f"{name}, a backup: its pod calls {LONG_PORTS[0]}", lambda scene: f"{scene.backup}{POD}", kind=KIND, port=LONG_PORTS[0]),
         _step(f"{name}: the pod is removed", _command("no-pod", _backup)),
         *([_step(f"{name}: firewalld reloads on the owner", on_owner("firewall-cmd --reload"), _repaired)] if firewalld else []),
         arrange=_bootstrap_port,
@@ -344,15 +349,12 @@ def _translated(
     act: Callable[[Scene], None],
     undo: Callable[[Scene], None],
     before: str | Iterable[str] = "",
-    *,
-    deploys: bool = False,
 ) -> Experiment:
-    """Who answers is in the row's `answers`. While the translation lasts, `verify` names it, and `pulumi up` fails (`deploys`); afterwards both succeed."""
+    """Who answers is in the row's `answers`. While the translation lasts, `verify` names it and `pulumi up` fails; afterwards both succeed."""
 
     def undone(scene: Scene) -> None:
         undo(scene)
-        if deploys:
-            scene.deploy(lambda described: None)
+        scene.deploy(lambda described: None)
 
     at = f"{MASTER.address}:{port}/TCP"
     refusal = _step(f"translated: {name}, pulumi up", refused(two_seconds, f"{at}{TRANSLATED}"), bounds.reported, port=port)
@@ -360,7 +362,7 @@ def _translated(
         MASTER,
         _step(f"translated: {name}", act, bounds.reported, port=port, evidence=_named(at, program, nodes)),
         _asked(f"translated: {name}, afterwards", port, bound=bounds.reported),
-        *([refusal] if deploys else []),
+        refusal,
         _step(f"no longer translated: {name}", undone, bounds.reported, port=port, evidence=verified),
         arrange=_port(port),
         before=before,
@@ -437,7 +439,7 @@ CLUSTER = [
     *(_api(delay) for delay in (0, 10)),
     _translated(
         "443 by hostPort on two of three masters", 443, "portmap", lambda scene: (scene.owner, scene.backup),
-        _on_two("cluster pod NODE 443"), _on_two("cluster no-pod NODE"), deploys=True,
+        _on_two("cluster pod NODE 443"), _on_two("cluster no-pod NODE"),
     ),
     _translated(
         "a Service with the VIP as its externalIP", 8443, "kube-proxy", lambda _: MASTERS, *PROXIES,
