@@ -35,8 +35,14 @@ READY_S = 300
 LONG_PORTS = (22623, 40000)
 """Bit 14 of the one, and bit 15 of the other, is one that kube-proxy gives a meaning in marks."""
 CONNECTIONS = 400
-HOST = "app.apps.example.org"
+HOST, LOGIN = "app.apps.example.org", "login.apps.example.org"
 ROUTED = INFRA._replace(host=HOST)
+ASKS_UNKNOWN = """
+import http.client, sys
+router = http.client.HTTPConnection(sys.argv[1], timeout=10)
+router.request("GET", "/", headers={"Host": "unknown.example.org"})
+print(router.getresponse().status)
+"""
 MEND = "cluster mend"
 TRANSLATED = " is translated to "
 """In what the program says of a service whose packets do not reach IPVS."""
@@ -257,8 +263,17 @@ def _tracked(conntrack: int, *, firewalld: bool) -> Experiment:
 
 
 def _router_checks(described: Description) -> None:
-    for one in described["vips"]["infra"]["services"]:
-        one["health_check"] = {"type": "http", "path": "/healthz/ready", "connect_port": 1936}
+    """By the router's health on 1936, and by a Host whose application asks for a password."""
+    http, https = described["vips"]["infra"]["services"]
+    http["health_check"] = {"type": "http", "virtualhost": LOGIN, "status_code": "401"}
+    https["health_check"] = {"type": "http", "path": "/healthz/ready", "connect_port": 1936}
+
+
+def _unknown_host(scene: Scene) -> Iterable[str]:
+    """The router answers 503 to a Host that it does not know."""
+    status = machine.run("ip", "netns", "exec", "client", "python3", "-c", ASKS_UNKNOWN, scene.target.address).stdout.strip()
+    if status != "503":
+        yield f"the router answers {status} to an unknown Host"
 
 
 # An API server
@@ -381,7 +396,7 @@ def _bridge_is_named(scene: Scene) -> Iterable[str]:
     done = stack.operate("verify")
     if not done.returncode or said not in done.stdout:
         yield f"operations verify does not say {said!r}: {done.stdout[-500:]}{done.stderr[-500:]}"
-    if said not in machine.run("lab", "exec", node, "journalctl", "--identifier=openshift-lvs", "--lines=20", "--output=cat").stdout:
+    if said not in scene.journal(node):
         yield f"the journal of {node} does not say {said!r}"
 
 
@@ -430,7 +445,7 @@ CLUSTER = [
     ),
     _experiment(
         ROUTED,
-        _asked("HAProxy as the router, its health on 1936"),
+        _asked("HAProxy as the router: checks by its health on 1936, and by a Host that answers 401", evidence=_unknown_host),
         _step("HAProxy as the router: it stops on a backup", on_backup("systemctl stop lab-router"), bounds.server_lost, live=lambda s: s.live(s.backup)),
         _step("HAProxy as the router: it starts again", on_backup("systemctl start lab-router"), bounds.server_back),
         arrange=_router_checks,

@@ -10,6 +10,7 @@ import yaml
 
 from lab.nodes import machine, stack
 from lab.nodes.experiments import bounds
+from lab.nodes.experiments.calls import drained, master2
 from lab.nodes.experiments.changes import as_it_was
 from lab.nodes.experiments.scene import Bound, Change, Description, Experiment, Scene, Step, service, verified
 from lab.nodes.probe import MASTER
@@ -99,6 +100,16 @@ def _one_primary(scene: Scene) -> dict[str, int]:
     return dict.fromkeys(scene.cluster.directors("master"), len(MASTERS) + 1)
 
 
+def _one_primary_without_replica(scene: Scene) -> dict[str, int]:
+    """The same, while a host with a replica is drained."""
+    return {node: count - 1 for node, count in _one_primary(scene).items()}
+
+
+def _replica(verb: str, live: Callable[[Scene], dict[str, int]]) -> Step:
+    """A host that does not pass the database's check is drained, or returned."""
+    return Step(f"the example database: {verb} a replica's host", KIND, drained(verb, master2), bounds.nothing_lost, live, port=5432, evidence=verified)
+
+
 def _primary_moves(scene: Scene) -> None:
     """The new primary answers before the old one stops to: in between, connections reach either."""
     scene.on(NEXT, NO_REPLICA)
@@ -121,6 +132,8 @@ EXAMPLES = [
         (
             _deployed("the example database", _become("database"), _one_primary),
             _asked("the example database: clients ask 5432", 5432, bounds.nothing_lost, _one_primary),
+            _replica("drain", _one_primary_without_replica),
+            _replica("undrain", _one_primary),
             Step("the example database: the primary moves", KIND, _primary_moves, bounds.nothing_lost, _one_primary, port=5432, evidence=verified),
             _back("database"),
         ),

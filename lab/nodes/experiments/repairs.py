@@ -14,20 +14,24 @@ from lab.nodes import machine
 from lab.nodes.experiments import bounds
 from lab.nodes.experiments.scene import LVS, NOW, Bound, Experiment, Scene, Step
 from lab.nodes.probe import MASTER, Target
+from lab.phases import wait_for
 
 BLOCKED_S = 8
 FLUSHED = "ipvsadm --clear"
 RULES_FLUSHED = "nft flush ruleset"
 SYSCTL = "net.ipv4.vs.sloppy_tcp"
 SYSCTL_CHANGED = f"sysctl -qw {SYSCTL}=0"
-KILLED = f"pid=$(systemctl show --property=MainPID --value openshift-lvs-watch); {NOW}; kill -9 $pid"
+WATCH = "openshift-lvs-watch"
+KILLED = f"pid=$(systemctl show --property=MainPID --value {WATCH}); {NOW}; kill -9 $pid"
+WATCHDOG_S = 20 + 5
+"""WatchdogSec of the resident process, and what its start may take."""
 SYNC_STOPPED = "ipvsadm --stop-daemon master; ipvsadm --stop-daemon backup"
 
 Which = Callable[[Scene], str]
 WHICH: dict[str, Which] = {"the holder": lambda scene: scene.owner, "a backup": lambda scene: scene.backup}
 
 
-FORGOTTEN = "for node in master0 master1 master2; do lab exec $node systemctl restart openshift-lvs-watch; done"
+FORGOTTEN = f"for node in master0 master1 master2; do lab exec $node systemctl restart {WATCH}; done"
 """After several repairs of one thing, the next one waits for minutes. Each experiment begins without earlier repairs."""
 
 
@@ -43,9 +47,7 @@ def _repaired(which: Which, what: str) -> Callable[[Scene], Iterable[str]]:
     """Nothing that `verify` compares differs on the node, its status names the repair, and its journal has it in time."""
 
     def evidence(scene: Scene) -> Iterable[str]:
-        journal = machine.run(
-            "lab", "exec", which(scene), "journalctl", "--identifier=openshift-lvs", "--output=short-unix", f"--since=@{int(scene.moment)}"
-        ).stdout
+        journal = scene.journal(which(scene), "short-unix")
         after = repaired_after(journal, what, scene.moment)
         scene.told.append(f"repaired {what} after {after:.2f} s")
         if after > bounds.REPAIRED_S:
@@ -98,12 +100,35 @@ def _died_meanwhile(where: str, which: Which) -> Experiment:
     )
 
 
-def _watch_killed(where: str, which: Which) -> Experiment:
+def _watch_runs(which: Which) -> Callable[[Scene], Iterable[str]]:
     def runs(scene: Scene) -> Iterable[str]:
-        if machine.run("lab", "exec", which(scene), "systemctl", "is-active", "openshift-lvs-watch").stdout.strip() != "active":
-            yield f"openshift-lvs-watch does not run on {which(scene)}"
+        if machine.run("lab", "exec", which(scene), "systemctl", "is-active", WATCH).stdout.strip() != "active":
+            yield f"{WATCH} does not run on {which(scene)}"
 
-    return Experiment(MASTER, (Step(f"the resident process killed on {where}", "repair", _on(which, KILLED), bounds.nothing_lost, evidence=runs),))
+    return runs
+
+
+def _watch_killed(where: str, which: Which) -> Experiment:
+    step = Step(f"the resident process killed on {where}", "repair", _on(which, KILLED), bounds.nothing_lost, evidence=_watch_runs(which))
+    return Experiment(MASTER, (step,))
+
+
+def _watch_hangs(where: str, which: Which) -> Experiment:
+    """It stands still, as a process that hangs does. systemd's watchdog ends it and starts another."""
+
+    def act(scene: Scene) -> None:
+        def resident() -> str:
+            return machine.run("lab", "exec", which(scene), "systemctl", "show", "--property=MainPID", "--value", WATCH).stdout.strip()
+
+        def another() -> tuple[bool, str]:
+            found = resident()
+            return found not in ("0", hangs), found
+
+        hangs = resident()
+        scene.on(which(scene), f"{NOW}; kill -STOP {hangs}")
+        wait_for(f"another process than {hangs} of {WATCH} on {which(scene)}", another, WATCHDOG_S)
+
+    return Experiment(MASTER, (Step(f"the resident process hangs on {where}", "repair", act, bounds.nothing_lost, evidence=_watch_runs(which)),))
 
 
 def _checks_blocked(meanwhile: str = "true") -> Callable[[Scene], None]:
@@ -124,7 +149,7 @@ def _checks_blocked(meanwhile: str = "true") -> Callable[[Scene], None]:
 def _failed_open(scene: Scene) -> Iterable[str]:
     """Every director says that it failed open, and no longer does."""
     for node in scene.cluster.directors("master"):
-        told = machine.run("lab", "exec", node, "journalctl", "--identifier=openshift-lvs", "--output=cat", f"--since=@{int(scene.moment)}").stdout
+        told = scene.journal(node)
         if "fails open: no health check" not in told or "no longer fails open" not in told:
             yield f"{node} did not fail open and end that: {told}"
 
@@ -150,6 +175,7 @@ REPAIRS = [
     *_row("a sysctl changed", SYSCTL_CHANGED, "sysctl", bounds.repaired_unseen),
     *_row("connection sync stopped", SYNC_STOPPED, "connection sync", bounds.repaired_unseen),
     *(_watch_killed(where, which) for where, which in WHICH.items()),
+    *(_watch_hangs(where, which) for where, which in WHICH.items()),
     CHECKS_BLOCKED,
     _fails_open("every health check blocked, keepalived reloads meanwhile", "systemctl reload keepalived"),
 ]

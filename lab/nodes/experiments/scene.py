@@ -14,7 +14,8 @@ from components.configuration import Cluster
 from lab.nodes import machine, probe, stack
 from lab.nodes.probe import Target
 
-LVS = "/usr/local/sbin/openshift-lvs"
+PROGRAM = "openshift-lvs"
+LVS = f"/usr/local/sbin/{PROGRAM}"
 """The program on a node."""
 NOW = "date +%s.%N >&3"
 """Tells the moment of an event (`probe.at`)."""
@@ -91,6 +92,10 @@ class Scene:
     def on(self, node: str, script: str) -> None:
         """The event, as a shell script on a node: it begins when the node's shell does, or at the last moment that the script tells."""
         self.do("lab", "exec", node, "sh", "-euc", f"{NOW}; {script}")
+
+    def journal(self, node: str, form: str = "cat") -> str:
+        """What the program wrote to the journal of a node since the event, as `journalctl --output` names the form."""
+        return machine.run("lab", "exec", node, "journalctl", f"--identifier={PROGRAM}", f"--output={form}", f"--since=@{int(self.moment)}").stdout
 
     def deploy(self, change: Change, auth_pass: Mapping[str, str] | None = None) -> None:
         """The event, as a change of the configuration through `pulumi up`."""
