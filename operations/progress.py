@@ -1,4 +1,4 @@
-"""A sign of life on stderr for whatever takes longer than two seconds."""
+"""A sign of life for whoever waits at a terminal longer than two seconds."""
 
 from __future__ import annotations
 
@@ -14,7 +14,13 @@ NEXT_SECONDS = 10
 
 @contextmanager
 def progress(what: str) -> Iterator[None]:
-    """While the context lasts, say what is under way: after FIRST_SECONDS, then every NEXT_SECONDS, one line each on stderr."""
+    """While the context lasts, say on stderr what is under way: after FIRST_SECONDS, then every NEXT_SECONDS, one line each.
+
+    Nothing is said when stderr is not a terminal: what another program reads or keeps does not depend on how fast the machine is.
+    """
+    if not sys.stderr.isatty():
+        yield
+        return
     begin = time.monotonic()
     done = Event()
 

@@ -52,7 +52,11 @@ MOST_SHARE, MOST_MB = 0.01, 25
 
 @dataclass(frozen=True)
 class Load:
-    """What one closed loop came to: seconds of both processors of the machine, of the kernel among them, and of the process that emulates the machine."""
+    """What one closed loop came to.
+
+    Seconds of both processors of the machine, of the kernel among them, and of the process that emulates the machine; and the millions of instructions
+    that an emulated machine executed: of these, a busy host does not change the number.
+    """
 
     requests: int
     failures: Mapping[str, int]
@@ -61,6 +65,7 @@ class Load:
     busy: float
     kernel: float
     emulator: float = 0.0
+    instructions: float = 0.0
 
 
 class Quantity(NamedTuple):
@@ -71,7 +76,7 @@ class Quantity(NamedTuple):
     bounded: int
 
     def value(self, load: Load) -> float:
-        """Its value in one loop: requests per second, or milliseconds per request."""
+        """Its value in one loop: requests per second; milliseconds, or thousands of instructions, per request."""
         return load.requests / load.seconds if self.of == "seconds" else 1000 * float(getattr(load, self.of)) / load.requests
 
 
@@ -80,6 +85,7 @@ QUANTITIES = (
     Quantity("processor time per request, ms", "busy", 1),
     Quantity("of it in the kernel, ms", "kernel", 0),
     Quantity("the emulator's processor time per request, ms", "emulator", 0),
+    Quantity("thousands of instructions per request", "instructions", 1),
 )
 
 
@@ -90,19 +96,24 @@ class Compared(NamedTuple):
     conntrack: int
     pairs: Sequence[tuple[Load, Load]]
 
+    @property
+    def quantities(self) -> list[Quantity]:
+        """Those that were measured: only an emulated machine counts its instructions."""
+        return [each for each in QUANTITIES if each.value(self.pairs[0][0])]
+
     def changes(self, quantity: Quantity) -> list[float]:
         """By how much each pair's second value differs from its first, as a share of that, in order."""
         return sorted(quantity.value(now) / quantity.value(before) - 1 for before, now in self.pairs)
 
     def worse(self) -> list[str]:
         """The quantities whose median is worse than it may be, and failed requests, in words."""
-        told = [each.name for each in QUANTITIES if each.bounded * statistics.median(self.changes(each)) > MOST_CHANGE]
+        told = [each.name for each in self.quantities if each.bounded * statistics.median(self.changes(each)) > MOST_CHANGE]
         failed = sum(sum(load.failures.values()) for load in itertools.chain(*self.pairs))
         return [*told, *([f"{failed} requests failed"] if failed else [])]
 
     def lines(self) -> Iterator[str]:
         """A line of the Markdown table for each quantity."""
-        for quantity in QUANTITIES:
+        for quantity in self.quantities:
             before, now = ([quantity.value(pair[index]) for pair in self.pairs] for index in (0, 1))
             changes = self.changes(quantity)
             percent = f"{statistics.median(changes):+.1%} ({changes[0]:+.1%} to {changes[-1]:+.1%})"
@@ -111,6 +122,7 @@ class Compared(NamedTuple):
 
 def compare(services: Sequence[int]) -> int:
     """Measure with each of these numbers of services and print a Markdown table; 0 when nothing is worse than it may be and nothing failed."""
+    machine.up(counted=True)
     runner.mend()
     found: list[Compared] = []
     for number in services:
@@ -193,9 +205,11 @@ def _load(directors: Sequence[str], rules: str | None) -> Load:
     for node in directors:
         _replace_rules(node, rules)
     _closed_loop(WARM_UP_S)
-    before = _emulator_seconds()
+    before, counted = _emulator_seconds(), machine.instructions()
     load = _closed_loop(SECONDS)
     load = dataclasses.replace(load, emulator=_emulator_seconds() - before)
+    if counted is not None:
+        load = dataclasses.replace(load, instructions=((machine.instructions() or 0) - counted) / 1e6)
     if not set(directors) <= set(load.servers):
         raise machine.MachineError(f"with {'the former rules' if rules else 'the rules in force'} only {', '.join(load.servers) or 'no server'} answered")
     return load

@@ -39,6 +39,8 @@ BRIDGE = "192.168.0.254"
 """The machine's own address beside the nodes: its sshd is their bastion."""
 CIDR_V6 = "fd00:0:0:1::/64"
 """The IPv6 subnet of the segment. Every node and client has an address in it, whatever the stack says."""
+COUNTER = "instructions"
+"""The socket at which the number of executed instructions is asked, in the state folder."""
 CLUSTER_COMMAND = "usr/local/sbin/cluster"
 """What starts a cluster's programs, by its place under the machine's root."""
 
@@ -82,16 +84,16 @@ def second(address: str) -> str:
     return CIDR_V6.replace("/64", address.rpartition(".")[2])
 
 
-def up(cluster: bool = False) -> None:
+def up(cluster: bool = False, counted: bool = False) -> None:
     """Boot the machine and its nodes, unless they run with these very programs and keys. Returns when every node's sshd answers.
 
-    `cluster`: with the programs that a cluster's nodes run.
+    `cluster`: with the programs that a cluster's nodes run. `counted`: an emulated machine counts its instructions.
     """
     built, payload = image(cluster), _payload(cluster)
-    if running() and (state() / "payload.tar").read_bytes() != payload:
+    if running() and ((state() / "payload.tar").read_bytes() != payload or (counted and instructions() is None and not kvm.works())):
         down()
     if not running():
-        _start(built, payload, CLUSTER_MEMORY_MB if cluster else MEMORY_MB)
+        _start(built, payload, CLUSTER_MEMORY_MB if cluster else MEMORY_MB, counted)
     wait_for("ssh into the lab machine", _answers, BOOT_S)
     if run("test", "-e", "/run/netns/client", check=False).returncode:
         run("lab", "up")
@@ -129,6 +131,17 @@ def running() -> int | None:
         return None
 
 
+def instructions() -> int | None:
+    """How many instructions the machine has executed since it was booted, if it counts them."""
+    with socket.socket(socket.AF_UNIX) as asked:
+        try:
+            asked.connect(str(state() / COUNTER))
+        except (FileNotFoundError, ConnectionRefusedError):
+            return None
+        with asked.makefile() as answer:
+            return int(answer.read())
+
+
 def port() -> int:
     """The port on 127.0.0.1 that leads to the machine's sshd."""
     return int((state() / "port").read_text())
@@ -150,7 +163,7 @@ def start(*command: str) -> subprocess.Popen[str]:
     return subprocess.Popen([*ssh(), "machine", shlex.join(command)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def _start(built: Path, payload: bytes, memory_mb: int) -> None:
+def _start(built: Path, payload: bytes, memory_mb: int, counted: bool) -> None:
     home = state()
     home.mkdir(parents=True, exist_ok=True)
     # What the engine remembers is of nodes that are gone.
@@ -164,6 +177,7 @@ def _start(built: Path, payload: bytes, memory_mb: int) -> None:
     accelerator = ["-accel", "kvm", "-cpu", "host"] if hardware else ["-accel", "tcg,thread=multi,tb-size=512", "-cpu", "max"]
     seen = Path("/mnt")
     files, mine = seen / built.relative_to(cache.root()), seen / home.relative_to(cache.root())
+    counter = ["-plugin", f"file={seen / _counter().relative_to(cache.root())},socket={mine / COUNTER}"] if counted and not hardware else []
     command = [
         f"{layers.LATER_QEMU}/qemu-system-x86_64", "-name", "openshift-lvs-lab", "-machine", "q35", *accelerator, "-smp", "2", "-m", str(memory_mb),
         "-kernel", files / "vmlinuz", "-initrd", files / "initrd.img", "-append", KERNEL_ARGUMENTS,
@@ -171,6 +185,7 @@ def _start(built: Path, payload: bytes, memory_mb: int) -> None:
         "-drive", f"file={mine / 'payload.tar'},if=none,id=payload,format=raw,readonly=on", "-device", "virtio-blk-pci,drive=payload",
         "-netdev", f"user,id=uplink,restrict=on,hostfwd=tcp:127.0.0.1:{port()}-:22", "-device", "virtio-net-pci,netdev=uplink",
         "-device", "virtio-rng-pci", "-display", "none", "-serial", f"file:{mine / 'console.log'}", "-daemonize", "-pidfile", mine / "qemu.pid",
+        *counter,
     ]  # fmt: skip
     # QEMU comes from the cloud's root file system: the machine itself need not have it. Its mounts end with it.
     enter = 'mount --bind "$2" "$1/mnt"; [ "$3" = no ] || mount --rbind /dev "$1/dev"; root=$1; shift 3; exec chroot "$root" "$@"'
@@ -237,13 +252,20 @@ def _cluster_files() -> dict[str, Path]:
 
 def traffic() -> Path:
     """The program of both ends of the traffic, built from the folder beside this file."""
-    source = HERE / "traffic"
+    return _built(HERE / "traffic", "traffic", "go", "build", "-o")
+
+
+def _counter() -> Path:
+    """QEMU's plugin that counts instructions."""
+    return _built(HERE / "instructions", "instructions.so", "gcc", "-O2", "-shared", "-fPIC", "instructions.c", "-o")
+
+
+def _built(source: Path, name: str, *command: str) -> Path:
+    """What a compiler makes of a folder; its command lacks the path of the result."""
 
     def make(folder: Path) -> None:
-        built = subprocess.run(
-            ["go", "build", "-o", folder / "traffic", "."], cwd=source, env={**os.environ, "CGO_ENABLED": "0"}, capture_output=True, text=True
-        )
+        built = subprocess.run([*command, folder / name], cwd=source, env={**os.environ, "CGO_ENABLED": "0"}, capture_output=True, text=True)
         if built.returncode:
-            raise MachineError(f"go build in {source}: {built.stderr.strip()}")
+            raise MachineError(f"{command[0]} in {source}: {built.stderr.strip()}")
 
-    return cache.build("traffic", cache.digest(source), make) / "traffic"
+    return cache.build(source.name, cache.digest(source), make) / name

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 from collections.abc import Iterator
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,6 @@ import pytest
 import yaml
 
 from components.configuration import Cluster
-from operations import __main__ as operations
 from tests.unit import recording
 from tests.unit.node_functions import system as system
 
@@ -29,16 +26,6 @@ def pytest_configure(config: pytest.Config) -> None:
     for package in ("pulumi_openstack", "pulumi_command"):
         config.addinivalue_line("filterwarnings", f"ignore::DeprecationWarning:{package}")
     config.addinivalue_line("filterwarnings", "ignore:::openstack.*")
-
-
-SHOWN_LATE = re.compile(r"^[\w -]+: \d+ s so far\n", re.MULTILINE)
-"""The progress of a command of the operations on stderr: how much of it there is depends on the machine."""
-
-
-@pytest.fixture(autouse=True)
-def no_progress(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A command that a test calls as a function prints the same on a slow machine. Of one that is started as a process, the test removes SHOWN_LATE."""
-    monkeypatch.setattr(operations, "progress", lambda _: nullcontext())
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.unit.conftest import SHOWN_LATE
 from tests.unit.test_pull_request import GOLDEN, PROJECT, git
 
 PAGES = [PROJECT / "README.md", *sorted((PROJECT / "docs/tutorial").glob("*.md")), *sorted((PROJECT / "docs/how-to").glob("*.md"))]
@@ -63,7 +62,7 @@ def test_the_commands_of_a_page_print_what_it_shows(page: Path, checkout: Path) 
     environment = {**os.environ, **identity, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "LC_ALL": "C.UTF-8"}
     for command in commands(page):
         done = subprocess.run(["bash", "-c", command.line], cwd=checkout, env=environment, capture_output=True, text=True, timeout=300)
-        printed = done.stdout + SHOWN_LATE.sub("", done.stderr)
+        printed = done.stdout + done.stderr
         assert matches(command.shown, printed), f"{command.line}\nprinted\n{printed}"
 
 

@@ -378,7 +378,7 @@ def test_a_lab_that_was_booted_with_other_programs_is_booted_anew(monkeypatch: p
     monkeypatch.setattr(machine, "_payload", lambda cluster: b"these programs")
     monkeypatch.setattr(machine, "running", lambda: bool(runs))
     monkeypatch.setattr(machine, "down", lambda: downs.append(runs.pop()))
-    monkeypatch.setattr(machine, "_start", lambda built, payload, memory_mb: begun.append(payload))
+    monkeypatch.setattr(machine, "_start", lambda built, payload, memory_mb, counted: begun.append(payload))
     monkeypatch.setattr(machine, "wait_for", lambda *_: None)
     monkeypatch.setattr(machine, "run", lambda *_, **__: SimpleNamespace(returncode=0))
     machine.up()

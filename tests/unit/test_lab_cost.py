@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
+import itertools
 import json
 import os
 import re
@@ -76,7 +78,13 @@ def test_the_table_has_the_median_and_the_spread() -> None:
     lines = list(Compared(50, 1, pairs).lines())
     assert lines[0] == "| 50 | 1 | requests per second | 500 (450 to 500) | 490 (450 to 495) | -1.0% (-2.0% to +0.0%) |"
     assert lines[1].startswith("| 50 | 1 | processor time per request, ms | 4.00 (4.00 to 4.44) | ")
-    assert len(lines) == len(cost.QUANTITIES)
+    assert not any("instructions" in line for line in lines), "a machine that is not emulated counts none"
+
+
+def test_instructions_are_compared_where_they_are_counted() -> None:
+    before, more = dataclasses.replace(BEFORE, instructions=400.0), dataclasses.replace(BEFORE, instructions=424.0)
+    assert Compared(1, 0, [(before, more)] * 3).worse() == ["thousands of instructions per request"]
+    assert list(Compared(1, 0, [(before, more)]).lines())[-1].startswith("| 1 | 0 | thousands of instructions per request | ")
 
 
 @pytest.fixture
@@ -87,11 +95,13 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str | None]]:
     def run(*words: str, stdin: str | None = None, **_: object) -> SimpleNamespace:
         done.append((" ".join(words), stdin))
         answer = {**vars(BEFORE)}
-        del answer["emulator"]
+        del answer["emulator"], answer["instructions"]
         return SimpleNamespace(stdout=json.dumps(answer))
 
     monkeypatch.setattr(machine, "run", run)
     monkeypatch.setattr(cost, "_emulator_seconds", lambda: 0.0)
+    counts = itertools.count(0, 5_000_000)
+    monkeypatch.setattr(machine, "instructions", lambda: next(counts))
     monkeypatch.setattr(cost, "scripts_release", lambda: Path())
     monkeypatch.setattr(cost, "former_rules", lambda *_: "former")
     monkeypatch.setattr(cost, "PAIRS", 5)
@@ -101,6 +111,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str | None]]:
 def test_both_sets_of_rules_are_measured_in_turn_and_those_in_force_are_loaded_at_the_end(ran: list[tuple[str, str | None]]) -> None:
     compared = cost._measured(Cluster.parse(CLUSTER), 1, 1)
     assert len(compared.pairs) == cost.PAIRS
+    assert {load.instructions for pair in compared.pairs for load in pair} == {5.0}
     loads = [stdin for words, stdin in ran if words.startswith("lab exec master0 nft --file")]
     assert loads == [cost.TRACKING, None, "former", "former", None, None, "former", "former", None, None, "former", cost.NO_TRACKING, None]
     on_master1 = [words.removeprefix("lab exec master1 sh -euc ") for words, _ in ran if words.startswith("lab exec master1 sh")]
@@ -158,10 +169,11 @@ def test_the_processor_time_of_the_emulator_is_that_of_its_process(monkeypatch: 
 
 def test_the_lab_is_as_it_was_after_a_comparison(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     done: list[str] = []
+    monkeypatch.setattr(machine, "up", lambda counted: done.append(f"booted, counted: {counted}"))
     monkeypatch.setattr(runner, "mend", lambda: done.append("mended"))
     monkeypatch.setattr(runner, "restore", lambda: done.append("restored"))
     monkeypatch.setattr(runner, "arranged", lambda experiment: contextlib.nullcontext(CLUSTER))
     monkeypatch.setattr(cost, "_measured", lambda cluster, services, conntrack: Compared(services, conntrack, [(BEFORE, slower(9))]))
     assert cost.compare([1]) == 1
-    assert done == ["mended", "restored"]
+    assert done == ["booted, counted: True", "mended", "restored"]
     assert "worse by more than 5%, or failed: 1 services, net.ipv4.vs.conntrack 1: requests per second" in capsys.readouterr().out

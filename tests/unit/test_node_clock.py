@@ -45,10 +45,10 @@ def test_setting_the_wall_clock_does_not_move_a_deadline(monkeypatch: pytest.Mon
         return "" if len(looks) == 3 else "not yet"
 
     monkeypatch.setattr(clock, "LOOK_S", 0.01)
-    clock.wait_for(5, "the third look", look)
+    clock.wait_for(60, "the third look", look)
     with pytest.raises(TimedOut):
         clock.wait_for(0.05, "nothing", lambda: "missing")
-    assert time.monotonic() - looks[0] < 5
+    assert time.monotonic() - looks[0] < 60
 
 
 def test_a_timeout_is_a_refusal() -> None:

@@ -140,11 +140,15 @@ def test_adverts_of_ipv6_have_the_configured_source_by_multicast_and_by_unicast(
 
 def test_keepalived_ignores_test_packets_of_ipv6_without_a_word(taken_over: Pair) -> None:
     sender, listener = taken_over.nodes["master0"], taken_over.nodes["master1"]
-    before = listener.read("/stub/keepalived")
+
+    def said() -> list[str]:
+        return listener.read("/stub/keepalived").splitlines()
+
+    before = [line for line in said() if "thread timer expired" not in line]
     sender.python("from openshift_lvs import hearing\nhearing._Ears(here, 6).speak()")
     wait_for("a test packet", lambda: (any(router == "0" for _, _, router, _ in taken_over.sent("master0", "advert")), ""), MOVED_S)
     listener.sh("/usr/bin/sleep 0.5")
-    assert listener.read("/stub/keepalived") == before
+    assert [line for line in said() if "thread timer expired" not in line] == before
 
 
 @pytest.fixture
@@ -157,11 +161,11 @@ def pair() -> Iterator[Pair]:
 def test_a_vip_of_both_families_stays_on_one_host_when_one_family_is_not_heard_and_leaves_it_in_both(pair: Pair) -> None:
     first, second = pair.nodes["master0"], pair.nodes["master1"]
     second.sh("nft 'add table ip6 deaf { chain input { type filter hook input priority -400; ip6 nexthdr 112 drop; }; }'; /usr/bin/sleep 3")
-    assert pair.holders(V4) == pair.holders(V6) == ["master0"]
+    pair.wait_until_held("master0")
     second.sh("nft delete table ip6 deaf")
     # Neutron's router or an operator may take it away for a moment.
     first.sh(f"ip -6 address delete {HOSTS_V6['master0']}/64 dev eth0; /usr/bin/sleep 3")
-    assert pair.holders(V4) == pair.holders(V6) == ["master0"]
+    pair.wait_until_held("master0")
     assert "FAULT" not in first.read("/stub/keepalived")
     first.sh(f"ip -6 address add {HOSTS_V6['master0']}/64 dev eth0 nodad; /usr/bin/sleep 1")
     first.write("/run/openshift-lvs/drain-master", "-254\n")
@@ -170,15 +174,15 @@ def test_a_vip_of_both_families_stays_on_one_host_when_one_family_is_not_heard_a
 
 
 def test_a_director_that_has_an_additional_address_already_hears_one_that_has_not_and_all_addresses_move_together(pair: Pair) -> None:
-    def change(host: str) -> None:
+    def change(host: str, held: list[list[str]]) -> None:
+        """What is held when nothing has moved for three seconds; on a busy machine a moment later."""
         pair.nodes[host].roll_out(Cluster.parse(written(*QUICK, SEVERAL)), host)
         pair.nodes[host].sh("pkill -HUP -o keepalived; /usr/bin/sleep 3")
+        wait_for(f"{held}", lambda: ((found := [pair.holders(vip) for vip in (V4, V6, *ADDITIONAL)]) == held, str(found)), MOVED_S)
 
-    change("master1")
-    assert [pair.holders(vip) for vip in (V4, V6, *ADDITIONAL)] == [["master0"], ["master0"], [], []]
-    change("master0")
-    assert [pair.holders(vip) for vip in (V4, V6, *ADDITIONAL)] == [["master0"]] * 4
+    change("master1", [["master0"], ["master0"], [], []])
+    change("master0", [["master0"]] * 4)
     pair.nodes["master0"].write("/run/openshift-lvs/drain-master", "-254\n")
     pair.wait_until_held("master1")
     wait_for("the additional addresses", lambda: ((found := [pair.holders(vip) for vip in ADDITIONAL]) == [["master1"]] * 2, str(found)), MOVED_S)
-    assert ADDITIONAL[1] in {target for _, _, target, *_ in pair.sent("master1", "advertisement")}
+    wait_for("its advertisement", lambda: (ADDITIONAL[1] in {target for _, _, target, *_ in pair.sent("master1", "advertisement")}, "none"), MOVED_S)

@@ -878,7 +878,7 @@ def test_the_process_itself_hears_and_repairs_until_it_is_ended(real: Node) -> N
             nft flush ruleset; ip address delete 192.168.0.250/32 dev lo
             until_so nft list table ip openshift_lvs
             until_so sh -c 'ip address show dev lo | grep -q 192.168.0.250'
-            grep -q '"nftables rules", 1' /run/openshift-lvs/repairs
+            until_so grep -q '"nftables rules", 1' /run/openshift-lvs/repairs
         """)
     finally:
         real.sh('kill "$(cat /stub/watch.pid)"')

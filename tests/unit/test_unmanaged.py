@@ -178,7 +178,7 @@ while True:
 CALL = """
 import socket, sys
 with socket.socket() as calling:
-    calling.settimeout(1)
+    calling.settimeout(float(sys.argv[4]))
     calling.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, int(sys.argv[3]) << 2)
     calling.connect((sys.argv[1], int(sys.argv[2])))
     print(calling.recv(99).decode())
@@ -203,9 +203,9 @@ def server(unmanaged: dict[str, Any]) -> Iterator[Node]:
         yield made
 
 
-def call(made: Node, *prefix: str, dscp: int = 0) -> str:
-    """What a call to the VIP was answered; empty when it was not."""
-    return made.run(*prefix, "python3", "/call", VIP, str(PORT), str(dscp)).stdout.strip()
+def call(made: Node, *prefix: str, dscp: int = 0, patience: int = 20) -> str:
+    """What a call to the VIP was answered within so many seconds; empty when it was not."""
+    return made.run(*prefix, "python3", "/call", VIP, str(PORT), str(dscp), str(patience)).stdout.strip()
 
 
 LISTED = f"nft list set ip openshift_lvs_server answering | grep -q {PORT}"
@@ -215,7 +215,7 @@ FROM_CLIENT = ("ip", "netns", "exec", "client")
 
 def test_a_real_server_answers_what_a_director_sends_for_the_vip_and_no_arp_request_for_it(server: Node) -> None:
     server.sh(f"python3 /serve {PORT} >/serving 2>&1 & until grep -q ready /serving; do sleep 0.1; done")
-    assert call(server, *FROM_CLIENT, dscp=DIRECTOR) == "", "the host answered ARP for the VIP"
+    assert call(server, *FROM_CLIENT, dscp=DIRECTOR, patience=1) == "", "the host answered ARP for the VIP"
     server.sh(f"ip -n client neigh replace {VIP} dev wire lladdr $(cat /sys/class/net/eth0/address)")
     assert call(server, *FROM_CLIENT, dscp=DIRECTOR) == f"192.168.0.2 for {CLIENT}"
 
@@ -224,7 +224,7 @@ def test_a_call_of_a_pod_ends_here_only_while_the_own_server_answers(server: Nod
     """The client's namespace is the pod: what it sends does not come from a director."""
     server.sh(f"python3 /serve {PORT} >/serving 2>&1 & until grep -q ready /serving; do sleep 0.1; done")
     server.sh(f"ip -n client neigh replace {VIP} dev wire lladdr $(cat /sys/class/net/eth0/address)")
-    assert call(server, *FROM_CLIENT) == ""
+    assert call(server, *FROM_CLIENT, patience=1) == ""
     server.sh(f"nft add element ip openshift_lvs_server answering '{{ {VIP} . tcp . {PORT} }}'")
     assert call(server, *FROM_CLIENT) == f"192.168.0.2 for {CLIENT}"
 
@@ -238,8 +238,8 @@ def test_own_calls_stay_exactly_while_the_own_server_answers(server: Node) -> No
     """)
     assert call(server) == f"{VIP} for 192.168.0.2"
     server.sh(f"python3 /serve {PORT} >/serving 2>&1 & echo $! >/serving.pid; until grep -q ready /serving; do sleep 0.1; done")
-    server.sh(f"n=0; until {LISTED}; do n=$((n + 1)); [ $n -lt 300 ]; sleep 0.1; done")
+    server.sh(f"n=0; until {LISTED}; do n=$((n + 1)); [ $n -lt 300 ]; /usr/bin/sleep 0.1; done")
     assert call(server).startswith("127.0.0.1 for")
-    server.sh(f"kill $(cat /serving.pid); n=0; while {LISTED}; do n=$((n + 1)); [ $n -lt 300 ]; sleep 0.1; done")
+    server.sh(f"kill $(cat /serving.pid); n=0; while {LISTED}; do n=$((n + 1)); [ $n -lt 300 ]; /usr/bin/sleep 0.1; done")
     assert call(server) == f"{VIP} for 192.168.0.2"
     assert server.read("/own-calls.log") == ""

@@ -14,9 +14,22 @@ from typing import Any
 
 from lab.nodes import machine, probe, stack
 from lab.nodes.experiments import bounds
-from lab.nodes.experiments.calls import asks, in_every_state, master2, weightless
+from lab.nodes.experiments.calls import asks, drained, in_every_state, master2, weightless
 from lab.nodes.experiments.repairs import FORGOTTEN
-from lab.nodes.experiments.scene import Bound, Change, Description, Experiment, Scene, Step, on_backup, on_owner, two_directors, verified
+from lab.nodes.experiments.scene import (
+    Bound,
+    Change,
+    Description,
+    Experiment,
+    Scene,
+    Step,
+    on_backup,
+    on_owner,
+    owner_off,
+    switch,
+    two_directors,
+    verified,
+)
 from lab.nodes.experiments.updates import refused, two_seconds
 from lab.nodes.probe import INFRA, MASTER, POD, Target
 from lab.phases import wait_for
@@ -227,6 +240,31 @@ def _connects(scene: Scene) -> Iterable[str]:
             yield scene.told[-1]
 
 
+def _everything() -> Experiment:
+    """kube-proxy on every master, a pod on a backup, and what happens to directors meanwhile."""
+    name = "kube-proxy (ipvs) on every master"
+
+    def of_pod(scene: Scene) -> str:
+        return f"{scene.backup}{POD}"
+
+    def owner_drained(scene: Scene) -> dict[str, int]:
+        return scene.live(scene.owner)
+
+    return _experiment(
+        MASTER,
+        _step(f"{name}: a pod is made", _command("pod", _backup)),
+        asks(f"{name}: a pod calls the VIP", of_pod, kind=KIND),
+        _step(f"{name}: the owner is drained", drained("drain", _owner), live=owner_drained),
+        asks(f"{name}: a pod calls the VIP, the owner drained", of_pod, _owner, KIND),
+        _step(f"{name}: the owner is returned", drained("undrain", _owner)),
+        _step(f"{name}: keepalived restarts on the owner", on_owner("systemctl restart keepalived")),
+        _step(f"{name}: the owner is isolated", switch("wire", "out"), bounds.node_lost, live=owner_off),
+        _step(f"{name}: its isolation is healed", switch("wire", "in"), bounds.way_back),
+        _step(f"{name}: the pod is removed", _command("no-pod", _backup), evidence=verified),
+        before=[_api_server(), _each(MASTERS, f"cluster proxy NODE ipvs {SERVER}")],
+    )
+
+
 # Connection tracking and a firewall
 
 
@@ -429,6 +467,7 @@ CLUSTER = [
     _marks("Calico in kubespray, 0xfff00000", "calico", "0xfff00000"),
     _marks("Cilium, 0x0f00", "cilium"),
     _marks("kube-proxy, 0x4000 and 0x8000", "kube-proxy"),
+    _everything(),
     _pods("pods by CNI on a backup", _backup),
     _pods("pods by CNI on the owner", _owner),
     _pods("pods by CNI on a server that is no director", master2, arrange=two_directors),
