@@ -47,6 +47,7 @@ STEADY_S = 12
 READY_S = 300
 LONG_PORTS = (22623, 40000)
 """Bit 14 of the one, and bit 15 of the other, is one that kube-proxy gives a meaning in marks."""
+RARE_S = 5.0
 CONNECTIONS = 400
 HOST, LOGIN = "app.apps.example.org", "login.apps.example.org"
 ROUTED = INFRA._replace(host=HOST)
@@ -174,10 +175,13 @@ def _api_server() -> str:
 
 
 def _more_services(described: Description) -> None:
+    """Long ports, and UDP on every port. Seven services are more than emulated processors check at the default pace, so all are checked more rarely."""
     services = described["vips"]["master"]["services"]
+    services[0]["health_check"]["delay_loop"] = RARE_S
     services += [{**copy.deepcopy(services[0]), "port": port} for port in LONG_PORTS]
     services += [
-        {**copy.deepcopy(services[0]), "port": port, "protocol": "UDP", "health_check": {"type": "tcp", "connect_port": 8443}} for port in (8443, *LONG_PORTS)
+        {**copy.deepcopy(services[0]), "port": port, "protocol": "UDP", "health_check": {"type": "tcp", "connect_port": 8443, "delay_loop": RARE_S}}
+        for port in (8443, *LONG_PORTS)
     ]
 
 
