@@ -23,7 +23,7 @@ STREAMS = 12
 FAST_MS, HOLD_MS, SLOW_MS, STREAM_MS = 20, 300, 500, 200
 POD = "/pod"
 """Behind a node's name: the namespace `pod` on it."""
-CONTROL, CONTROL_MS = "control", 200
+CONTROL, CONTROL_MS, CONTROL_TLS_MS = "control", 200, 1000
 LEFT_WAITING = {"timeout", "SYN sent again", "sent again and again"}
 """What goes wrong with a request that nobody answers or refuses at once."""
 READY_S = 30
@@ -330,7 +330,9 @@ class Probe:
             fast = {"name": target.vip, "address": plain, "host": target.host, "udp": target.udp, "every": many * FAST_MS, "hold": HOLD_MS}
             tls = {"name": _tls(target), "address": endpoint(target.address, target.tls_port), "host": target.host, "tls": True, "every": many * SLOW_MS}
             control = {"name": CONTROL, "address": target.control, "every": many * CONTROL_MS, "hold": HOLD_MS}
-            requests += [fast, control] if target.udp else [fast, tls, control]
+            # Handshakes are the first that a busy machine leaves waiting.
+            control_tls = {"name": CONTROL, "address": target.control, "tls": True, "every": many * CONTROL_TLS_MS}
+            requests += [fast, control] if target.udp else [fast, tls, control, control_tls]
             streams += [] if target.udp or target.host else [{"name": target.vip, "address": plain, "count": STREAMS // many, "every": STREAM_MS}]
         return {
             "requests": requests,

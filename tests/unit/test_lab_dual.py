@@ -80,11 +80,13 @@ def test_both_addresses_are_asked_half_as_often_each_as_one_alone() -> None:
         ("master-v6", "[fd00:0:0:1::250]:8443"),
         ("master-v6 tls", "[fd00:0:0:1::250]:8443"),
         ("control", "[fd00:0:0:1::6]:8443"),
+        ("control", "[fd00:0:0:1::6]:8443"),
     ]
+    assert [each.get("tls", False) for each in one["requests"]] == [False, True, False, True], "by TLS too, past the balancer as well"
     assert {name: [each["every"] for each in both["requests"] if each["name"] == name] for name in ("master", "master-v6", "control")} == {
         "master": [40],
         "master-v6": [40],
-        "control": [400, 400],
+        "control": [400, 2000, 400, 2000],
     }
     assert [(each["name"], each["count"]) for each in both["streams"]] == [("master", 6), ("master-v6", 6)]
     assert both["holders"]["addresses"] == ["192.168.0.250", "fd00:0:0:1::250"]
