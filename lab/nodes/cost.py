@@ -35,7 +35,7 @@ CONNECTIONS = 16
 """In flight at a time: enough that both processors are always busy."""
 SECONDS = 4.0
 WARM_UP_S = 1.0
-PAIRS = 15
+PAIRS = 9
 MOST_CHANGE = 0.05
 """How much worse a median may be than before."""
 CONNTRACK = "net.ipv4.vs.conntrack"

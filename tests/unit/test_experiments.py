@@ -482,7 +482,7 @@ def commands(monkeypatch: pytest.MonkeyPatch, experiment: Experiment) -> list[st
     scene = Scene(experiment.target, "master0", "master1", copy.deepcopy(CLUSTER))
     if experiment.arrange:
         experiment.arrange(scene.described)
-    refusal = f"{MASTER.address}:443/TCP{TRANSLATED}"
+    refusal = " ".join(f"{MASTER.address}:{service.port}/TCP{TRANSLATED}" for service in scene.cluster.vips["master"].services)
 
     def up(described: Mapping[str, Any], *_: object) -> None:
         if described != scene.described:
