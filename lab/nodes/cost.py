@@ -11,6 +11,7 @@ import dataclasses
 import itertools
 import json
 import statistics
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -125,13 +126,13 @@ def compare(services: Sequence[int]) -> int:
     machine.up(counted=True)
     runner.mend()
     found: list[Compared] = []
+    print("| services | `vs.conntrack` | median of the loops (least to most) | before | in force | change in pairs |\n|---|---|---|---|---|---|")
     for number in services:
         with runner.arranged(Experiment(MASTER, (), with_services(number))) as described:
-            found += [_measured(Cluster.parse(described), number, conntrack) for conntrack in (0, 1)]
+            for conntrack in (0, 1):
+                found.append(_measured(Cluster.parse(described), number, conntrack))
+                print("\n".join(found[-1].lines()), flush=True)
     runner.restore()
-    print("| services | `vs.conntrack` | median of the loops (least to most) | before | in force | change in pairs |\n|---|---|---|---|---|---|")
-    for each in found:
-        print("\n".join(each.lines()))
     worse = [f"{each.services} services, {CONNTRACK} {each.conntrack}: {what}" for each in found for what in each.worse()]
     print("\n".join(f"worse by more than {MOST_CHANGE:.0%}, or failed: {what}" for what in worse) or f"\nnothing is worse by more than {MOST_CHANGE:.0%}")
     return 1 if worse else 0
@@ -177,7 +178,8 @@ def _measured(cluster: Cluster, services: int, conntrack: int) -> Compared:
             order = (former, None) if turn % 2 else (None, former)
             loads = {rules: _load(directors, rules) for rules in order}
             pairs.append((loads[former], loads[None]))
-            print(f"{services} services, {CONNTRACK} {conntrack}: {' and '.join(f'{QUANTITIES[0].value(load):.0f}' for load in pairs[-1])} requests per second")
+            shown = " and ".join(f"{QUANTITIES[0].value(load):.0f}" for load in pairs[-1])
+            print(f"{services} services, {CONNTRACK} {conntrack}: {shown} requests per second", file=sys.stderr)
     return Compared(services, conntrack, pairs)
 
 

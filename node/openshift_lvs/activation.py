@@ -14,7 +14,8 @@ from .description import Description, current, endpoint
 from .errors import Refused, TimedOut
 from .ipvs import Key, Lowered
 
-HEALTHY_S = 30
+HEALTHY_S, OF_SERVICE_S = 30, 1
+"""Seconds for keepalived to be healthy after a reload, and for each service more: it makes one virtual server after the other."""
 TAKEN_S = 15
 TOLD_S = 4
 """After so many seconds a director was told of connections that began since it started: the kernel sends within 2 s."""
@@ -277,7 +278,7 @@ class _Activation:
     def _stays_healthy(self, changes: bool) -> None:
         """Raise TimedOut unless keepalived is healthy, and still is when every health check has run."""
         before = self.progress.answered_before or []
-        clock.wait_for(HEALTHY_S, "a healthy keepalived", lambda: self._unhealthy(self.new, before))
+        clock.wait_for(_healthy_s(self.new), "a healthy keepalived", lambda: self._unhealthy(self.new, before))
         if before and changes and self.new.runs_keepalived:
             self._wait_until_checked(self.new, self.told_anew_s)
             clock.wait_for(5, "a healthy keepalived", lambda: self._unhealthy(self.new, before) or self._unanswered())
@@ -351,7 +352,7 @@ class _Activation:
             before = Description.read(versions.folder(self.old))
             try:
                 self._switch_to(self.old, before)
-                clock.wait_for(HEALTHY_S, "a healthy keepalived under the version before", lambda: self._unhealthy(before, None))
+                clock.wait_for(_healthy_s(before), "a healthy keepalived under the version before", lambda: self._unhealthy(before, None))
                 outcome = f"rolled back to {self.old}"
             except (Refused, OSError) as again:
                 fault = f"{fault}\n{again}"
@@ -365,6 +366,10 @@ class _Activation:
         self._raise_lowered()
         journal.note(f"version {self.version} is not healthy ({fault}); {outcome}")
         return "\n".join([fault, f"version {self.version} is not healthy; keepalived's last words:", words, outcome])
+
+
+def _healthy_s(description: Description) -> int:
+    return HEALTHY_S + OF_SERVICE_S * len(description.services)
 
 
 def running() -> bool:

@@ -9,9 +9,11 @@ import json
 import math
 import re
 import shlex
+import socket
 import subprocess
 import tarfile
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -369,10 +371,22 @@ def test_a_picture_shows_who_held_the_address_and_every_failure() -> None:
     assert all(words in drawn for words in ("a &lt;title&gt;", "holds 192.168.0.250", "master0 (7)", "failed (1 of 24)", ">event<"))
 
 
-@pytest.mark.parametrize(("booted_with", "ended"), [(b"these programs", 0), (b"others", 1)])
-def test_a_lab_that_was_booted_with_other_programs_is_booted_anew(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, booted_with: bytes, ended: int) -> None:
+@pytest.mark.parametrize(
+    ("booted_with", "counted", "instructions", "ended"),
+    [
+        (b"these programs", False, None, 0),
+        (b"others", False, None, 1),
+        (b"these programs", True, 5, 0),
+        (b"these programs", True, None, 1),
+    ],
+)
+def test_a_lab_that_was_booted_with_other_programs_or_counts_nothing_is_booted_anew(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, booted_with: bytes, counted: bool, instructions: int | None, ended: int
+) -> None:
     (tmp_path / "payload.tar").write_bytes(booted_with)
     runs, downs, begun = [True], [], []
+    monkeypatch.setattr(machine, "instructions", lambda: instructions)
+    monkeypatch.setattr(machine.kvm, "works", lambda: False)
     monkeypatch.setattr(machine, "state", lambda: tmp_path)
     monkeypatch.setattr(machine, "image", lambda cluster: tmp_path)
     monkeypatch.setattr(machine, "_payload", lambda cluster: b"these programs")
@@ -381,8 +395,25 @@ def test_a_lab_that_was_booted_with_other_programs_is_booted_anew(monkeypatch: p
     monkeypatch.setattr(machine, "_start", lambda built, payload, memory_mb, counted: begun.append(payload))
     monkeypatch.setattr(machine, "wait_for", lambda *_: None)
     monkeypatch.setattr(machine, "run", lambda *_, **__: SimpleNamespace(returncode=0))
-    machine.up()
+    machine.up(counted=counted)
     assert (len(downs), begun) == (ended, [b"these programs"] * ended)
+
+
+def test_the_machine_is_asked_for_its_instructions_at_a_socket(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(machine, "state", lambda: tmp_path)
+    assert machine.instructions() is None, "a machine that was booted without the counter"
+    with socket.socket(socket.AF_UNIX) as counter:
+        counter.bind(str(tmp_path / machine.COUNTER))
+        assert machine.instructions() is None, "a machine that has ended"
+        counter.listen()
+
+        def answer() -> None:
+            with counter.accept()[0] as caller:
+                caller.sendall(b"16929260132\n")
+
+        with ThreadPoolExecutor() as threads:
+            threads.submit(answer)
+            assert machine.instructions() == 16929260132
 
 
 @pytest.fixture
