@@ -13,7 +13,7 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +36,8 @@ CONNECTIONS = 16
 """In flight at a time: enough that both processors are always busy."""
 SECONDS = 4.0
 WARM_UP_S = 1.0
+IDLE_S = 10.0
+"""What the machine executes without any request is measured for so long."""
 PAIRS = 9
 MOST_CHANGE = 0.05
 """How much worse a median may be than before."""
@@ -56,7 +58,7 @@ class Load:
     """What one closed loop came to.
 
     Seconds of both processors of the machine, of the kernel among them, and of the process that emulates the machine; and the millions of instructions
-    that an emulated machine executed: of these, a busy host does not change the number.
+    that an emulated machine executed for the requests, whose number a busy host does not change: without those of health checks, adverts and timers.
     """
 
     requests: int
@@ -173,10 +175,11 @@ def _measured(cluster: Cluster, services: int, conntrack: int) -> Compared:
     directors = cluster.directors(cluster.vips[MASTER.vip].pool)
     pairs: list[tuple[Load, Load]] = []
     with _prepared(directors, conntrack):
+        background = _instructions_while(lambda: time.sleep(IDLE_S)) / IDLE_S
         for turn in range(PAIRS):
             # The second of two loops is not always the same one: the machine may become slower or faster.
             order = (former, None) if turn % 2 else (None, former)
-            loads = {rules: _load(directors, rules) for rules in order}
+            loads = {rules: _load(directors, rules, background) for rules in order}
             pairs.append((loads[former], loads[None]))
             shown = " and ".join(f"{QUANTITIES[0].value(load):.0f}" for load in pairs[-1])
             print(f"{services} services, {CONNTRACK} {conntrack}: {shown} requests per second", file=sys.stderr)
@@ -203,18 +206,26 @@ def _replace_rules(node: str, rules: str | None) -> None:
     machine.run("lab", "exec", node, "nft", "--file", "-" if rules else RULES_IN_FORCE, stdin=rules)
 
 
-def _load(directors: Sequence[str], rules: str | None) -> Load:
+def _load(directors: Sequence[str], rules: str | None, background: float) -> Load:
+    """A loop with these rules. `background`: millions of instructions that the machine executes per second without any request."""
     for node in directors:
         _replace_rules(node, rules)
     _closed_loop(WARM_UP_S)
-    before, counted = _emulator_seconds(), machine.instructions()
-    load = _closed_loop(SECONDS)
-    load = dataclasses.replace(load, emulator=_emulator_seconds() - before)
-    if counted is not None:
-        load = dataclasses.replace(load, instructions=((machine.instructions() or 0) - counted) / 1e6)
+    loops: list[Load] = []
+    before = _emulator_seconds()
+    executed = _instructions_while(lambda: loops.append(_closed_loop(SECONDS)))
+    load = dataclasses.replace(loops[0], emulator=_emulator_seconds() - before)
+    load = dataclasses.replace(load, instructions=executed - background * load.seconds if executed else 0.0)
     if not set(directors) <= set(load.servers):
         raise machine.MachineError(f"with {'the former rules' if rules else 'the rules in force'} only {', '.join(load.servers) or 'no server'} answered")
     return load
+
+
+def _instructions_while(act: Callable[[], object]) -> float:
+    """Millions of instructions that the machine executes meanwhile; 0 when it does not count them."""
+    before = machine.instructions()
+    act()
+    return 0.0 if before is None else ((machine.instructions() or before) - before) / 1e6
 
 
 def _closed_loop(seconds: float) -> Load:

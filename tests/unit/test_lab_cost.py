@@ -100,8 +100,10 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str | None]]:
 
     monkeypatch.setattr(machine, "run", run)
     monkeypatch.setattr(cost, "_emulator_seconds", lambda: 0.0)
-    counts = itertools.count(0, 5_000_000)
-    monkeypatch.setattr(machine, "instructions", lambda: next(counts))
+    # 80 million without a request in ten seconds, so 64 in the eight of a loop, which takes 500 more.
+    executed = itertools.cycle([0, 80_000_000, *[0, 564_000_000] * 10])
+    monkeypatch.setattr(machine, "instructions", lambda: next(executed))
+    monkeypatch.setattr("time.sleep", lambda _: None)
     monkeypatch.setattr(cost, "scripts_release", lambda: Path())
     monkeypatch.setattr(cost, "former_rules", lambda *_: "former")
     monkeypatch.setattr(cost, "PAIRS", 5)
@@ -111,7 +113,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str | None]]:
 def test_both_sets_of_rules_are_measured_in_turn_and_those_in_force_are_loaded_at_the_end(ran: list[tuple[str, str | None]]) -> None:
     compared = cost._measured(Cluster.parse(CLUSTER), 1, 1)
     assert len(compared.pairs) == cost.PAIRS
-    assert {load.instructions for pair in compared.pairs for load in pair} == {5.0}
+    assert {load.instructions for pair in compared.pairs for load in pair} == {500.0}
     loads = [stdin for words, stdin in ran if words.startswith("lab exec master0 nft --file")]
     assert loads == [cost.TRACKING, None, "former", "former", None, None, "former", "former", None, None, "former", cost.NO_TRACKING, None]
     on_master1 = [words.removeprefix("lab exec master1 sh -euc ") for words, _ in ran if words.startswith("lab exec master1 sh")]
