@@ -135,7 +135,7 @@ def test_a_packet_that_enters_with_an_own_address_as_its_source_is_dropped(direc
     send = f"{client('forge')} {source}"
     director.sh(send)
     assert "packets 0 " in director.sh("nft list chain ip other input")
-    director.sh(f"nft flush chain ip openshift_lvs untracked_in; {send}")
+    director.sh(f"nft flush chain ip openshift_lvs prerouting; {send}")
     assert "packets 1 " in director.sh("nft list chain ip other input"), "no other rule drops it"
 
 
