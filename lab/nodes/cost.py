@@ -10,10 +10,11 @@ import copy
 import dataclasses
 import itertools
 import json
+import math
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,8 +37,6 @@ CONNECTIONS = 16
 """In flight at a time: enough that both processors are always busy."""
 SECONDS = 4.0
 WARM_UP_S = 1.0
-IDLE_S = 10.0
-"""What the machine executes without any request is measured for so long."""
 PAIRS = 9
 MOST_CHANGE = 0.05
 """How much worse a median may be than before."""
@@ -58,7 +57,7 @@ class Load:
     """What one closed loop came to.
 
     Seconds of both processors of the machine, of the kernel among them, and of the process that emulates the machine; and the millions of instructions
-    that an emulated machine executed for the requests, whose number a busy host does not change: without those of health checks, adverts and timers.
+    that an emulated machine executed.
     """
 
     requests: int
@@ -88,8 +87,10 @@ QUANTITIES = (
     Quantity("processor time per request, ms", "busy", 1),
     Quantity("of it in the kernel, ms", "kernel", 0),
     Quantity("the emulator's processor time per request, ms", "emulator", 0),
-    Quantity("thousands of instructions per request", "instructions", 1),
+    Quantity("thousands of instructions per request", "instructions", 0),
 )
+INSTRUCTIONS = QUANTITIES[-1]
+EQUAL_PACE = f"{INSTRUCTIONS.name}, at the same pace"
 
 
 class Compared(NamedTuple):
@@ -108,9 +109,29 @@ class Compared(NamedTuple):
         """By how much each pair's second value differs from its first, as a share of that, in order."""
         return sorted(quantity.value(now) / quantity.value(before) - 1 for before, now in self.pairs)
 
+    def at_equal_pace(self) -> tuple[float, float, float]:
+        """Thousands of instructions per request with the former rules and with those in force, and the standard error of their difference.
+
+        Of health checks, adverts and timers, more fall on a request in a slow loop. So least squares fit a request's own instructions with either rules,
+        and a number of them per second that both have; the values are those at the median pace.
+        """
+        groups = [[(load.seconds / load.requests, INSTRUCTIONS.value(load)) for load in loads] for loads in zip(*self.pairs, strict=True)]
+        means = [tuple(statistics.fmean(column) for column in zip(*group, strict=True)) for group in groups]
+        spread = sum((x - mean[0]) ** 2 for group, mean in zip(groups, means, strict=True) for x, _ in group)
+        per_second = sum((x - mean[0]) * (y - mean[1]) for group, mean in zip(groups, means, strict=True) for x, y in group) / (spread or 1)
+        own = [mean[1] - per_second * mean[0] for mean in means]
+        left = [y - each - per_second * x for group, each in zip(groups, own, strict=True) for x, y in group]
+        variance = sum(each**2 for each in left) / max(1, len(left) - 3)
+        error = math.sqrt(variance * (2 / len(groups[0]) + (means[0][0] - means[1][0]) ** 2 / (spread or 1)))
+        pace = statistics.median(x for group in groups for x, _ in group)
+        return own[0] + per_second * pace, own[1] + per_second * pace, error
+
     def worse(self) -> list[str]:
         """The quantities whose median is worse than it may be, and failed requests, in words."""
         told = [each.name for each in self.quantities if each.bounded * statistics.median(self.changes(each)) > MOST_CHANGE]
+        if INSTRUCTIONS in self.quantities:
+            before, now, _ = self.at_equal_pace()
+            told += [EQUAL_PACE] if now > before * (1 + MOST_CHANGE) else []
         failed = sum(sum(load.failures.values()) for load in itertools.chain(*self.pairs))
         return [*told, *([f"{failed} requests failed"] if failed else [])]
 
@@ -121,6 +142,10 @@ class Compared(NamedTuple):
             changes = self.changes(quantity)
             percent = f"{statistics.median(changes):+.1%} ({changes[0]:+.1%} to {changes[-1]:+.1%})"
             yield f"| {self.services} | {self.conntrack} | {quantity.name} | {_spread(before)} | {_spread(now)} | {percent} |"
+        if INSTRUCTIONS in self.quantities:
+            first, second, error = self.at_equal_pace()
+            change = f"{second / first - 1:+.1%} (standard error {error / first:.1%})"
+            yield f"| {self.services} | {self.conntrack} | {EQUAL_PACE} | {first:.0f} | {second:.0f} | {change} |"
 
 
 def compare(services: Sequence[int]) -> int:
@@ -175,11 +200,10 @@ def _measured(cluster: Cluster, services: int, conntrack: int) -> Compared:
     directors = cluster.directors(cluster.vips[MASTER.vip].pool)
     pairs: list[tuple[Load, Load]] = []
     with _prepared(directors, conntrack):
-        background = _instructions_while(lambda: time.sleep(IDLE_S)) / IDLE_S
         for turn in range(PAIRS):
             # The second of two loops is not always the same one: the machine may become slower or faster.
             order = (former, None) if turn % 2 else (None, former)
-            loads = {rules: _load(directors, rules, background) for rules in order}
+            loads = {rules: _load(directors, rules) for rules in order}
             pairs.append((loads[former], loads[None]))
             shown = " and ".join(f"{QUANTITIES[0].value(load):.0f}" for load in pairs[-1])
             print(f"{services} services, {CONNTRACK} {conntrack}: {shown} requests per second", file=sys.stderr)
@@ -206,26 +230,18 @@ def _replace_rules(node: str, rules: str | None) -> None:
     machine.run("lab", "exec", node, "nft", "--file", "-" if rules else RULES_IN_FORCE, stdin=rules)
 
 
-def _load(directors: Sequence[str], rules: str | None, background: float) -> Load:
-    """A loop with these rules. `background`: millions of instructions that the machine executes per second without any request."""
+def _load(directors: Sequence[str], rules: str | None) -> Load:
     for node in directors:
         _replace_rules(node, rules)
     _closed_loop(WARM_UP_S)
-    loops: list[Load] = []
-    before = _emulator_seconds()
-    executed = _instructions_while(lambda: loops.append(_closed_loop(SECONDS)))
-    load = dataclasses.replace(loops[0], emulator=_emulator_seconds() - before)
-    load = dataclasses.replace(load, instructions=executed - background * load.seconds if executed else 0.0)
+    before, counted = _emulator_seconds(), machine.instructions()
+    load = _closed_loop(SECONDS)
+    load = dataclasses.replace(load, emulator=_emulator_seconds() - before)
+    if counted is not None:
+        load = dataclasses.replace(load, instructions=((machine.instructions() or counted) - counted) / 1e6)
     if not set(directors) <= set(load.servers):
         raise machine.MachineError(f"with {'the former rules' if rules else 'the rules in force'} only {', '.join(load.servers) or 'no server'} answered")
     return load
-
-
-def _instructions_while(act: Callable[[], object]) -> float:
-    """Millions of instructions that the machine executes meanwhile; 0 when it does not count them."""
-    before = machine.instructions()
-    act()
-    return 0.0 if before is None else ((machine.instructions() or before) - before) / 1e6
 
 
 def _closed_loop(seconds: float) -> Load:

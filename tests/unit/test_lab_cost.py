@@ -81,10 +81,20 @@ def test_the_table_has_the_median_and_the_spread() -> None:
     assert not any("instructions" in line for line in lines), "a machine that is not emulated counts none"
 
 
-def test_instructions_are_compared_where_they_are_counted() -> None:
-    before, more = dataclasses.replace(BEFORE, instructions=400.0), dataclasses.replace(BEFORE, instructions=424.0)
-    assert Compared(1, 0, [(before, more)] * 3).worse() == ["thousands of instructions per request"]
-    assert list(Compared(1, 0, [(before, more)]).lines())[-1].startswith("| 1 | 0 | thousands of instructions per request | ")
+def executed(requests: int, own: float) -> Load:
+    """A loop of eight seconds in which a request takes so many thousands of instructions, and the rest of the machine 40 million a second."""
+    return dataclasses.replace(BEFORE, requests=requests, instructions=own * requests / 1000 + 40 * 8)
+
+
+@pytest.mark.parametrize(("own", "worse"), [(500, []), (530, []), (590, [cost.EQUAL_PACE])])
+def test_instructions_are_compared_at_the_same_pace(own: float, worse: list[str]) -> None:
+    """The loops with the rules in force are the slow ones here, and each of their requests has more of the health checks' instructions."""
+    pairs = [(executed(now + 40, 500), executed(now, own)) for now in (700, 720, 760, 720)]
+    compared = Compared(1, 0, pairs)
+    before, now, error = compared.at_equal_pace()
+    assert now - before == pytest.approx(own - 500) and error == pytest.approx(0, abs=1e-6)
+    assert [each for each in compared.worse() if each == cost.EQUAL_PACE] == worse
+    assert list(compared.lines())[-1].startswith(f"| 1 | 0 | {cost.EQUAL_PACE} | ")
 
 
 @pytest.fixture
@@ -100,10 +110,8 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str | None]]:
 
     monkeypatch.setattr(machine, "run", run)
     monkeypatch.setattr(cost, "_emulator_seconds", lambda: 0.0)
-    # 80 million without a request in ten seconds, so 64 in the eight of a loop, which takes 500 more.
-    executed = itertools.cycle([0, 80_000_000, *[0, 564_000_000] * 10])
-    monkeypatch.setattr(machine, "instructions", lambda: next(executed))
-    monkeypatch.setattr("time.sleep", lambda _: None)
+    counts = itertools.count(0, 5_000_000)
+    monkeypatch.setattr(machine, "instructions", lambda: next(counts))
     monkeypatch.setattr(cost, "scripts_release", lambda: Path())
     monkeypatch.setattr(cost, "former_rules", lambda *_: "former")
     monkeypatch.setattr(cost, "PAIRS", 5)
@@ -113,7 +121,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str | None]]:
 def test_both_sets_of_rules_are_measured_in_turn_and_those_in_force_are_loaded_at_the_end(ran: list[tuple[str, str | None]]) -> None:
     compared = cost._measured(Cluster.parse(CLUSTER), 1, 1)
     assert len(compared.pairs) == cost.PAIRS
-    assert {load.instructions for pair in compared.pairs for load in pair} == {500.0}
+    assert {load.instructions for pair in compared.pairs for load in pair} == {5.0}
     loads = [stdin for words, stdin in ran if words.startswith("lab exec master0 nft --file")]
     assert loads == [cost.TRACKING, None, "former", "former", None, None, "former", "former", None, None, "former", cost.NO_TRACKING, None]
     on_master1 = [words.removeprefix("lab exec master1 sh -euc ") for words, _ in ran if words.startswith("lab exec master1 sh")]
