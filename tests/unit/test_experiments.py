@@ -23,6 +23,7 @@ import pytest
 
 from components import keepalived
 from components.configuration import Cluster
+from lab.cloud import kvm
 from lab.nodes import kube, machine, picture, probe, runner, stack
 from lab.nodes.experiments import EXPERIMENTS, bounds, changes, neighbours, repairs
 from lab.nodes.experiments.changes import CHANGES
@@ -386,7 +387,7 @@ def test_a_lab_that_was_booted_with_other_programs_or_counts_nothing_is_booted_a
     (tmp_path / "payload.tar").write_bytes(booted_with)
     runs, downs, begun = [True], [], []
     monkeypatch.setattr(machine, "instructions", lambda: instructions)
-    monkeypatch.setattr(machine.kvm, "works", lambda: False)
+    monkeypatch.setattr(kvm, "works", lambda: False)
     monkeypatch.setattr(machine, "state", lambda: tmp_path)
     monkeypatch.setattr(machine, "image", lambda cluster: tmp_path)
     monkeypatch.setattr(machine, "_payload", lambda cluster: b"these programs")
