@@ -1,4 +1,4 @@
-"""A sign of life for whoever waits at a terminal longer than two seconds."""
+"""A command that takes longer than two seconds says so on the terminal."""
 
 from __future__ import annotations
 

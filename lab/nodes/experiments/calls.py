@@ -72,6 +72,11 @@ def on(which: Callable[[Scene], str], script: str) -> Callable[[Scene], None]:
     return lambda scene: scene.on(which(scene), script)
 
 
+def pod_on(which: Callable[[Scene], str]) -> Callable[[Scene], str]:
+    """The pod on a node."""
+    return lambda scene: f"{which(scene)}{POD}"
+
+
 def drained(verb: str, which: Callable[[Scene], str]) -> Callable[[Scene], None]:
     """drain or undrain a node by the operator's command."""
 
@@ -89,16 +94,16 @@ def in_every_state(name: str, which: Callable[[Scene], str], kind: str = "", *, 
     """
     calls, server, back, planned = (kind or of_its_own for of_its_own in ("calls", "server", "server back", "planned"))
 
-    def of_pod(scene: Scene) -> str:
-        return f"{which(scene)}{POD}"
-
     def lost(scene: Scene) -> Bound:
         return bounds.server_lost(scene)._replace(may_lose_streams_of=which(scene))
 
     def down(scene: Scene) -> dict[str, int]:
         return scene.live(which(scene))
 
-    pods = (asks(f"{name}: its pod calls the VIP", of_pod, kind=calls), asks(f"{name}: its pod calls the VIP, its server stopped", of_pod, which, calls))
+    pods = (
+        asks(f"{name}: its pod calls the VIP", pod_on(which), kind=calls),
+        asks(f"{name}: its pod calls the VIP, its server stopped", pod_on(which), which, calls),
+    )
     return (
         *pods[: int(pod)],
         Step(f"{name}: its server is stopped", server, on(which, f"systemctl stop {server_units}"), lost, down),
@@ -147,16 +152,13 @@ def _new(name: str, join: Change) -> Experiment:
         scene.on("master2", "systemctl stop lab-workload")
         scene.deploy(join)
 
-    def of_pod(_: Scene) -> str:
-        return f"master2{POD}"
-
     return Experiment(
         MASTER,
         (
             Step(f"{name} joins, its server not installed", "change", joins, bounds.reported, lambda scene: scene.live("master2")),
             asks(f"{name} calls the VIP, its server not installed", master2, master2),
             Step(f"{name}: a pod is made", "calls", on(master2, make_pod(MASTER.version)), bounds.nothing_lost, lambda scene: scene.live("master2")),
-            asks(f"{name}: its pod calls the VIP, its server not installed", of_pod, master2),
+            asks(f"{name}: its pod calls the VIP, its server not installed", pod_on(master2), master2),
             Step(f"{name}: its server is installed", "server back", on(master2, "systemctl start lab-workload"), bounds.server_back),
             asks(f"{name} calls the VIP, its server installed", master2),
             Step(f"{name}: the pod is removed", "calls", on(master2, no_pod(MASTER.version)), bounds.nothing_lost),

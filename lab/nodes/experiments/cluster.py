@@ -14,7 +14,7 @@ from typing import Any
 
 from lab.nodes import machine, probe, stack
 from lab.nodes.experiments import bounds
-from lab.nodes.experiments.calls import asks, drained, in_every_state, master2, weightless
+from lab.nodes.experiments.calls import asks, drained, in_every_state, master2, pod_on, weightless
 from lab.nodes.experiments.repairs import FORGOTTEN
 from lab.nodes.experiments.scene import (
     Bound,
@@ -26,12 +26,13 @@ from lab.nodes.experiments.scene import (
     on_backup,
     on_owner,
     owner_off,
+    owner_out,
     switch,
     two_directors,
     verified,
 )
 from lab.nodes.experiments.updates import refused, two_seconds
-from lab.nodes.probe import INFRA, MASTER, POD, Target
+from lab.nodes.probe import INFRA, MASTER, Target
 from lab.phases import wait_for
 
 KIND = "cluster"
@@ -48,6 +49,7 @@ READY_S = 300
 LONG_PORTS = (22623, 40000)
 """Bit 14 of the one, and bit 15 of the other, is one that kube-proxy gives a meaning in marks."""
 RARE_S = 5.0
+"""Seconds between two health checks of one server, with seven services."""
 CONNECTIONS = 400
 HOST, LOGIN = "app.apps.example.org", "login.apps.example.org"
 ROUTED = INFRA._replace(host=HOST)
@@ -203,7 +205,7 @@ def _marks(name: str, rules: str, bits: str = "") -> Experiment:
         *(_asked(f"marks of {name}: UDP {port}", port, udp=True, evidence=unseen) for port in (8443, *LONG_PORTS)),
         asks(f"marks of {name}: a backup calls the VIP", _backup, kind=KIND),
         _step(f"marks of {name}: a pod is made", _command("pod", _backup)),
-        asks(f"marks of {name}: a pod calls the VIP", lambda scene: f"{scene.backup}{POD}", kind=KIND),
+        asks(f"marks of {name}: a pod calls the VIP", pod_on(_backup), kind=KIND),
         _step(f"marks of {name}: the pod is removed", _command("no-pod", _backup), evidence=unseen),
         _step(f"marks of {name}: its rules end", _on_masters("cluster no-marks NODE")),
         arrange=_more_services,
@@ -248,18 +250,12 @@ def _everything() -> Experiment:
     """kube-proxy on every master, a pod on a backup, and what happens to directors meanwhile."""
     name = "kube-proxy (ipvs) on every master"
 
-    def of_pod(scene: Scene) -> str:
-        return f"{scene.backup}{POD}"
-
-    def owner_drained(scene: Scene) -> dict[str, int]:
-        return scene.live(scene.owner)
-
     return _experiment(
         MASTER,
         _step(f"{name}: a pod is made", _command("pod", _backup)),
-        asks(f"{name}: a pod calls the VIP", of_pod, kind=KIND),
-        _step(f"{name}: the owner is drained", drained("drain", _owner), live=owner_drained),
-        asks(f"{name}: a pod calls the VIP, the owner drained", of_pod, _owner, KIND),
+        asks(f"{name}: a pod calls the VIP", pod_on(_backup), kind=KIND),
+        _step(f"{name}: the owner is drained", drained("drain", _owner), live=owner_out),
+        asks(f"{name}: a pod calls the VIP, the owner drained", pod_on(_backup), _owner, KIND),
         _step(f"{name}: the owner is returned", drained("undrain", _owner)),
         _step(f"{name}: keepalived restarts on the owner", on_owner("systemctl restart keepalived")),
         _step(f"{name}: the owner is isolated", switch("wire", "out"), bounds.node_lost, live=owner_off),
@@ -292,7 +288,7 @@ def _tracked(conntrack: int, *, firewalld: bool) -> Experiment:
         _step(f"{name}: a pod is made", _command("pod", _backup)),
         *in_every_state(f"{name}, a backup", _backup, KIND, server_units="lab-workload lab-ports"),
         asks(f"{name}, a backup: it calls {LONG_PORTS[0]}", _backup, kind=KIND, port=LONG_PORTS[0]),
-        asks(f"{name}, a backup: its pod calls {LONG_PORTS[0]}", lambda scene: f"{scene.backup}{POD}", kind=KIND, port=LONG_PORTS[0]),
+        asks(f"{name}, a backup: its pod calls {LONG_PORTS[0]}", pod_on(_backup), kind=KIND, port=LONG_PORTS[0]),
         _step(f"{name}: the pod is removed", _command("no-pod", _backup)),
         *([_step(f"{name}: firewalld reloads on the owner", on_owner("firewall-cmd --reload"), _repaired)] if firewalld else []),
         arrange=_bootstrap_port,

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from lab.nodes import probe, stack
 from lab.nodes.experiments import bounds
-from lab.nodes.experiments.scene import LVS, Bound, Change, Description, Experiment, Scene, Step, backup_out, on_backup, on_owner, service
+from lab.nodes.experiments.scene import LVS, Bound, Change, Description, Experiment, Scene, Step, backup_out, on_backup, on_owner, owner_out, service
 from lab.nodes.probe import INFRA, MASTER, Target
 
 PACKAGE = "DEBIAN_FRONTEND=noninteractive dpkg --install /usr/local/share/lab/keepalived_*.deb"
@@ -43,10 +43,6 @@ def _operated(verb: str, *arguments: str) -> Callable[[Scene], None]:
     return act
 
 
-def _owner_drained(scene: Scene) -> dict[str, int]:
-    return scene.live(scene.owner)
-
-
 PLANNED = [
     _planned(
         MASTER,
@@ -79,8 +75,8 @@ PLANNED = [
     Experiment(
         MASTER,
         (
-            Step("operations drain", "planned", _operated("drain", "--deadline", "3"), bounds.nothing_lost, _owner_drained),
-            Step("the drained node rebooted", "planned", lambda scene: scene.do("lab", "reboot", scene.owner), bounds.nothing_lost, _owner_drained),
+            Step("operations drain", "planned", _operated("drain", "--deadline", "3"), bounds.nothing_lost, owner_out),
+            Step("the drained node rebooted", "planned", lambda scene: scene.do("lab", "reboot", scene.owner), bounds.nothing_lost, owner_out),
             Step("operations undrain", "planned", _operated("undrain"), bounds.nothing_lost),
         ),
     ),

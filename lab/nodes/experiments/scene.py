@@ -210,6 +210,11 @@ def owner_off(scene: Scene) -> dict[str, int]:
     return scene.live(off=scene.owner)
 
 
+def owner_out(scene: Scene) -> dict[str, int]:
+    """The tables when the owner gets no connections."""
+    return scene.live(scene.owner)
+
+
 def backup_out(scene: Scene) -> dict[str, int]:
     """The tables when the backup gets no connections."""
     return scene.live(scene.backup)
