@@ -136,6 +136,22 @@ max_client_requests = 50
 max_workers = 20
 keepalive_interval = -1
 END
+# libvirt sets a tap up, and Open vSwitch in user space makes it promiscuous. Each reads all flags and writes them back, at about the same time: when Open
+# vSwitch writes last, the tap is down again and its server cut off. So it is set up once more when both are done.
+mkdir -p /etc/libvirt/hooks
+cat > /etc/libvirt/hooks/qemu <<'END'
+#!/bin/sh
+set -eu
+[ "$2" = started ] || exit 0
+for tap in $(grep -o "<target dev='tap[^']*" | cut -d "'" -f 2); do
+    timeout 30 sh -c 'until ip -o link show "$0" | grep -q PROMISC; do sleep 0.1; done' "$tap" || {
+        echo "waited 30 s for Open vSwitch to take $tap: $(ip -o link show "$tap")" >&2
+        exit 1
+    }
+    ip link set "$tap" up
+done
+END
+chmod 755 /etc/libvirt/hooks/qemu
 exec libvirtd -p /run/libvirt/libvirtd.pid
 """
 
