@@ -23,7 +23,7 @@ PROGRAM = ROOT / "node"
 """What every host receives unchanged."""
 CURRENT = "/etc/keepalived/current"
 """Where a node finds the version in force: a symbolic link that is swapped in one step."""
-_DELIVERED = ("openshift-lvs", "witness", "openshift_lvs/*.py", "systemd/**/*")
+_DELIVERED = ("openshift-lvs", "openshift_lvs/*.py", "systemd/**/*")
 """The program's files. `install` is run from its text instead."""
 _FAMILIES = {
     4: {"ip": "ip", "address": "ipv4_addr", "protocol": "ip protocol", "icmp": "icmp", "header": 20, "next_header": 9},
@@ -61,7 +61,6 @@ def render(cluster: Cluster, host: str, root: Path = ROOT) -> tuple[File, ...]:
         "interface": node.interface,
         "is_director": is_director,
         "keepalived": cluster.keepalived.model_dump(mode="json"),
-        "poor_view_weight": POOR_VIEW_WEIGHT,
         "witnesses": cluster.witnesses(node.pool_name) if is_director else (),
         "vips": [_vip(cluster, node, name, vip) for name, vip in vips.items()],
         "modules": _modules(vips),

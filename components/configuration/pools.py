@@ -166,7 +166,7 @@ class Pool(Model):
     """Addresses outside the pool. A director connects to them to find out whether it is cut off from the network. It asks one each second; any answer
     counts, also a refusal. If not set: in a pool of two hosts, the servers of the other pools, because neither of two directors can tell by itself; in
     other pools, none. A witness must be reachable through `interface`. It must fail independently of these hosts, so do not choose one on the same
-    hypervisor. If other pools are not enough, name the gateway or a name server. `[]`: none. keepalived: `vrrp_script`.
+    hypervisor. If other pools are not enough, name the gateway or a name server. `[]`: none. keepalived: `track_file`.
     """
     connections_max: int = Field(1_000_000, ge=10_000, le=100_000_000)
     """Entries of the IPVS table of a director from which packets without a handshake create no more of them, until a quarter of them is gone. A sender

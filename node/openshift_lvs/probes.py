@@ -11,6 +11,7 @@ import socket
 from . import clock, programs
 from .errors import TimedOut
 from .record import Record, replace
+from .witness import ANSWERED, connect
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ ANSWER_S = 3.0
 """Seconds for one connection or one answer."""
 WITNESS_S = 1.0
 """Seconds for all witnesses together to take or refuse a connection."""
-_ANSWERED = (0, errno.ECONNREFUSED)
 ARP_S = 2
 ARP_TABLE = "openshift_lvs_answers"
 _DISCARD_PORT = 9
@@ -127,20 +127,17 @@ def reached(witnesses: tuple[str, ...]) -> dict[str, bool]:
     found = dict.fromkeys(witnesses, False)
     selector = selectors.DefaultSelector()
     for witness in witnesses:
-        address, _, port = witness.rpartition(":")
-        family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        connection = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        status = connection.connect_ex((address.strip("[]"), int(port)))
+        connection, status = connect(witness)
         if status == errno.EINPROGRESS:
             selector.register(connection, selectors.EVENT_WRITE, witness)
         else:
-            found[witness] = status in _ANSWERED
+            found[witness] = status in ANSWERED
             connection.close()
     deadline = clock.now() + WITNESS_S
     while selector.get_map() and (left := deadline - clock.now()) > 0:
         for key, _ in selector.select(left):
             connection = key.fileobj  # type: ignore[assignment]
-            found[key.data] = connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) in _ANSWERED
+            found[key.data] = connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) in ANSWERED
             selector.unregister(connection)
             connection.close()
     for key in list(selector.get_map().values()):

@@ -30,6 +30,8 @@ FILE
     keepalived, status; gone, `start` writes it
 /run/openshift-lvs/view-VIP
     weight on the VRRP priority for services without quorum; start, quorum, recount; keepalived, status; gone, `start` writes it
+/run/openshift-lvs/cut-off
+    weight on the VRRP priorities: 0, or less while no witness answers; start, watch; keepalived; gone, `start` writes it
 /run/openshift-lvs/quorum/VIP/SERVICE
     0, or the weight of a poor view; start, quorum, recount; quorum, recount; gone, `start` writes it
 /run/openshift-lvs/activation.json
@@ -52,8 +54,6 @@ FILE
     the command that changes versions, or that counts quorums; lock; lock; gone
 /run/openshift-lvs/test-packets.lock
     the command that sends itself test packets; lock; lock; gone
-/run/openshift-lvs/witness
-    number of the witness that answered last; witness; witness; gone
 
 /run/openshift-lvs belongs to root and has mode 0700, so that no other user can hold a lock in it.
 """
@@ -75,6 +75,7 @@ UNITS = "/etc/systemd/system"
 RUN = "/run/openshift-lvs"
 LOCK = f"{RUN}/lock"
 QUORUM = f"{RUN}/quorum"
+CUT_OFF = f"{RUN}/cut-off"
 ACTIVATION = f"{RUN}/activation.json"
 UNITS_TOLD = f"{RUN}/units"
 OWN_CALLS = f"{RUN}/own-calls"

@@ -180,6 +180,8 @@ def start(description: Description, missing_only: bool = False) -> None:
     """Write the files that the instances track, before keepalived reads them. With `missing_only` existing ones stay as they are."""
     state.prepare_run()
     belief.prepare()
+    if not os.path.exists(state.CUT_OFF):
+        state.write(state.CUT_OFF, "0\n")
     for instance in description.instances:
         if not missing_only or not os.path.exists(state.drain_file(instance)):
             stand_by([instance])
@@ -198,10 +200,10 @@ def start(description: Description, missing_only: bool = False) -> None:
 def track_files_exist(description: Description) -> None:
     """Make the files that keepalived's configuration test looks for, and change none."""
     state.prepare_run()
-    for instance in description.instances:
-        for path in (state.drain_file(instance), state.view_file(instance)):
-            if not os.path.exists(path):
-                state.write(path, "0\n")
+    files = [path for instance in description.instances for path in (state.drain_file(instance), state.view_file(instance))]
+    for path in (*files, state.CUT_OFF):
+        if not os.path.exists(path):
+            state.write(path, "0\n")
 
 
 def recount(description: Description) -> None:

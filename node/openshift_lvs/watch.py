@@ -1,4 +1,4 @@
-"""The resident process: it repairs what other programs change, lets services fail open, and keeps this node's own calls on live servers.
+"""The resident process: it repairs what other programs change, lets services fail open, keeps this node's own calls on live servers, and asks witnesses.
 
 It sleeps until keepalived writes a verdict, the kernel tells of a change, or a second has passed. In a second in which nothing happens it reads some
 files of /proc, and starts no process. The kernel does not tell of changes of its IPVS table, so the table's length is read more often. While another
@@ -23,6 +23,7 @@ from .errors import Refused, TimedOut
 from .kernel_events import AddressEvents, RuleEvents
 from .lock import Changes
 from .record import Record
+from .witness import Witnesses
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -419,7 +420,7 @@ def watch() -> None:
     state.prepare_run()
     pipe = beliefs.open_pipe()
     addresses, rules = AddressEvents(), RuleEvents(host.TABLE, own_calls.TABLE)
-    watched = Watch()
+    watched, witnesses = Watch(), Witnesses()
     if not watched.read_version():
         return
     watched.read_belief()
@@ -446,6 +447,8 @@ def watch() -> None:
         if now < due and not watched.became_shorter():
             continue
         looked = now
+        # Also while a version changes.
+        witnesses.look(watched.description)
         if not watched.read_version():
             if _lock_is_free():
                 return

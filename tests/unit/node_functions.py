@@ -28,6 +28,7 @@ _STATE = (
     "BASE",
     "VERSIONS",
     "CURRENT",
+    "CUT_OFF",
     "PROVEN",
     "DRAINED",
     "OWNERSHIP",

@@ -369,7 +369,7 @@ def test_both_instances_of_a_vip_are_in_one_group_that_tracks_for_them() -> None
         "        drain_master weight 1",
         "        view_master weight 1",
         "        view_master-v6 weight 1",
-        "        witness weight -200",
+        "        cut_off weight 1",
     ]
     for name in ("master", "master-v6"):
         # keepalived ignores a weight of an instance in a group.

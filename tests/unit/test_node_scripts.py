@@ -110,8 +110,7 @@ def serving() -> Iterator[Node]:
 
 def test_shellcheck_has_nothing_to_say() -> None:
     stubs = sorted((Path(__file__).parent / "stubs").iterdir())
-    shell = [keepalived.PROGRAM / "install", keepalived.PROGRAM / "witness"]
-    done = subprocess.run([Path(sys.executable).parent / "shellcheck", *shell, *stubs], capture_output=True, text=True, check=False)
+    done = subprocess.run([Path(sys.executable).parent / "shellcheck", keepalived.PROGRAM / "install", *stubs], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "")
 
 
@@ -1312,16 +1311,6 @@ def test_a_director_that_starts_unchecked_starts_with_a_poor_view(fresh: Node) -
     fresh.write("/stub/dead", "".join(f"{new} 192.168.0.{last}\n" for last in (2, 3, 4)))
     fresh.succeeds("activate", new)
     assert fresh.read("/run/openshift-lvs/view-master") == "-100\n"
-
-
-def test_the_witness_that_answered_last_is_asked_and_after_a_failure_the_next_one(serving: Node) -> None:
-    nowhere, refused = "192.0.2.1:22", "127.0.0.1:1"
-    done = serving.run(f"{PROGRAM}/witness", nowhere, refused)
-    assert done.returncode == 1
-    assert "Network is unreachable" in done.stdout
-    assert "refused" in serving.run(f"{PROGRAM}/witness", nowhere, refused).stdout
-    assert "refused" in serving.run(f"{PROGRAM}/witness", nowhere, refused).stdout
-    assert serving.run(f"{PROGRAM}/witness", nowhere).returncode == 1
 
 
 def test_facts_tell_which_witnesses_are_reached_a_refusal_counts(serving: Node) -> None:

@@ -204,7 +204,7 @@ def test_a_start_writes_every_tracked_file(system: System) -> None:
     Path(state.QUORUM, "master").mkdir()
     Path(state.QUORUM, "master", "former").write_text("-100\n")
     vrrp.start(said)
-    assert files() == {"drain-master": "0", "view-master": "-50", "quorum/master/master-8443": "0", "quorum/master/master-53": "-100"}
+    assert files() == {"cut-off": "0", "drain-master": "0", "view-master": "-50", "quorum/master/master-8443": "0", "quorum/master/master-53": "-100"}
 
 
 def test_a_start_ends_what_a_killed_keepalived_left_and_a_change_does_not(system: System) -> None:

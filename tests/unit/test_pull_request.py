@@ -739,7 +739,7 @@ def test_a_check_script_that_goes_with_its_stack_is_configuration(repository: Pa
     assert scope(repository, "main") == "program=false\n"
 
 
-@pytest.mark.parametrize("script", ["components/configuration/vips.py", "node/witness", ".github/scripts/scope", "Makefile"])
+@pytest.mark.parametrize("script", ["components/configuration/vips.py", "node/install", ".github/scripts/scope", "Makefile"])
 def test_a_file_of_the_program_stays_one_when_a_stack_names_it_as_a_check(repository: Path, script: str) -> None:
     commit(repository, {"Pulumi.prod.yaml": named_check(script), script: "# more"})
     assert scope(repository, "main") == "program=true\n"
@@ -747,7 +747,7 @@ def test_a_file_of_the_program_stays_one_when_a_stack_names_it_as_a_check(reposi
 
 def test_a_file_of_the_program_that_becomes_a_check_script_is_missed(repository: Path) -> None:
     (repository / "checks").mkdir()
-    git(repository, "mv", "node/witness", "checks/api")
+    git(repository, "mv", "node/install", "checks/api")
     commit(repository, {"Pulumi.prod.yaml": named_check("checks/api")})
     assert scope(repository, "main") == "program=true\n"
 
