@@ -180,7 +180,7 @@ def start(description: Description, missing_only: bool = False) -> None:
     """Write the files that the instances track, before keepalived reads them. With `missing_only` existing ones stay as they are."""
     state.prepare_run()
     belief.prepare()
-    if not os.path.exists(state.CUT_OFF):
+    if description.witnesses and not os.path.exists(state.CUT_OFF):
         state.write(state.CUT_OFF, "0\n")
     for instance in description.instances:
         if not missing_only or not os.path.exists(state.drain_file(instance)):
@@ -201,7 +201,7 @@ def track_files_exist(description: Description) -> None:
     """Make the files that keepalived's configuration test looks for, and change none."""
     state.prepare_run()
     files = [path for instance in description.instances for path in (state.drain_file(instance), state.view_file(instance))]
-    for path in (*files, state.CUT_OFF):
+    for path in (*files, state.CUT_OFF) if description.witnesses else files:
         if not os.path.exists(path):
             state.write(path, "0\n")
 
@@ -260,6 +260,8 @@ def tidy(description: Description) -> None:
     for address in state.drained() - named:
         os.unlink(f"{state.DRAINED}/{address}")
         journal.note(f"{address}: no longer drained, since the version in force does not name it")
+    if not description.witnesses and os.path.exists(state.CUT_OFF):
+        os.unlink(state.CUT_OFF)
     for name in state.names(state.RUN):
         kind, _, instance = name.partition("-")
         gone = kind in ("drain", "view") and instance not in description.instances

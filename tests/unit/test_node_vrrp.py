@@ -204,7 +204,7 @@ def test_a_start_writes_every_tracked_file(system: System) -> None:
     Path(state.QUORUM, "master").mkdir()
     Path(state.QUORUM, "master", "former").write_text("-100\n")
     vrrp.start(said)
-    assert files() == {"cut-off": "0", "drain-master": "0", "view-master": "-50", "quorum/master/master-8443": "0", "quorum/master/master-53": "-100"}
+    assert files() == {"drain-master": "0", "view-master": "-50", "quorum/master/master-8443": "0", "quorum/master/master-53": "-100"}
 
 
 def test_a_start_ends_what_a_killed_keepalived_left_and_a_change_does_not(system: System) -> None:
@@ -215,6 +215,21 @@ def test_a_start_ends_what_a_killed_keepalived_left_and_a_change_does_not(system
     assert files() == {"drain-master": "-50", "view-master": "-100", "quorum/master/master-8443": "-100"}
     vrrp.start(description())
     assert files() == {"drain-master": "0", "view-master": "0", "quorum/master/master-8443": "0"}
+
+
+def test_a_director_with_witnesses_tracks_whether_it_is_cut_off(system: System) -> None:
+    asking = replace(description(), witnesses=("192.168.0.1:53",))
+    vrrp.track_files_exist(asking)
+    assert files()["cut-off"] == "0"
+    Path(state.CUT_OFF).write_text("-200\n")
+    vrrp.start(asking)
+    assert files()["cut-off"] == "-200", "the resident process ends it when a witness answers"
+    vrrp.tidy(asking)
+    assert files()["cut-off"] == "-200"
+    vrrp.tidy(description())
+    assert "cut-off" not in files()
+    vrrp.start(asking)
+    assert files()["cut-off"] == "0"
 
 
 def test_a_drained_director_starts_without_vips(system: System) -> None:
