@@ -67,8 +67,8 @@ test-faults: engine ## every fault and change, RUNS times each (3, crashes 10); 
 	RUNS=$(RUNS) WITHIN=$(WITHIN) SLACK_S=$(SLACK_S) $(PYTHON) -m pytest tests/dataplane -m "$(FAULTS)" -v --capture=no --durations=0
 
 .PHONY: test-cloud
-test-cloud: engine ## make up and everything after it, against a real OpenStack; without what takes minutes each
-	$(PYTHON) -m pytest tests/cloud -m "not long" -v --capture=no --durations=0
+test-cloud: engine ## make up and everything after it, against a real OpenStack; without what takes minutes each; WITHIN: minutes
+	WITHIN=$(WITHIN) $(PYTHON) -m pytest tests/cloud -m "not long" -v --capture=no --durations=0
 
 .PHONY: test-cloud-all
 test-cloud-all: engine ## the same, with all of it

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, NamedTuple
 
 from components.configuration.model import endpoint
@@ -24,19 +25,21 @@ class Answers(NamedTuple):
 
 
 def ask(outputs: dict[str, Any], note: Callable[[str], None]) -> Iterator[Answers]:
-    """REQUESTS requests to every service of every endpoint: from the tenant's network, and from the external one by floating IP or IPv6."""
-    for vip in outputs["endpoints"].values():
-        for service in vip["services"]:
-            port = int(_port(service).split("/")[0])
-            # IPv6 is routed as it is.
-            outside = vip["address"] if ":" in vip["address"] else vip["floating_ip"]
-            sources: list[tuple[Literal["bastion", "external"], str | None]] = [("bastion", vip["address"]), ("external", outside)]
-            for source, address in sources:
-                if address:
-                    target = endpoint(address, port)
-                    note(f"{source} asks {target}")
-                    answer = cloud.client(source, address, port, REQUESTS, timeout_s=2)
-                    yield Answers(source, target, answer["sent"], answer["failed"], answer["answers"], answer["errors"])
+    """REQUESTS requests to every service of every endpoint: from the tenant's network, and at once from the external one by floating IP or IPv6."""
+    with ThreadPoolExecutor() as both:
+        for vip in outputs["endpoints"].values():
+            for service in vip["services"]:
+                port = int(_port(service).split("/")[0])
+                # IPv6 is routed as it is.
+                outside = vip["address"] if ":" in vip["address"] else vip["floating_ip"]
+                note(f"{endpoint(vip['address'], port)} is asked")
+                asked = [both.submit(_asked, "bastion", vip["address"], port), *([both.submit(_asked, "external", outside, port)] if outside else [])]
+                yield from (each.result() for each in asked)
+
+
+def _asked(source: Literal["bastion", "external"], address: str, port: int) -> Answers:
+    answer = cloud.client(source, address, port, REQUESTS, timeout_s=2)
+    return Answers(source, endpoint(address, port), answer["sent"], answer["failed"], answer["answers"], answer["errors"])
 
 
 def _port(service: str) -> str:
