@@ -10,7 +10,7 @@ from components.configuration.model import endpoint
 from lab import cloud
 from operations.status import table
 
-REQUESTS = 100
+REQUESTS = 60
 
 
 class Answers(NamedTuple):

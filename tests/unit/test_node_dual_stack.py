@@ -15,7 +15,7 @@ from lab.phases import wait_for
 from node.openshift_lvs import belief, ipvs, own_calls, unbalanced
 from node.openshift_lvs.description import Description
 from tests.unit.node_functions import System
-from tests.unit.node_root import PROGRAM, Node, node
+from tests.unit.node_root import Node, node
 from tests.unit.test_cluster import REMOVED
 from tests.unit.test_dual_stack import alone, written
 
