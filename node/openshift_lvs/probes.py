@@ -9,9 +9,9 @@ import selectors
 import socket
 
 from . import clock, programs
+from .connections import ANSWERED, begin, split
 from .errors import TimedOut
 from .record import Record, replace
-from .witness import ANSWERED, connect
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -64,12 +64,6 @@ class Target(Record):
         return f"GET {self.path} HTTP/{version}\r\nUser-Agent: KeepAliveClient\r\n{close}Host: {self.host}\r\n\r\n".encode()
 
 
-def split(at: str) -> tuple[str, int]:
-    """Address and port of `ADDRESS:PORT` or `[ADDRESS]:PORT`."""
-    address, _, port = at.rpartition(":")
-    return address.strip("[]"), int(port)
-
-
 def targets(words: list[str]) -> list[Target]:
     """The targets on a command line: `ADDRESS:PORT`, each with its own `path=`, `host=`, `status=` and `protocol=`."""
     found: list[Target] = []
@@ -104,14 +98,12 @@ def _connect(count: int, at: str) -> list[int]:
 
     None is waited for longer than ANSWER_S. The holder's IPVS table shows where they went.
     """
-    address, port = split(at)
     ports = []
     with contextlib.ExitStack() as stack:
         selector = stack.enter_context(selectors.DefaultSelector())
         for _ in range(count):
-            connection = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+            connection, _ = begin(at)
             stack.callback(connection.close)
-            connection.connect_ex((address, port))
             ports.append(connection.getsockname()[1])
             selector.register(connection, selectors.EVENT_WRITE)
         deadline = clock.now() + ANSWER_S
@@ -127,7 +119,7 @@ def reached(witnesses: tuple[str, ...]) -> dict[str, bool]:
     found = dict.fromkeys(witnesses, False)
     selector = selectors.DefaultSelector()
     for witness in witnesses:
-        connection, status = connect(witness)
+        connection, status = begin(witness)
         if status == errno.EINPROGRESS:
             selector.register(connection, selectors.EVENT_WRITE, witness)
         else:

@@ -10,7 +10,7 @@ import errno
 import select
 import socket
 
-from . import clock, journal, state
+from . import clock, connections, journal, state
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,15 +22,6 @@ FALL = 2
 """Silences in a row until the director counts as cut off."""
 RISE = 3
 """Answers in a row until it does not any more: it must first hear which director holds the VIP."""
-ANSWERED = (0, errno.ECONNREFUSED)
-"""Results of connect(2): a host that refuses is there as well."""
-
-
-def connect(witness: str) -> tuple[socket.socket, int]:
-    """Begin a connection to `ADDRESS:PORT` or `[ADDRESS]:PORT`, and the result of connect(2) so far."""
-    address, _, port = witness.rpartition(":")
-    connection = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-    return connection, connection.connect_ex((address.strip("[]"), int(port)))
 
 
 class Witnesses:
@@ -60,14 +51,14 @@ class Witnesses:
             return
         if asked is not None:
             self._take(answered, description)
-        self._asked, self._result = connect(description.witnesses[self._turn % len(description.witnesses)])
+        self._asked, self._result = connections.begin(description.witnesses[self._turn % len(description.witnesses)])
 
     def _answered(self, asked: socket.socket) -> bool:
         if self._result != errno.EINPROGRESS:
-            return self._result in ANSWERED
+            return self._result in connections.ANSWERED
         poll = select.poll()
         poll.register(asked, select.POLLOUT)
-        return bool(poll.poll(0)) and asked.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) in ANSWERED
+        return bool(poll.poll(0)) and asked.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) in connections.ANSWERED
 
     def _take(self, answered: bool, description: Description) -> None:
         if not answered:

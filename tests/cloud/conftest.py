@@ -22,11 +22,8 @@ import yaml
 
 from lab import cloud, local
 from lab.stack import CLUSTER, PROJECT
+from tests.within import NO_LATER, WITHIN, turned
 
-WITHIN = os.environ.get("WITHIN")
-NO_LATER = time.monotonic() + 60 * float(WITHIN or "inf")
-TURNING = ["test_moves", "test_neighbours", "test_outside"]
-"""These need nothing of each other, and another one is first at every commit when the time is limited."""
 ORDER = (
     # An empty project.
     "test_preflight",
@@ -35,7 +32,8 @@ ORDER = (
     "test_open_network",
     # The example cluster.
     "test_cluster",
-    *TURNING,
+    # These need nothing of each other.
+    *turned(["test_moves", "test_neighbours", "test_outside"]),
     "test_removal",
 )
 THE_END = "test_make_down_leaves_no_process_namespace_or_interface"
@@ -43,17 +41,7 @@ THE_END = "test_make_down_leaves_no_process_namespace_or_interface"
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """In this order of the files: later tests change the cluster that earlier ones looked at."""
-    commit = 0
-    if WITHIN:
-        commit = int(subprocess.run(["git", "rev-parse", "HEAD"], cwd=PROJECT, capture_output=True, text=True, check=True).stdout, 16)
-
-    def place(item: pytest.Item) -> tuple[int, int]:
-        at = ORDER.index(item.path.stem)
-        if item.path.stem not in TURNING:
-            return at, 0
-        return ORDER.index(TURNING[0]), (TURNING.index(item.path.stem) + commit) % len(TURNING)
-
-    items.sort(key=place)
+    items.sort(key=lambda item: ORDER.index(item.path.stem))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

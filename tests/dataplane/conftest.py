@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 from collections.abc import Iterator
 
 import pytest
 
 from lab.nodes import machine, runner, stack
 from lab.phases import Phases
-from lab.stack import PROJECT
+from tests.within import turned
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -27,14 +25,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     plain = [item for item in items if not item.get_closest_marker("cluster")]
     quick = [item for item in plain if not item.get_closest_marker("deployed")]
     rest = sorted((item for item in plain if item.get_closest_marker("deployed")), key=arranged)
-    commit = 0
-    if os.environ.get("WITHIN"):
-        commit = int(subprocess.run(["git", "rev-parse", "HEAD"], cwd=PROJECT, capture_output=True, text=True, check=True).stdout, 16)
-
-    def turned(part: list[pytest.Item]) -> list[pytest.Item]:
-        start = commit % max(1, len(part))
-        return [*part[start:], *part[:start]]
-
     items[:] = [*turned(quick), *turned(rest), *cluster]
 
 

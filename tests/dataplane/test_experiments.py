@@ -18,9 +18,8 @@ from lab.nodes.experiments import EXPERIMENTS
 from lab.nodes.experiments.cluster import CLUSTER
 from lab.nodes.experiments.dual import DUAL
 from lab.nodes.experiments.scene import Experiment
+from tests.within import NO_LATER, WITHIN
 
-WITHIN = os.environ.get("WITHIN")
-NO_LATER = time.monotonic() + 60 * float(WITHIN or "inf")
 QUICK_LATER_MIN = 12
 
 REPRESENTATIVE = {

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from components import keepalived
-from node.openshift_lvs import observe, probes, state
+from node.openshift_lvs import connections, observe, probes, state
 from node.openshift_lvs.errors import TimedOut
 from node.openshift_lvs.facts import Facts
 from node.openshift_lvs.ipvs import RealServer, SyncDaemon, VirtualServer, parse
@@ -202,13 +202,13 @@ def test_a_drained_director_reports_the_command_that_ends_it(system: System) -> 
     [("192.0.2.1:80", "192.0.2.1", 80), ("[2001:db8::1]:443", "2001:db8::1", 443), ("2001:db8::1:443", "2001:db8::1", 443)],
 )
 def test_address_and_port_of_either_family_are_told_apart(at: str, address: str, port: int) -> None:
-    assert probes.split(at) == (address, port)
+    assert connections.split(at) == (address, port)
 
 
 @pytest.mark.parametrize("at", ["192.0.2.1", "192.0.2.1:", "192.0.2.1:http", "path=/healthz"])
 def test_an_address_without_a_port_is_an_error(at: str) -> None:
     with pytest.raises(ValueError, match="invalid literal"):
-        probes.split(at)
+        connections.split(at)
 
 
 def test_each_target_has_the_options_that_follow_it() -> None:

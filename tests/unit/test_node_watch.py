@@ -861,6 +861,10 @@ print("small" if int(kilobytes) < 25000 else kilobytes)
 
 def test_the_process_itself_hears_and_repairs_until_it_is_ended(real: Node) -> None:
     real.write(f"{PROGRAM}/openshift_lvs/clock.py", (keepalived.PROGRAM / "openshift_lvs" / "clock.py").read_text())
+    described = f"{state.CURRENT}/host.json"
+    before = real.read(described)
+    # Nothing routes there.
+    real.write(described, before.replace('"witnesses": []', '"witnesses": ["192.0.2.1:22"]'))
     try:
         real.sh(f"{OPENSHIFT_LVS} watch >/stub/watch.log 2>&1 </dev/null & echo $! >/stub/watch.pid")
         real.sh("""
@@ -879,9 +883,11 @@ def test_the_process_itself_hears_and_repairs_until_it_is_ended(real: Node) -> N
             until_so nft list table ip openshift_lvs
             until_so sh -c 'ip address show dev lo | grep -q 192.168.0.250'
             until_so grep -q '"nftables rules", 1' /run/openshift-lvs/repairs
+            until_so grep -qx -- -200 /run/openshift-lvs/cut-off
         """)
     finally:
         real.sh('kill "$(cat /stub/watch.pid)"')
+        real.write(described, before)
         replace_clock(real)
 
 
