@@ -864,7 +864,7 @@ def test_the_process_itself_hears_and_repairs_until_it_is_ended(real: Node) -> N
     described = f"{state.CURRENT}/host.json"
     before = real.read(described)
     # Nothing routes there.
-    real.write(described, before.replace('"witnesses": []', '"witnesses": ["192.0.2.1:22"]'))
+    real.write(described, before.replace('"witnesses": []', '"witnesses": ["198.51.100.1:22"]'))
     try:
         real.sh(f"{OPENSHIFT_LVS} watch >/stub/watch.log 2>&1 </dev/null & echo $! >/stub/watch.pid")
         real.sh("""
