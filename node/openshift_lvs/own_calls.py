@@ -22,7 +22,10 @@ if TYPE_CHECKING:
     from .ipvs import Table
 
 TABLE = "openshift_lvs_own"
-LOCK_S = 5
+LOCK_S = 60
+"""Seconds to wait for another one that brings the rules to the table. A node's first rules load kernel modules, which took an emulated node more than 5 s
+while it was starting; the activation that waited for it must not fail.
+"""
 _CHAINS = {"prerouting": "prerouting priority dstnat - 1", "output": "output priority -101", "postrouting": "postrouting priority srcnat - 1"}
 
 

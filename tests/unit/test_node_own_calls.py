@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from node.openshift_lvs import own_calls, state
+from node.openshift_lvs.lock import Lock
 from node.openshift_lvs.record import replace
 from tests.unit.node_functions import ADDRESSES, HERE, MARK, SERVER, System, description, service, vip
 from tests.unit.node_root import Node, node
@@ -53,6 +54,22 @@ def test_calls_go_to_the_live_servers_while_the_own_one_is_not_and_come_back(sys
     text = Path(state.OWN_CALLS).read_text()
     assert "dnat" not in text and "chain output { type nat" in text, "the chains stay, so that running connections keep their translation"
     assert len(system.notes) == 3
+
+
+def test_an_activation_waits_half_a_minute_for_the_resident_process_that_loads_the_first_rules(system: System) -> None:
+    system.fill(description())
+    weigh(system, 0, HERE)
+    began, resident = system.now, Lock(f"{state.OWN_CALLS}.lock", 0, "own-calls")
+    resident.__enter__()
+
+    def loaded_at_last() -> None:
+        if system.now > began + 30:
+            system.while_waiting = lambda: None
+            resident.__exit__()
+
+    system.while_waiting = loaded_at_last
+    own_calls.redirect(description())
+    assert loaded(system) == ["nft --file -"]
 
 
 def test_calls_to_an_additional_address_go_to_the_live_servers_too(system: System) -> None:
