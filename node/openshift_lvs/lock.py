@@ -10,6 +10,10 @@ from .errors import TimedOut
 
 CHANGES_S = 1200
 """Seconds that a command waits for another one that changes versions: an activation may take as long as a Pulumi command."""
+SHORT_S = 60
+"""Seconds to wait for work that takes a moment on an idle node. The first rules of a node load kernel modules, which took an emulated one more than 5 s while
+it was starting: what waits for that must not fail.
+"""
 LEGACY_LOCK = "/run/openshift-lvs.lock"
 """The lock of the shell scripts. It is taken too while they are installed."""
 

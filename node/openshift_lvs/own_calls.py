@@ -14,7 +14,7 @@ import re
 
 from . import host, ipvs, journal, programs, state
 from .description import endpoint
-from .lock import Lock
+from .lock import SHORT_S, Lock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,16 +22,12 @@ if TYPE_CHECKING:
     from .ipvs import Table
 
 TABLE = "openshift_lvs_own"
-LOCK_S = 60
-"""Seconds to wait for another one that brings the rules to the table. A node's first rules load kernel modules, which took an emulated node more than 5 s
-while it was starting; the activation that waited for it must not fail.
-"""
 _CHAINS = {"prerouting": "prerouting priority dstnat - 1", "output": "output priority -101", "postrouting": "postrouting priority srcnat - 1"}
 
 
 def redirect(description: Description, kernel: Table | None = None) -> None:
     """Bring the rules to the kernel's IPVS table. Does nothing where they are right, or where there were none and none are needed."""
-    with Lock(f"{state.OWN_CALLS}.lock", LOCK_S, "own-calls"):
+    with Lock(f"{state.OWN_CALLS}.lock", SHORT_S, "own-calls"):
         elsewhere = _elsewhere(description, ipvs.table() if kernel is None else kernel)
         wanted = rules(description, elsewhere)
         if wanted == state.text(state.OWN_CALLS) or (not elsewhere and not os.path.exists(state.OWN_CALLS)):

@@ -10,16 +10,14 @@ from __future__ import annotations
 import os
 
 from . import journal, state
-from .lock import Lock
-
-LOCK_S = 5
+from .lock import SHORT_S, Lock
 
 
 def instance_lock(instance: str, command: str) -> Lock:
     """Two services may lose their quorum at once: the second one to count sees both. Also held while the files of an instance change."""
     folder = f"{state.QUORUM}/{instance}"
     os.makedirs(folder, exist_ok=True)
-    return Lock(f"{state.RUN}/{instance}.lock", LOCK_S, command)
+    return Lock(f"{state.RUN}/{instance}.lock", SHORT_S, command)
 
 
 def quorum(instance: str, service: str, weight: str) -> None:

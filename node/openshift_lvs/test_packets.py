@@ -16,7 +16,7 @@ import struct
 from . import host, programs, state
 from .description import endpoint
 from .errors import Refused
-from .lock import Lock
+from .lock import SHORT_S, Lock
 from .translation import Translation
 
 TYPE_CHECKING = False
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 TABLE = "lvs_test_packets"
 """Its name has no part of our other tables' names: `watch` would compare the rules each time."""
-LOCK_S = 5
 _FROM = {4: "192.0.2.1", 6: "2001:db8::1"}
 """Of RFC 5737 and RFC 3849: no host has them."""
 _FIRST_PORT = 1024
@@ -46,7 +45,7 @@ def translations(description: Description, chains: list[dict[str, Any]]) -> tupl
     """What becomes of the packets of every service that do not keep their destination. `chains` are other programs' (firewall.other_chains)."""
     asked = [(str(address), service.port, service.protocol) for vip in description.vips for address in vip.addresses for service in vip.services]
     try:
-        with Lock(state.TEST_PACKETS_LOCK, LOCK_S, "test packets"):
+        with Lock(state.TEST_PACKETS_LOCK, SHORT_S, "test packets"):
             seen: dict[Asked, Destination] = {}
             for version in description.versions:
                 seen |= _sent([each for each in asked if _version(each[0]) == version])
