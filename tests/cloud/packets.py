@@ -1,11 +1,13 @@
-"""What runs on nodes and in the cloud's namespaces as `python3 -c`: packets with a forged sender, what of them arrives, listeners and their clients.
+"""What runs on nodes and in the cloud's namespaces as `python3 -c`: packets with a forged sender, what of them arrives, listeners and their clients, and
+how late timers are.
 
 forge CONFIG                  sends what CONFIG names: {interface, packets: [[KIND, SOURCE, TARGET], ...], vip, port, virtual_router_id}
 hear INTERFACE [SOURCE]       prints [protocol, source, target, port] of forged packets that arrive, or of all from SOURCE
 serve TCP_PORTS UDP_PORTS     answers each call (HTTP on TCP); ports are separated by commas, - for none
 call KIND ADDRESS PORT COUNT  prints {answered, errors: {what: count}} of calls, one after the other; KIND is tcp or udp
+timers                        prints how many seconds late this node's timers were at most
 
-`hear` and `serve` say "ready", work until their standard input ends, and then print JSON.
+`hear`, `serve` and `timers` say "ready", work until their standard input ends, and then print JSON.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ NAMES = {number: name for name, number in NUMBERS.items()}
 TIMES, GAP_S = 3, 0.2
 """How often `forge` sends its packets, and the pause between two times."""
 PATIENCE_S = 2.0
+TIMER_S = 0.05
 
 
 def checksum(data: bytes) -> int:
@@ -166,6 +169,16 @@ def call(kind: str, address: str, port: str, count: str) -> None:
     print(json.dumps({"answered": int(count) - sum(errors.values()), "errors": errors}))
 
 
+def timers() -> None:
+    late, ended, begun = 0.0, False, time.monotonic()
+    print("ready", flush=True)
+    while not ended:
+        ended = bool(select.select([0], [], [], TIMER_S)[0])
+        began, begun = begun, time.monotonic()
+        late = max(late, begun - began - TIMER_S)
+    print(json.dumps(round(late, 2)))
+
+
 if __name__ == "__main__":
-    verbs: dict[str, Callable[..., None]] = {"forge": forge, "hear": hear, "serve": serve, "call": call}
+    verbs: dict[str, Callable[..., None]] = {"forge": forge, "hear": hear, "serve": serve, "call": call, "timers": timers}
     verbs[sys.argv[1]](*sys.argv[2:])

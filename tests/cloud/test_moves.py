@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -14,7 +15,7 @@ from lab import cloud
 from lab.nodes.probe import Request
 from lab.phases import wait_for
 from tests.cloud.conftest import Cluster, as_tenant
-from tests.cloud.probes import GRACE_S, asked, longest_wait_s, summary, unanswered, waited
+from tests.cloud.probes import GRACE_S, Running, asked, longest_wait_s, on_node, packets, summary, unanswered, waited
 from tests.cloud.test_cluster import API, API_V6, holders
 
 LVS = "/usr/local/sbin/openshift-lvs"
@@ -66,13 +67,23 @@ def verified(cluster: Cluster) -> tuple[bool, str]:
     return done.returncode == 0, f"{[line for line in done.stdout.splitlines() if 'FAILED' in line] or done.stdout[-500:]} {done.stderr[-500:]}"
 
 
-def require_takeover(requests: list[Request], endpoint: dict[str, Any], **moments: float) -> None:
-    """No request failed or waited longer than a takeover, except those that were open at one of these moments."""
+def timers(cluster: Cluster, owner: str) -> Running:
+    """How many seconds late the timers of the other directors are while it runs, by host: one of them takes the VIP."""
+    return Running({host: on_node(host, *packets("timers")) for host in cluster.committed["pools"]["master"]["hosts"] if host != owner})
+
+
+def require_takeover(requests: list[Request], endpoint: dict[str, Any], late_s: Mapping[str, float], **moments: float) -> None:
+    """No request failed or waited longer than a takeover, except those that were open at one of these moments.
+
+    How long they waited tells nothing where directors' timers are later than the bound allows: keepalived's are too.
+    """
     bound = longest_wait_s(endpoint["takeover_seconds"] + GRACE_S)
-    late, lost = waited(requests, bound, *moments.values()), unanswered(requests, *moments.values())
+    slow, lost = waited(requests, bound, *moments.values()), unanswered(requests, *moments.values())
     told = f"{', '.join(f'{name} at {at:.2f}' for name, at in moments.items())}; {summary(requests)}"
-    assert requests and not late, f"bound {bound} s; {told}: {late}"
-    assert not lost, f"{told}: {lost}"
+    assert requests and not lost, f"{told}: {lost}"
+    if slow and max(late_s.values()) > GRACE_S:
+        pytest.skip(f"the directors' timers were {late_s} s late, and the bound of {bound} s allows {GRACE_S} s for other work on this machine; {told}")
+    assert not slow, f"bound {bound} s; {told}: {slow}"
 
 
 def bring_home(cluster: Cluster, owner: str) -> None:
@@ -124,7 +135,7 @@ def test_ten_moves_in_a_row_lose_no_request(cluster: Cluster) -> None:
 def test_an_owner_that_is_stopped_for_ten_seconds_makes_no_request_wait_longer_than_a_takeover(cluster: Cluster) -> None:
     owner, endpoint = owner_of(cluster), cluster.endpoints["master"]
     _, qemu = machine_of(cluster, owner)
-    with asked(cluster.endpoints, "master", PORT) as requests:
+    with asked(cluster.endpoints, "master", PORT) as requests, timers(cluster, owner) as directors:
         time.sleep(QUIET_S)  # requests before it
         stopped = time.time()
         os.kill(qemu, signal.SIGSTOP)
@@ -137,10 +148,10 @@ def test_an_owner_that_is_stopped_for_ten_seconds_makes_no_request_wait_longer_t
         time.sleep(QUIET_S)  # requests after it
     bring_home(cluster, owner)
     try:
-        require_takeover(requests, endpoint, stopped=stopped, continued=continued)
+        require_takeover(requests, endpoint, directors.told, stopped=stopped, continued=continued)
     except AssertionError as seen:
         # Nothing else may be wrong than this known fault (docs/appendix/measurements.md, "Through OVN, under probes").
-        require_takeover(requests, endpoint, stopped=stopped, continued=continued, heard=continued + GRACE_S)
+        require_takeover(requests, endpoint, directors.told, stopped=stopped, continued=continued, heard=continued + GRACE_S)
         pytest.xfail(f"known fault: the owner takes its VIP back at once, while its own server is still evicted elsewhere: {seen}")
 
 
@@ -148,7 +159,7 @@ def test_an_owner_that_is_stopped_for_ten_seconds_makes_no_request_wait_longer_t
 def test_an_owner_that_is_killed_makes_no_request_wait_longer_than_a_takeover_and_its_return_loses_none(cluster: Cluster) -> None:
     owner, endpoint = owner_of(cluster), cluster.endpoints["master"]
     server, qemu = machine_of(cluster, owner)
-    with asked(cluster.endpoints, "master", PORT) as requests:
+    with asked(cluster.endpoints, "master", PORT) as requests, timers(cluster, owner) as directors:
         time.sleep(QUIET_S)  # requests before it
         killed = time.time()
         os.kill(qemu, signal.SIGKILL)
@@ -158,5 +169,5 @@ def test_an_owner_that_is_killed_makes_no_request_wait_longer_than_a_takeover_an
         wait_for("verify to find nothing", partial(verified, cluster), BOOTED_S, poll_s=2)
         bring_home(cluster, owner)
         time.sleep(QUIET_S)  # requests after it
-    require_takeover(requests, endpoint, killed=killed)
+    require_takeover(requests, endpoint, directors.told, killed=killed)
     assert returning and not unanswered(returning), f"while {owner} returned: {summary(returning)}: {unanswered(returning)}"

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +19,7 @@ from components.configuration import Cluster
 from lab import cloud
 from lab.nodes.probe import Request
 from operations.preflight import network_needs
-from tests.cloud import packets, probes, test_open_network, test_preflight
+from tests.cloud import packets, probes, test_moves, test_open_network, test_preflight
 from tests.cloud.conftest import ORDER
 
 NEIGHBOUR, DIRECTOR, VIP = "192.168.0.100", "192.168.0.3", "192.168.0.250"
@@ -91,6 +94,30 @@ def test_listeners_answer_until_they_are_told_to_end(free_port: Callable[[], int
     with probes.Running({"both": program("serve", str(tcp), str(udp))}):
         assert called("tcp", tcp) == called("udp", udp) == {"answered": 3, "errors": {}}
     assert called("tcp", tcp) == {"answered": 0, "errors": {"[Errno 111] Connection refused": 3}}
+
+
+def test_timers_tell_for_how_long_a_node_did_not_run() -> None:
+    asked = probes.Running({"node": program("timers")})
+    with asked:
+        (process,) = asked._processes.values()
+        process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED)
+        time.sleep(0.5)  # the node does not run
+        process.send_signal(signal.SIGCONT)
+    assert asked.told["node"] >= 0.4
+
+
+def test_how_long_requests_waited_for_a_takeover_is_judged_only_where_the_directors_timers_are_punctual(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(test_moves, "longest_wait_s", lambda quiet_s: quiet_s + 1)
+    endpoint = {"takeover_seconds": 1.0}
+    slow, refused = request(10, 3.9), request(10, 0.1, "refused")
+    with pytest.raises(AssertionError, match=r"^bound 2\.3 s; killed at 9\.00"):
+        test_moves.require_takeover([slow], endpoint, {"master1": 0.0, "master2": probes.GRACE_S}, killed=9)
+    with pytest.raises(pytest.skip.Exception, match=r"'master2': 1\.5.*allows 0\.3 s"):
+        test_moves.require_takeover([slow], endpoint, {"master1": 0.0, "master2": 1.5}, killed=9)
+    with pytest.raises(AssertionError, match="refused"):
+        test_moves.require_takeover([slow, refused], endpoint, {"master1": 0.0, "master2": 1.5}, killed=9)
+    test_moves.require_takeover([request(10, 2.2)], endpoint, {"master1": 0.0, "master2": 1.5}, killed=9)
 
 
 @pytest.fixture
