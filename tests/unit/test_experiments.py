@@ -546,6 +546,14 @@ def test_whatever_a_clusters_row_begins_it_can_undo() -> None:
     assert all(f"\nno-{thing})" in script for thing in begun)
 
 
+def test_every_backend_of_the_router_is_declared_once_and_each_that_is_used_exists() -> None:
+    text = (machine.HERE / "guest/cluster/etc/haproxy/router.cfg").read_text()
+    declared = re.findall(r"^backend (\S+)", text, re.MULTILINE)
+    used = re.findall(r"^ +(?:use|default)_backend (\S+)", text, re.MULTILINE)
+    # HAProxy refuses two of one name, and then the row of the router does not begin.
+    assert sorted(declared) == sorted(set(used))
+
+
 def test_the_programs_are_those_of_one_release_of_kubernetes() -> None:
     required = re.findall(r"(k8s\.io/\S+) (v\S+)(?: // indirect)?$", (kube.HERE / "go.mod").read_text(), re.MULTILINE)
     _, minor, patch = kube.VERSION.split(".")
