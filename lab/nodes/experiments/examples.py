@@ -1,4 +1,4 @@
-"""Stacks of examples/ on the lab's nodes: the example's VIP and services, with the lab's hosts and addresses."""
+"""Stacks of examples/ on the lab's nodes: the example's VIP and services, with the lab's hosts and addresses. And a service that few hosts have."""
 
 from __future__ import annotations
 
@@ -91,8 +91,8 @@ def _proven(described: Description) -> None:
 # A database
 
 
-def _on_each(script: str) -> str:
-    return "; ".join(f"lab exec {node} sh -euc '{script}'" for node in MASTERS)
+def _on_each(script: str, nodes: Iterable[str] = MASTERS) -> str:
+    return "; ".join(f"lab exec {node} sh -euc '{script}'" for node in nodes)
 
 
 def _one_primary(scene: Scene) -> dict[str, int]:
@@ -115,6 +115,39 @@ def _primary_moves(scene: Scene) -> None:
     scene.on(NEXT, NO_REPLICA)
     time.sleep(bounds.SERVER_S)
     scene.on(PRIMARY, REPLICA)
+
+
+# Five hosts
+
+
+FEW = ("master1", "infra0")
+"""Of the pool's five hosts the two that have a service on FEW_PORT: a director and a host that is none."""
+FEW_PORT = 5432
+FEW_UNIT = "lab-few"
+FEW_SERVE = f"systemd-run --quiet --collect --unit={FEW_UNIT} /usr/local/bin/traffic serve {FEW_PORT}"
+WITHOUT = "infra1"
+"""A host that does not have it."""
+
+
+def _five_hosts(described: Description) -> None:
+    masters = list(described["pools"]["master"]["hosts"])
+    described["pools"]["master"]["hosts"].update(described["pools"].pop("infra")["hosts"])
+    described["pools"]["master"]["directors"] = masters
+    del described["vips"]["infra"]
+    described["vips"]["master"]["services"].append({"port": FEW_PORT, "expected_servers": len(FEW), "health_check": {"type": "tcp"}})
+
+
+def _few(less: int) -> Callable[[Scene], dict[str, int]]:
+    """The directors' tables: the five servers of the service that all hosts have, and the two of the other one; `less` of them do not count."""
+    return lambda scene: dict.fromkeys(scene.cluster.directors("master"), len(scene.cluster.pools["master"].hosts) + len(FEW) - less)
+
+
+def _few_asked(name: str, act: Callable[[Scene], None], less: int = 0, bound: Callable[[Scene], Bound] = bounds.nothing_lost) -> Step:
+    return Step(f"a service on two of five hosts: {name}", KIND, act, bound, _few(less), port=FEW_PORT, evidence=verified)
+
+
+def _one_of_few_lost(scene: Scene) -> Bound:
+    return bounds.server_lost(scene)._replace(may_lose_streams_of=FEW[1])
 
 
 EXAMPLES = [
@@ -156,5 +189,22 @@ EXAMPLES = [
         ),
         after="cluster mend",
         cluster=True,
+    ),
+    Experiment(
+        MASTER,
+        (
+            _deployed("a service on two of five hosts", _five_hosts, _few(0)),
+            _few_asked("clients", lambda scene: time.sleep(STEADY_S)),
+            # It has both services; the other ones only that of all hosts.
+            _few_asked("one of the two is drained", drained("drain", lambda _: FEW[1]), 2),
+            _few_asked("it is returned", drained("undrain", lambda _: FEW[1])),
+            _few_asked("one of the others is drained", drained("drain", lambda _: WITHOUT), 1),
+            _few_asked("that one is returned", drained("undrain", lambda _: WITHOUT)),
+            _few_asked("one of the two is stopped", lambda scene: scene.on(FEW[1], f"systemctl stop {FEW_UNIT}"), 1, _one_of_few_lost),
+            _few_asked("it runs again", lambda scene: scene.on(FEW[1], FEW_SERVE), 0, bounds.server_back),
+            _back("five hosts"),
+        ),
+        before=_on_each(FEW_SERVE, FEW),
+        after=_on_each(f"systemctl stop {FEW_UNIT}", FEW),
     ),
 ]

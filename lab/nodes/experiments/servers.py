@@ -6,9 +6,7 @@ import time
 from collections.abc import Callable
 
 from lab.nodes.experiments import bounds
-from lab.nodes.experiments.calls import drained
-from lab.nodes.experiments.changes import as_it_was, change
-from lab.nodes.experiments.scene import NOW, Bound, Description, Experiment, Scene, Step, backup_out, on_backup, service, verified
+from lab.nodes.experiments.scene import NOW, Bound, Description, Experiment, Scene, Step, backup_out, on_backup, service
 from lab.nodes.probe import INFRA, MASTER, Target
 
 FAULT = "nft -f - <<'N'\ntable ip fault {{ chain input {{ type filter hook input priority -10; {rule}; }}; }}\nN"
@@ -16,8 +14,6 @@ SILENT = FAULT.format(rule="tcp dport { 80, 443, 8443 } ip saddr != 127.0.0.1 dr
 REFUSING = FAULT.format(rule="tcp dport 8443 reject with tcp reset")
 NO_FAULT = "nft delete table ip fault"
 WELL = "rm /run/workload"
-STEADY_S = 12
-"""600 requests."""
 LATE_S = 30
 """About twenty checks by each director: one takes 0.9 s, and the next one begins 0.5 s later."""
 BUSY = "for loop in $(seq 9); do systemd-run --quiet --collect --unit=busy-$loop sh -c 'while :; do :; done'; done"
@@ -113,40 +109,6 @@ def _sorry_server(described: Description) -> None:
     service(described)["sorry_server"] = SORRY
 
 
-FEW = ("master1", "infra0")
-"""Of the pool's five hosts the two that have a service on FEW_PORT: a director and a host that is none."""
-FEW_PORT = 5432
-FEW_UNIT = "lab-few"
-FEW_SERVE = f"systemd-run --quiet --collect --unit={FEW_UNIT} /usr/local/bin/traffic serve {FEW_PORT}"
-WITHOUT = "infra1"
-"""A host that does not have it."""
-
-
-def _five_hosts(described: Description) -> None:
-    masters = list(described["pools"]["master"]["hosts"])
-    described["pools"]["master"]["hosts"].update(described["pools"].pop("infra")["hosts"])
-    described["pools"]["master"]["directors"] = masters
-    del described["vips"]["infra"]
-    described["vips"]["master"]["services"].append({"port": FEW_PORT, "expected_servers": len(FEW), "health_check": {"type": "tcp"}})
-
-
-def _few(less: int) -> Callable[[Scene], dict[str, int]]:
-    """The directors' tables: the five servers of the service that all hosts have, and the two of the other one; `less` of them do not count."""
-    return lambda scene: dict.fromkeys(scene.cluster.directors("master"), len(scene.cluster.pools["master"].hosts) + len(FEW) - less)
-
-
-def _few_asked(name: str, act: Callable[[Scene], None], less: int = 0, bound: Callable[[Scene], Bound] = bounds.nothing_lost) -> Step:
-    return Step(f"a service on two of five hosts: {name}", "server", act, bound, _few(less), port=FEW_PORT, evidence=verified)
-
-
-def _one_of_few_lost(scene: Scene) -> Bound:
-    return bounds.server_lost(scene)._replace(may_lose_streams_of=FEW[1])
-
-
-def _on_few(script: str) -> str:
-    return "; ".join(f"lab exec {node} sh -euc '{script}'" for node in FEW)
-
-
 SERVERS = [
     _server(MASTER, "a server's process gone", "systemctl stop lab-workload", "the process back", "systemctl start lab-workload"),
     _server(MASTER, "a server silent", SILENT, "the server heard again", NO_FAULT),
@@ -211,23 +173,5 @@ SERVERS = [
         arrange=_sorry_server,
         before=f"ip -n {SORRY_NODE} address replace {MASTER.address}/32 dev lo; ip -n {SORRY_NODE} address replace {SORRY}/24 dev eth0",
         after=f"ip -n {SORRY_NODE} address delete {MASTER.address}/32 dev lo; ip -n {SORRY_NODE} address delete {SORRY}/24 dev eth0",
-    ),
-    Experiment(
-        MASTER,
-        (
-            # Deployed by a step: an arrangement waits for every server of every service.
-            change("a service on two of five hosts", _five_hosts, live=_few(0)),
-            _few_asked("clients", lambda scene: time.sleep(STEADY_S)),
-            # It has both services; the other ones only that of all hosts.
-            _few_asked("one of the two is drained", drained("drain", lambda _: FEW[1]), 2),
-            _few_asked("it is returned", drained("undrain", lambda _: FEW[1])),
-            _few_asked("one of the others is drained", drained("drain", lambda _: WITHOUT), 1),
-            _few_asked("that one is returned", drained("undrain", lambda _: WITHOUT)),
-            _few_asked("one of the two is stopped", lambda scene: scene.on(FEW[1], f"systemctl stop {FEW_UNIT}"), 1, _one_of_few_lost),
-            _few_asked("it runs again", lambda scene: scene.on(FEW[1], FEW_SERVE), 0, bounds.server_back),
-            change("the example cluster after five hosts", as_it_was),
-        ),
-        before=_on_few(FEW_SERVE),
-        after=_on_few(f"systemctl stop {FEW_UNIT}"),
     ),
 ]  # fmt: skip
