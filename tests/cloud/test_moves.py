@@ -13,6 +13,7 @@ import pytest
 
 from lab import cloud
 from lab.nodes.probe import Request
+from lab.nodes.runner import TIMERS
 from lab.phases import wait_for
 from tests.cloud.conftest import Cluster, as_tenant
 from tests.cloud.probes import GRACE_S, Running, asked, longest_wait_s, on_node, packets, summary, unanswered, waited
@@ -75,14 +76,18 @@ def timers(cluster: Cluster, owner: str) -> Running:
 def require_takeover(requests: list[Request], endpoint: dict[str, Any], late_s: Mapping[str, float], **moments: float) -> None:
     """No request failed or waited longer than a takeover, except those that were open at one of these moments.
 
-    How long they waited tells nothing where directors' timers are later than the bound allows: keepalived's are too.
+    Skips if late timers of the directors, in seconds by host, explain how long requests waited: keepalived's are as late. The lab has the same rule.
     """
     bound = longest_wait_s(endpoint["takeover_seconds"] + GRACE_S)
     slow, lost = waited(requests, bound, *moments.values()), unanswered(requests, *moments.values())
     told = f"{', '.join(f'{name} at {at:.2f}' for name, at in moments.items())}; {summary(requests)}"
     assert requests and not lost, f"{told}: {lost}"
-    if slow and max(late_s.values()) > GRACE_S:
-        pytest.skip(f"the directors' timers were {late_s} s late, and the bound of {bound} s allows {GRACE_S} s for other work on this machine; {told}")
+    late = max(late_s.values())
+    if slow and late > GRACE_S and max(request.seconds for request in slow) - bound <= TIMERS * late:
+        pytest.skip(
+            f"this machine is too slow to measure a takeover: the directors' timers were {late_s} s late, and the bound of {bound} s allows {GRACE_S} s; "
+            f"run the test on a machine that does nothing else, or has KVM; {told}"
+        )
     assert not slow, f"bound {bound} s; {told}: {slow}"
 
 

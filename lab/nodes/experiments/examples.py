@@ -1,4 +1,4 @@
-"""Stacks of examples/ on the lab's nodes: the example's VIP and services, with the lab's hosts and addresses. And a service that few hosts have."""
+"""Stacks of examples/ on the lab's nodes, with the lab's hosts and addresses; and a service that runs on two hosts of a pool of five."""
 
 from __future__ import annotations
 
@@ -121,12 +121,12 @@ def _primary_moves(scene: Scene) -> None:
 
 
 FEW = ("master1", "infra0")
-"""Of the pool's five hosts the two that have a service on FEW_PORT: a director and a host that is none."""
+"""The two hosts, of five in the pool, that run the service on FEW_PORT: a director and a real server that is no director."""
 FEW_PORT = 5432
 FEW_UNIT = "lab-few"
 FEW_SERVE = f"systemd-run --quiet --collect --unit={FEW_UNIT} /usr/local/bin/traffic serve {FEW_PORT}"
 WITHOUT = "infra1"
-"""A host that does not have it."""
+"""A host that does not run it."""
 
 
 def _five_hosts(described: Description) -> None:
@@ -138,7 +138,7 @@ def _five_hosts(described: Description) -> None:
 
 
 def _few(less: int) -> Callable[[Scene], dict[str, int]]:
-    """The directors' tables: the five servers of the service that all hosts have, and the two of the other one; `less` of them do not count."""
+    """How many live servers each director's table has, without `less` of them: five of the service that all hosts run, two of the other one."""
     return lambda scene: dict.fromkeys(scene.cluster.directors("master"), len(scene.cluster.pools["master"].hosts) + len(FEW) - less)
 
 
@@ -195,7 +195,7 @@ EXAMPLES = [
         (
             _deployed("a service on two of five hosts", _five_hosts, _few(0)),
             _few_asked("clients", lambda scene: time.sleep(STEADY_S)),
-            # It has both services; the other ones only that of all hosts.
+            # Two less: it runs both services. A host of the other three runs only one.
             _few_asked("one of the two is drained", drained("drain", lambda _: FEW[1]), 2),
             _few_asked("it is returned", drained("undrain", lambda _: FEW[1])),
             _few_asked("one of the others is drained", drained("drain", lambda _: WITHOUT), 1),
