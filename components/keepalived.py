@@ -245,7 +245,6 @@ def _vip(cluster: Cluster, node: Node, name: str, vip: Vip) -> dict[str, Any]:
         "addresses": list(map(str, vip.addresses)),
         "prefixes": [f"{address}/{address.max_prefixlen}" for address in vip.addresses],
         "together": together if len(together) > 1 else (),
-        "poor_view_weight": POOR_VIEW_WEIGHT // len(together),
         "priority": cluster.priority(vip, node.name) if node.name in directors else None,
         "source": addresses[node.name],
         "peers": [addresses[other] for other in directors if other != node.name],

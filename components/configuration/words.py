@@ -46,8 +46,8 @@ NEEDLESS = {
     "notify_fault": "the program runs no script when a VIP moves; `smtp_alert` sends mail",
     "notify_up": "the program reads every verdict from keepalived; `smtp_alert` sends mail when a server is evicted or returns",
     "notify_down": "the program reads every verdict from keepalived; `smtp_alert` sends mail when a server is evicted or returns",
-    "quorum_up": "the program sets it, so that a director without its quorum lowers its VRRP priority",
-    "quorum_down": "the program sets it, so that a director without its quorum lowers its VRRP priority",
+    "quorum_up": "the program reads every quorum from keepalived, and a director that lost one lowers its VRRP priority",
+    "quorum_down": "the program reads every quorum from keepalived, and a director that lost one lowers its VRRP priority",
     "lvs_sync_daemon": "every director runs connection sync (decision 0012)",
     "lvs_sync_daemon_interface": "every director runs connection sync on the `interface` of the pool (decision 0012)",
     "use_vmac": "a VIP moves by gratuitous ARP, which `garp_master_refresh` repeats",
@@ -56,6 +56,8 @@ NEEDLESS = {
     "vrrp_sync_group": "each VIP may have another holder: every host of the pool answers for every VIP (decision 0002)",
     "script_user": "the program sets it; a `misc` check has `user`",
     "enable_script_security": "the program sets it",
+    "vrrp_priority": "the program sets it, so that a busy host sends its adverts in time",
+    "checker_priority": "the program sets it, so that a busy host checks servers in time",
 }
 """Words that have no use here, and why."""
 

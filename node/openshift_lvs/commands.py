@@ -131,12 +131,6 @@ def rules() -> None:
     host.load_rules(state.CURRENT)
 
 
-def quorum(vip: str, service: str, weight: str) -> None:
-    from . import quorum as quorums
-
-    quorums.quorum(vip, service, weight)
-
-
 def watch() -> None:
     from . import watch as resident
 
@@ -249,7 +243,6 @@ COMMANDS: dict[str, tuple[Callable[..., str | None], str, str, str]] = {
     "watch": (watch, "", "systemd", "stay: repair what other programs change, let services fail open, redirect own calls"),
     "rules": (rules, "", "systemd", "load the nftables rules of the version in force"),
     "metrics": (metrics, "", "systemd", "write the textfile for node_exporter, where the version in force has `metrics`"),
-    "quorum": (quorum, "VIP SERVICE WEIGHT", "keepalived", "record that a service gained (0) or lost its quorum"),
     "status": (status, "[--json]", "operator", "explain this node; with --json every fact for `operations`"),
     "ownership": (ownership, "off|on", "operator", "take no VIP, over restarts and reboots; or end that"),
     "rotation": (rotation, "out|in ADDRESS", "operator", "give a real server no new connection; or end that"),
@@ -291,7 +284,7 @@ def main(words: Sequence[str]) -> int:
 def help_text() -> str:
     """The table of commands."""
     lines = [f"{PROGRAM} COMMAND: keepalived and LVS on this host", ""]
-    for caller in ("engine", "systemd", "keepalived", "operator"):
+    for caller in ("engine", "systemd", "operator"):
         lines.append(f"called by {'an operator' if caller == 'operator' else 'the engine' if caller == 'engine' else caller}:")
         lines += [f"  {f'{name} {usage}':<36} {what}" for name, (_, usage, callers, what) in COMMANDS.items() if caller in callers]
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""What keepalived calls when a service gains or loses its quorum, and how that lowers the VRRP priority. Imports little: it must be fast.
+"""How services that have lost their quorum lower a director's VRRP priority.
 
 A director whose services lack a quorum has a poor view: it adds a negative weight to its priority, so that a director with a better view takes
 the VIP. The weight is the mean over the services of a VRRP instance: a service that no server answers has a poor view on every director, and a
@@ -14,23 +14,23 @@ from .lock import SHORT_S, Lock
 
 
 def instance_lock(instance: str, command: str) -> Lock:
-    """Two services may lose their quorum at once: the second one to count sees both. Also held while the files of an instance change."""
+    """Held while the files of an instance change: the resident process records quorums, other commands write and recount them."""
     folder = f"{state.QUORUM}/{instance}"
     os.makedirs(folder, exist_ok=True)
     return Lock(f"{state.RUN}/{instance}.lock", SHORT_S, command)
 
 
-def quorum(instance: str, service: str, weight: str) -> None:
+def record(instance: str, service: str, weight: int) -> None:
     """Record the weight of a service: 0 with its quorum, the weight of a poor view without. A service that is not in force does not count."""
     path = f"{state.QUORUM}/{instance}/{service}"
     with instance_lock(instance, "quorum"):
         if not os.path.exists(path):
             return
         before, since = state.read(path), journal.since(path)
-        state.write(path, f"{int(weight)}\n")
+        state.write(path, f"{weight}\n")
         count(instance)
-    if before != str(int(weight)):
-        journal.note(f"{service}: {'quorum gained' if int(weight) == 0 else 'quorum lost'} ({'lost' if int(weight) == 0 else 'held'} since {since})")
+    if before != str(weight):
+        journal.note(f"{service}: {'quorum lost' if weight else 'quorum gained'} ({'held' if weight else 'lost'} since {since})")
 
 
 def count(instance: str) -> None:

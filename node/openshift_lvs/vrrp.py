@@ -214,16 +214,16 @@ def recount(description: Description) -> None:
     for vip, service, recorded in _recorded(description):
         if recorded == "0" or not _has_quorum(service, belief.table()):
             continue
-        quorum.quorum(vip.name, service.name, "0")
+        quorum.record(vip.name, service.name, 0)
         # Health checks may remove servers meanwhile, and what keepalived reported of that must not be lost.
         if not _has_quorum(service, belief.table()):
-            quorum.quorum(vip.name, service.name, str(description.poor_view(vip)))
+            quorum.record(vip.name, service.name, description.poor_view(vip))
 
 
 def wrong_weights(description: Description, table: Table, said: dict[int, bool]) -> list[tuple[str, str, int]]:
     """VIP, service, and the weight that should be recorded, of each service of which another one is. `said`: what keepalived reported last, by mark.
 
-    keepalived does not wait for one report to end before it starts the next: on a busy node the first may be recorded last.
+    A command that wrote the files may have done so between two reports of keepalived.
     """
     wrong = []
     for vip, service, recorded in _recorded(description):

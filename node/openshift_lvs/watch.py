@@ -1,4 +1,5 @@
-"""The resident process: it repairs what other programs change, lets services fail open, keeps this node's own calls on live servers, and asks witnesses.
+"""The resident process: it repairs what other programs change, lets services fail open, keeps this node's own calls on live servers, records quorums, and
+asks witnesses.
 
 It sleeps until keepalived writes a verdict, the kernel tells of a change, or a second has passed. In a second in which nothing happens it reads some
 files of /proc, and starts no process. The kernel does not tell of changes of its IPVS table, so the table's length is read more often. While another
@@ -40,7 +41,7 @@ AGAIN_S = 0.2
 SETTLE_S = 5.0
 """Seconds after a drain or its end in which keepalived, not this process, changes the weights."""
 REPORT_S = 3.0
-"""Seconds after keepalived's last verdict until its reports of a quorum, which processes of their own record, are compared with what is recorded."""
+"""Seconds after keepalived's last verdict until what is recorded of the quorums is compared with it: other commands record them too."""
 GONE = 0.25
 """The part of `connections_max` that must be gone until packets without a handshake create connections again."""
 ALIVE_S = 5.0
@@ -137,9 +138,26 @@ class Watch:
         self.belief = before.heard(lines)
         if self.belief != before or beliefs.START in lines:
             self.follow()
+            self._record_quorums(before)
             state.write(state.BELIEF, self.belief.to_json())
             self._view_from = clock.now() + REPORT_S
         self._shown = ""
+
+    def _record_quorums(self, before: Belief) -> None:
+        """Record each quorum that changed, which changes the VRRP priority. keepalived could run a command for it, but a busy node starts none in time."""
+        description = self.description
+        if description is None or not description.director:
+            return
+        for vip in description.vips:
+            for service in vip.services:
+                has_it = self.belief.quorums.get(service.mark)
+                if has_it is None or has_it == before.quorums.get(service.mark):
+                    continue
+                try:
+                    quorum.record(vip.name, service.name, 0 if has_it else description.poor_view(vip))
+                except (Refused, OSError) as fault:
+                    # The comparison of what is recorded finds it.
+                    journal.note(str(fault))
 
     def follow(self) -> None:
         """Begin and end failing open as the belief and the drains say, and bring own calls to the table. Also while a version changes."""
@@ -347,7 +365,7 @@ class Watch:
         faults = []
         for vip, service, weight in vrrp.wrong_weights(description, beliefs.judged(self._kernel(), self.belief), self.belief.quorums):
             how = f"{service} {'lost' if weight else 'has'} its quorum, and was recorded as if it {'had it' if weight else 'had lost it'}"
-            faults.append(Fault(VIEW, how, partial(quorum.quorum, vip, service, str(weight)), "a late report of keepalived"))
+            faults.append(Fault(VIEW, how, partial(quorum.record, vip, service, weight), "another command"))
         return faults
 
     def _kernel(self) -> Table:

@@ -139,6 +139,11 @@ class Node:
         return {line.split()[3] for line in lines} - {"127.0.0.1/8"}
 
 
+def recording(instance: str, service: str, weight: int) -> str:
+    """A shell command that records a service's quorum as the resident process does."""
+    return f"python3 -IS -c 'import sys; sys.path.insert(0, \"{PROGRAM}\"); from openshift_lvs import quorum; quorum.record(*sys.argv[1:3], {weight})' {instance} {service}"
+
+
 @contextlib.contextmanager
 def node(installed: bool = True, root: Path | None = None) -> Iterator[Node]:
     """A node that lives as long as the context: an interface eth0, the stubs, and the program in place unless told otherwise.

@@ -62,7 +62,7 @@ def test_a_usage_text_says_how_many_arguments_fit(usage: str, fits: set[int]) ->
     assert {count for count in range(5) if commands._fits(usage, count)} == fits
 
 
-@pytest.mark.parametrize("words", [["activate"], ["quorum", "master", "master-8443"], ["apply", "now"], ["answers", "5", "5"]])
+@pytest.mark.parametrize("words", [["activate"], ["rotation", "out"], ["apply", "now"], ["answers", "5", "5"]])
 def test_wrong_arguments_are_a_usage_error_that_shows_the_usage(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(words) == USAGE == 2
     said = capsys.readouterr()

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from components import keepalived
 from node.openshift_lvs import quorum, state
 from tests.unit.node_functions import System
 
@@ -42,11 +39,11 @@ def test_a_file_that_another_command_is_writing_does_not_count(system: System) -
 
 def test_a_lost_quorum_lowers_the_view_and_a_gained_one_restores_it(system: System) -> None:
     recorded(one="0", two="0")
-    quorum.quorum("master", "one", "-100")
+    quorum.record("master", "one", -100)
     assert state.read(state.view_file("master")) == "-50"
-    quorum.quorum("master", "two", "-100")
+    quorum.record("master", "two", -100)
     assert state.read(state.view_file("master")) == "-100"
-    quorum.quorum("master", "one", "0")
+    quorum.record("master", "one", 0)
     assert state.read(state.view_file("master")) == "-50"
     notes = [note.partition(" (")[0] for note in system.notes if "quorum" in note]
     assert notes == ["one: quorum lost", "two: quorum lost", "one: quorum gained"]
@@ -54,7 +51,7 @@ def test_a_lost_quorum_lowers_the_view_and_a_gained_one_restores_it(system: Syst
 
 def test_a_service_that_is_not_in_force_does_not_count(system: System) -> None:
     recorded(one="0")
-    quorum.quorum("master", "former", "-100")
+    quorum.record("master", "former", -100)
     assert not Path(state.QUORUM, "master", "former").exists()
     assert not Path(state.view_file("master")).exists()
 
@@ -62,21 +59,5 @@ def test_a_service_that_is_not_in_force_does_not_count(system: System) -> None:
 def test_a_repeated_report_writes_no_line_in_the_journal(system: System) -> None:
     recorded(one="-100")
     view()
-    quorum.quorum("master", "one", "-100")
+    quorum.record("master", "one", -100)
     assert system.notes == []
-
-
-def test_a_weight_that_is_no_number_changes_nothing(system: System) -> None:
-    recorded(one="0")
-    with pytest.raises(ValueError, match="lost"):
-        quorum.quorum("master", "one", "lost")
-    assert state.read(f"{state.QUORUM}/master/one") == "0"
-
-
-def test_the_command_that_keepalived_calls_imports_no_slow_module() -> None:
-    # keepalived calls it while a VIP moves, on processors on which some imports take 0.1 s.
-    slow = {"subprocess", "dataclasses", "json", "ipaddress", "re", "socket", "typing", "pathlib", "tempfile", "shutil"}
-    script = f"import sys; sys.path.insert(0, {str(keepalived.PROGRAM)!r}); import openshift_lvs.commands, openshift_lvs.quorum; print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-IS", "-c", script], capture_output=True, text=True, check=True)
-    assert "openshift_lvs.quorum" in done.stdout.split()
-    assert slow & set(done.stdout.split()) == set()

@@ -19,7 +19,7 @@ from components.keepalived import File, bundle, render, version
 from components.load_balancer import _install
 from lab.phases import wait_for
 from node.openshift_lvs import firewall, remove
-from tests.unit.node_root import LIB, OPENSHIFT_LVS, PASSWORD, PROGRAM, Node, node
+from tests.unit.node_root import LIB, OPENSHIFT_LVS, PASSWORD, PROGRAM, Node, node, recording
 
 MARK = str(51 << 20 | 8443)
 HEARD = "nft add element ip openshift_lvs adverts_51 { 192.168.0.3 timeout 1h }"
@@ -483,7 +483,7 @@ def test_a_new_service_that_no_server_answers_brings_the_old_version_back(servin
 
 def test_a_view_is_not_poor_for_a_service_that_was_rolled_back(serving: Node) -> None:
     new = serving.deliver(render(with_a_port(), "master0"))
-    serving.succeeds("quorum", "master", "master-443", "-100")
+    serving.sh(recording("master", "master-443", -100))
     serving.write("/stub/refuses-reload", "")
     assert serving.verb("activate", new).returncode == 1
     assert serving.read("/run/openshift-lvs/view-master") == "0\n"
@@ -492,7 +492,7 @@ def test_a_view_is_not_poor_for_a_service_that_was_rolled_back(serving: Node) ->
 
 
 def test_delivering_a_version_changes_no_view(serving: Node) -> None:
-    serving.succeeds("quorum", "master", "master-8443", "-100")
+    serving.sh(recording("master", "master-8443", -100))
     serving.deliver(render(with_a_port(), "master0"))
     assert serving.read("/run/openshift-lvs/view-master") == "-100\n"
 
@@ -507,7 +507,7 @@ def replaced() -> Cluster:
 def test_a_reload_that_replaces_servers_leaves_no_poor_view(fresh: Node) -> None:
     fresh.roll_out(cluster(), "master0")
     # What keepalived says of such a reload: the old servers' quorum is lost.
-    fresh.write("/stub/on-reload", f"#!/bin/sh\n{OPENSHIFT_LVS} quorum master master-8443 -100\n", 0o755)
+    fresh.write("/stub/on-reload", f"#!/bin/sh\n{recording('master', 'master-8443', -100)}\n", 0o755)
     fresh.roll_out(replaced(), "master0")
     assert fresh.read("/run/openshift-lvs/view-master") == "0\n"
 
@@ -522,13 +522,13 @@ def test_only_what_has_its_quorum_is_counted_again(fresh: Node, drained: tuple[s
         fresh.succeeds("rotation", "out", server)
     fresh.write("/stub/dead", "".join(f"{name} {server}\n" for server in dead))
     fresh.sh("systemctl reload keepalived.service")
-    fresh.succeeds("quorum", "master", "master-8443", "-100")
+    fresh.sh(recording("master", "master-8443", -100))
     fresh.succeeds("recount")
     assert fresh.read("/run/openshift-lvs/view-master") == f"{weight}\n"
 
 
 def test_what_loses_its_quorum_while_it_is_counted_has_lost_it(serving: Node) -> None:
-    serving.succeeds("quorum", "master", "master-8443", "-100")
+    serving.sh(recording("master", "master-8443", -100))
     # Its servers leave the table at the second look.
     looks = 'echo >>/stub/looks; if [ "$(wc -l </stub/looks)" = 2 ]; then : >/stub/table; fi\n'
     serving.write("/usr/local/sbin/ipvsadm", serving.read("/usr/local/sbin/ipvsadm").replace("set -eu\n", f"set -eu\n{looks}", 1), 0o755)
@@ -859,7 +859,7 @@ def test_a_rollback_counts_the_quorum_again(serving: Node) -> None:
     new = serving.deliver(render(cluster(health_check={**QUICK, "retry": 1}), "master0"))
     serving.write("/stub/dead", f"{new} 192.168.0.3\n")
     # keepalived says so of servers that were replaced, and were replaced again.
-    serving.write("/stub/on-reload", f"#!/bin/sh\n{OPENSHIFT_LVS} quorum master master-8443 -100\n", 0o755)
+    serving.write("/stub/on-reload", f"#!/bin/sh\n{recording('master', 'master-8443', -100)}\n", 0o755)
     assert serving.verb("activate", new).returncode == 1
     assert serving.read("/run/openshift-lvs/view-master") == "0\n"
 
@@ -1258,14 +1258,14 @@ def test_a_reload_does_not_forget_that_the_view_is_poor(serving: Node) -> None:
     new = serving.deliver(render(cluster(health_check={**QUICK, "retry": 1}), "master0"))
     serving.write("/stub/dead", "".join(f"{version} 192.168.0.{last}\n" for version in (serving.in_force, new) for last in (3, 4)))
     serving.sh("systemctl reload keepalived.service")
-    serving.succeeds("quorum", "master", "master-8443", "-100")
+    serving.sh(recording("master", "master-8443", -100))
     serving.succeeds("activate", new)
     assert serving.read("/run/openshift-lvs/view-master") == "-100\n"
 
 
 def test_a_service_that_comes_back_does_not_find_the_poor_view_of_its_past(serving: Node) -> None:
     serving.roll_out(with_second_address(), "master0")
-    serving.succeeds("quorum", "other", "other-443", "-100")
+    serving.sh(recording("other", "other-443", -100))
     serving.roll_out(cluster(), "master0")
     serving.roll_out(with_second_address(), "master0")
     assert serving.read("/run/openshift-lvs/view-other") == "0\n"
@@ -1273,11 +1273,11 @@ def test_a_service_that_comes_back_does_not_find_the_poor_view_of_its_past(servi
 
 def test_a_view_is_as_poor_as_the_part_of_its_services_without_a_quorum(serving: Node) -> None:
     serving.roll_out(with_a_port(), "master0")
-    serving.succeeds("quorum", "master", "master-8443", "-100")
+    serving.sh(recording("master", "master-8443", -100))
     assert serving.read("/run/openshift-lvs/view-master") == "-50\n"
-    serving.succeeds("quorum", "master", "master-443", "-100")
+    serving.sh(recording("master", "master-443", -100))
     assert serving.read("/run/openshift-lvs/view-master") == "-100\n"
-    serving.succeeds("quorum", "master", "master-8443", "0")
+    serving.sh(recording("master", "master-8443", 0))
     serving.roll_out(cluster(), "master0")
     assert serving.read("/run/openshift-lvs/view-master") == "0\n"  # what is served no longer counts no longer
 
@@ -1289,7 +1289,7 @@ def never_give_up_on_the_lock(made: Node) -> None:
 
 def test_a_quorum_that_is_lost_while_a_version_is_applied_counts(serving: Node) -> None:
     never_give_up_on_the_lock(serving)
-    serving.sh(f"for turn in 1 2 3 4 5; do {OPENSHIFT_LVS} apply & done; {OPENSHIFT_LVS} quorum master master-8443 -100; wait")
+    serving.sh(f"for turn in 1 2 3 4 5; do {OPENSHIFT_LVS} apply & done; {recording('master', 'master-8443', -100)}; wait")
     assert serving.read("/run/openshift-lvs/view-master") == "-100\n"
 
 
@@ -1299,7 +1299,7 @@ def test_two_services_that_lose_their_quorum_at_once_both_count(serving: Node) -
     run = "/run/openshift-lvs"
     serving.sh(f"""
         exec 9<>{run}/master.lock; flock 9; before=$(cat /proc/uptime)
-        {OPENSHIFT_LVS} quorum master master-8443 -100 9<&- &
+        {recording('master', 'master-8443', -100)} 9<&- &
         until [ "$(cat /proc/uptime)" != "$before" ]; do /usr/bin/sleep 0.01; done
         echo -100 >{run}/quorum/master/master-443
         exec 9<&-; wait""")

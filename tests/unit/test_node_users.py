@@ -11,7 +11,7 @@ import pytest
 from components import keepalived
 from components.configuration import Cluster
 from components.keepalived import File
-from tests.unit.node_root import PASSWORD, Node
+from tests.unit.node_root import PASSWORD, Node, recording
 from tests.unit.test_node_scripts import STACK, activated
 
 NOBODY = "setpriv --reuid=65534 --regid=65534 --clear-groups"
@@ -35,7 +35,7 @@ def serving() -> Iterator[Node]:
         made.succeeds("deliver-secret", version, stdin=keepalived.bundle(tuple(File(path, 0o600, text) for path, text in secrets.items())))
         made.succeeds("activate", version)
         made.succeeds("rotation", "out", "192.168.0.3")
-        made.succeeds("quorum", "master", "master-8443", "0")
+        made.sh(recording("master", "master-8443", 0))
         yield made
 
 

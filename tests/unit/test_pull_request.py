@@ -144,8 +144,8 @@ def test_a_templates_change_shows_on_every_host_that_has_the_file_as_base_is_ren
 
 
 def test_base_is_rendered_by_its_own_code(repository: Path, change: Change) -> None:
-    change("components/configuration/vips.py", "POOR_VIEW_WEIGHT = -100", "POOR_VIEW_WEIGHT = -90")
-    assert '-    quorum_down "/etc/keepalived/current/program/openshift-lvs quorum infra infra-80 -100"\n+' in shown(repository)
+    change("components/configuration/cluster.py", "return 150 if host == vip.owner", "return 151 if host == vip.owner")
+    assert "-    priority 150\n+    priority 151\n" in shown(repository)
 
 
 def test_another_owner_moves_the_vip_and_both_commits_are_named(repository: Path, change: Change) -> None:
