@@ -136,25 +136,25 @@ class Watch:
         self._part = lines.pop()
         before = self.belief
         self.belief = before.heard(lines)
-        if self.belief != before or beliefs.START in lines:
+        quorums = Belief().heard(lines).quorums
+        if self.belief != before or quorums or beliefs.START in lines:
             self.follow()
-            self._record_quorums(before)
+            self._record(quorums)
             state.write(state.BELIEF, self.belief.to_json())
             self._view_from = clock.now() + REPORT_S
         self._shown = ""
 
-    def _record_quorums(self, before: Belief) -> None:
-        """Record each quorum that changed, which changes the VRRP priority. keepalived could run a command for it, but a busy node starts none in time."""
+    def _record(self, quorums: dict[int, bool]) -> None:
+        """Record what keepalived says of these quorums, which changes the VRRP priority. It could run a command for each, but a busy node starts none in time."""
         description = self.description
         if description is None or not description.director:
             return
         for vip in description.vips:
             for service in vip.services:
-                has_it = self.belief.quorums.get(service.mark)
-                if has_it is None or has_it == before.quorums.get(service.mark):
+                if service.mark not in quorums:
                     continue
                 try:
-                    quorum.record(vip.name, service.name, 0 if has_it else description.poor_view(vip))
+                    quorum.record(vip.name, service.name, 0 if quorums[service.mark] else description.poor_view(vip))
                 except (Refused, OSError) as fault:
                     # The comparison of what is recorded finds it.
                     journal.note(str(fault))

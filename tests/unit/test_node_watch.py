@@ -671,6 +671,8 @@ def test_one_services_quorum_does_not_record_anothers_again(running: Running, re
     recorded.write_text("0\n")
     running.hear(f"VS FWM {MARK + 1} DOWN\n")
     assert recorded.read_text() == "0\n"
+    running.hear(f"VS FWM {MARK} DOWN\n")
+    assert recorded.read_text() == "-100\n", "they have lost it now, and keepalived says so a second time"
 
 
 def test_a_quorum_that_cannot_be_recorded_is_told_and_recorded_later(running: Running, recorded: Path) -> None:
