@@ -73,7 +73,7 @@ class VirtualService(Model):
     alpha: bool = False
     """Servers count as down until their first health check. keepalived: `alpha`."""
     omega: bool = False
-    """When keepalived stops, run quorum_down and remove the servers. keepalived: `omega`."""
+    """When keepalived stops, report that the quorum is lost and remove the servers. keepalived: `omega`."""
     ops: bool = False
     """Schedule every packet separately; UDP only. keepalived: `ops`."""
     inhibit_on_failure: bool = True

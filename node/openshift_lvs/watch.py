@@ -145,7 +145,7 @@ class Watch:
         self._shown = ""
 
     def _record(self, quorums: dict[int, bool]) -> None:
-        """Record what keepalived says of these quorums, which changes the VRRP priority. It could run a command for each, but a busy node starts none in time."""
+        """Record what keepalived says of these quorums, which changes the VRRP priority. A command for each would come too late on a busy node."""
         description = self.description
         if description is None or not description.director:
             return

@@ -141,7 +141,8 @@ class Node:
 
 def recording(instance: str, service: str, weight: int) -> str:
     """A shell command that records a service's quorum as the resident process does."""
-    return f"python3 -IS -c 'import sys; sys.path.insert(0, \"{PROGRAM}\"); from openshift_lvs import quorum; quorum.record(*sys.argv[1:3], {weight})' {instance} {service}"
+    script = f'import sys; sys.path.insert(0, "{PROGRAM}"); from openshift_lvs import quorum; quorum.record(*sys.argv[1:3], {weight})'
+    return f"python3 -IS -c '{script}' {instance} {service}"
 
 
 @contextlib.contextmanager
