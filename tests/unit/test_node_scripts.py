@@ -1299,7 +1299,7 @@ def test_two_services_that_lose_their_quorum_at_once_both_count(serving: Node) -
     run = "/run/openshift-lvs"
     serving.sh(f"""
         exec 9<>{run}/master.lock; flock 9; before=$(cat /proc/uptime)
-        {recording('master', 'master-8443', -100)} 9<&- &
+        {recording("master", "master-8443", -100)} 9<&- &
         until [ "$(cat /proc/uptime)" != "$before" ]; do /usr/bin/sleep 0.01; done
         echo -100 >{run}/quorum/master/master-443
         exec 9<&-; wait""")
