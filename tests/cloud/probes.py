@@ -26,9 +26,10 @@ from lab.nodes.probe import Request
 class Side(NamedTuple):
     """From where requests come, and what they ask for: an output of the endpoint of a VIP's first address, or of its second one.
 
-    The traffic program chooses the port of a given source itself, and none a second time within two minutes. The kernel chooses them by lot. A server that
-    still remembers the port's last connection answers the SYN with an ACK, the client with a RST. The next SYN is accepted. Then Open vSwitch's connection
-    tracking loses the answers through the floating IP.
+    The traffic program chooses the port of a given source itself: at the rate of `EVERY_MS` none a second time within 54 minutes, also in another run. The
+    kernel chooses them by lot. A server that still remembers the port's last connection answers the SYN with an ACK, the client with a RST. The next SYN is
+    accepted. Then Open vSwitch's connection tracking loses the answers through the floating IP. It remembers a connection that was cut off for 15 minutes
+    or longer.
     """
 
     namespace: str

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"os"
 	"strings"
@@ -91,11 +92,8 @@ const (
 	delayTold   = 20 * time.Millisecond
 )
 
-// The client's ports, below those that a kernel gives out, and more connections than are made in a second.
-const (
-	firstPort, ports     = 1 << 14, 1 << 14
-	connectionsPerSecond = 100
-)
+// The client's ports, below those that a kernel gives out.
+const firstPort, ports = 1 << 14, 1 << 14
 
 var (
 	errSynSentAgain = errors.New("SYN sent again")
@@ -132,7 +130,7 @@ func probe(given string) error {
 		recordTable    = func(t Table) { lock.Lock(); result.Tables = append(result.Tables, t); lock.Unlock() }
 		recordDelay    = func(d Delay) { lock.Lock(); result.Delays = append(result.Delays, d); lock.Unlock() }
 	)
-	next := sources(config.Sources, connectionsPerSecond)
+	next := sources(config.Sources, perSecond(config))
 	all.Add(2)
 	go func() { defer all.Done(); delays(over, recordDelay) }()
 	go func() { defer all.Done(); watch(config.Holders, over, recordHoldings, recordTable) }()
@@ -159,11 +157,24 @@ func probe(given string) error {
 	return json.NewEncoder(os.Stdout).Encode(result)
 }
 
-// source gives the client's addresses in turn, and each with a port that it did not have for hours: a kernel that is asked for an address
-// alone draws one of its ports by lot, and now and then one whose last connection a server still remembers. perSecond: at most so many are taken.
+// perSecond is how many connections at most this configuration makes in a second; streams are made once.
+func perSecond(config Config) int64 {
+	var each float64
+	for _, kind := range config.Requests {
+		each += 1000 / float64(kind.Every)
+	}
+	for _, kind := range config.Streams {
+		each += float64(kind.Count)
+	}
+	return int64(math.Ceil(each))
+}
+
+// source gives the client's addresses in turn, and each with the port that it had longest ago, also in an earlier run of this program: ports/perSecond
+// seconds ago. A kernel that is asked for an address alone draws one of its ports by lot, and now and then one whose last connection a server still
+// remembers. perSecond: at most so many are taken.
 func source(addresses []string, perSecond int64) func() net.Addr {
 	var taken atomic.Int64
-	taken.Store(time.Now().Unix() * perSecond)
+	taken.Store(time.Now().UnixMilli() * perSecond / 1000)
 	return func() net.Addr {
 		if len(addresses) == 0 {
 			return nil
