@@ -358,16 +358,22 @@ def at(*command: str) -> float:
 
 
 def checks_waited(directors: Iterable[str], since: float) -> float:
-    """For how many seconds all checks of a director stood still, at worst, as keepalived itself tells.
+    """For how many seconds all checks of a director stood still, at worst, as keepalived itself tells."""
+    return max((lingered(machine.run("lab", "exec", node, *checkers_journal(since)).stdout) for node in directors), default=0.0)
+
+
+def checkers_journal(since: float) -> list[str]:
+    """The argument vector of what prints keepalived's words about health checks since a moment."""
+    return ["journalctl", "--identifier=Keepalived_healthcheckers", "--output=cat", f"--since=@{since - 1:.0f}"]
+
+
+def lingered(journal: str) -> float:
+    """For how many seconds keepalived waited in close(2), by its own words.
 
     Closing a check's connection it waits up to 5 s for the last word of a host that has fallen silent in that moment (SO_LINGER; its issue 2271).
     """
-    waits = [0.0]
-    for node in directors:
-        journal = ["journalctl", "--identifier=Keepalived_healthcheckers", "--output=cat", f"--since=@{since - 1:.0f}"]
-        told = re.findall(r"A thread timer expired ([0-9.]+) seconds ago", machine.run("lab", "exec", node, *journal).stdout)
-        waits.append(sum(seconds for seconds in map(float, told) if abs(seconds - LINGER_S) < LINGER_S / 10))
-    return round(max(waits), 2)
+    told = map(float, re.findall(r"A thread timer expired ([0-9.]+) seconds ago", journal))
+    return round(sum(seconds for seconds in told if abs(seconds - LINGER_S) < LINGER_S / 10), 2)
 
 
 def state() -> dict[str, tuple[int, tuple[str, ...]]]:

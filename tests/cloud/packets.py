@@ -5,13 +5,14 @@ forge CONFIG                  sends what CONFIG names: {interface, packets: [[KI
 hear INTERFACE [SOURCE]       prints [protocol, source, target, port] of forged packets that arrive, or of all from SOURCE
 serve TCP_PORTS UDP_PORTS     answers each call (HTTP on TCP); ports are separated by commas, - for none
 call KIND ADDRESS PORT COUNT  prints {answered, errors: {what: count}} of calls, one after the other; KIND is tcp or udp
-timers                        prints how many seconds late this node's timers were at most
+timers [ADDRESS PORT]...      prints how many seconds late this node's timers were at most, or keepalived's would be that checks these servers
 
 `hear`, `serve` and `timers` say "ready", work until their standard input ends, and then print JSON.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import select
@@ -34,6 +35,8 @@ TIMES, GAP_S = 3, 0.2
 """How often `forge` sends its packets, and the pause between two times."""
 PATIENCE_S = 2.0
 TIMER_S = 0.05
+CHECK_S, LINGER_S = 0.2, 5
+"""The pause between two connections of `timers`, and for how long keepalived waits at most when it closes one."""
 
 
 def checksum(data: bytes) -> int:
@@ -169,14 +172,33 @@ def call(kind: str, address: str, port: str, count: str) -> None:
     print(json.dumps({"answered": int(count) - sum(errors.values()), "errors": errors}))
 
 
-def timers() -> None:
+def timers(*servers: str) -> None:
     late, ended, begun = 0.0, False, time.monotonic()
+    closing: list[float] = []
+
+    def check() -> None:
+        for address, port in itertools.cycle(zip(servers[::2], servers[1::2], strict=True)):
+            closing.append(close_s(address, int(port)))
+
+    threading.Thread(target=check, daemon=True).start()
     print("ready", flush=True)
     while not ended:
         ended = bool(select.select([0], [], [], TIMER_S)[0])
         began, begun = begun, time.monotonic()
         late = max(late, begun - began - TIMER_S)
-    print(json.dumps(round(late, 2)))
+    print(json.dumps(round(max([late, *closing]), 2)))
+
+
+def close_s(address: str, port: int) -> float:
+    """How many seconds it takes to close a connection to a server as keepalived does after each check: nothing else of its checks goes on meanwhile."""
+    time.sleep(CHECK_S)  # so often does keepalived check
+    try:
+        with socket.create_connection((address, port), PATIENCE_S) as check:
+            check.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, LINGER_S))
+            begun = time.monotonic()
+    except OSError:
+        return 0.0
+    return time.monotonic() - begun
 
 
 if __name__ == "__main__":

@@ -107,13 +107,25 @@ def test_timers_tell_for_how_long_a_node_did_not_run() -> None:
     assert asked.told["node"] >= 0.4
 
 
+def test_timers_tell_for_how_long_the_end_of_a_check_stops_all_others(free_port: Callable[[], int]) -> None:
+    with socket.create_server(("127.0.0.1", free_port())) as server:
+        with probes.Running({"node": program("timers", *map(str, server.getsockname()))}) as asked:
+            for _ in range(2):
+                server.accept()[0].close()
+        assert asked.told["node"] < 0.4
+        dead = free_port()
+        with probes.Running({"node": program("timers", "127.0.0.1", str(dead))}) as asked:
+            pass
+        assert asked.told["node"] < 0.4, "a server that refuses is no end of a check"
+
+
 def test_requests_that_waited_too_long_for_a_takeover_fail_the_test_unless_the_directors_late_timers_explain_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(test_moves, "longest_wait_s", lambda quiet_s: quiet_s + 1)
 
-    def judged(late: float, *requests: Request) -> str:
+    def judged(late: float, *requests: Request, waited_s: float = 0.0) -> str:
         # Both, because a skip that is not expected would skip this test.
         with pytest.raises((AssertionError, pytest.skip.Exception)) as end:
-            test_moves.require_takeover(list(requests), {"takeover_seconds": 1.0}, {"master1": 0.0, "master2": late}, killed=9)
+            test_moves.require_takeover(list(requests), {"takeover_seconds": 1.0}, {"master1": 0.0, "master2": late}, waited_s, killed=9)
         return f"{end.type.__name__}: {end.value}"
 
     slow, refused = request(10, 3.9), request(10, 0.1, "refused")
@@ -122,7 +134,10 @@ def test_requests_that_waited_too_long_for_a_takeover_fail_the_test_unless_the_d
     assert "'master2': 1.5} s late, and the bound of 2.3 s allows 0.3 s" in judged(1.5, slow)
     assert judged(1.5, request(10, 9.0)).startswith("AssertionError: bound 2.3 s")
     assert judged(1.5, slow, refused).startswith("AssertionError: killed at 9.00")
-    test_moves.require_takeover([request(10, 2.2)], {"takeover_seconds": 1.0}, {"master1": 0.0, "master2": 1.5}, killed=9)
+    test_moves.require_takeover([request(10, 2.2)], {"takeover_seconds": 1.0}, {"master1": 0.0, "master2": 1.5}, 0.0, killed=9)
+    # keepalived told that all its checks stood still for five seconds.
+    test_moves.require_takeover([request(10, 7.2)], {"takeover_seconds": 1.0}, {"master1": 0.0}, 5.0, killed=9)
+    assert judged(0.0, request(10, 7.4), waited_s=5.0).startswith("AssertionError: bound 7.3 s")
 
 
 @pytest.fixture
