@@ -211,8 +211,8 @@ def recount(description: Description) -> None:
 
     Of a reload that replaces servers, keepalived reports that the old ones lost the quorum, and does not report that the new ones have it.
     """
-    for vip, service, recorded in _recorded(description):
-        if recorded == "0" or not _has_quorum(service, belief.table()):
+    for vip, service, weight in recorded(description):
+        if weight == "0" or not _has_quorum(service, belief.table()):
             continue
         quorum.record(vip.name, service.name, 0)
         # Health checks may remove servers meanwhile, and what keepalived reported of that must not be lost.
@@ -226,21 +226,21 @@ def wrong_weights(description: Description, table: Table, said: dict[int, bool])
     A command that wrote the files may have done so between two reports of keepalived.
     """
     wrong = []
-    for vip, service, recorded in _recorded(description):
+    for vip, service, weight in recorded(description):
         has_it = _has_quorum(service, table)
-        if recorded != "0" and has_it:
+        if weight != "0" and has_it:
             wrong.append((vip.name, service.name, 0))
-        elif recorded == "0" and not has_it and said.get(service.mark) is False:
+        elif weight == "0" and not has_it and said.get(service.mark) is False:
             wrong.append((vip.name, service.name, description.poor_view(vip)))
     return wrong
 
 
-def _recorded(description: Description) -> Iterator[tuple[Vip, Service, str]]:
+def recorded(description: Description) -> Iterator[tuple[Vip, Service, str]]:
     """VIP, service and the weight that is recorded of its quorum, on a director. A service that is not in force has none."""
     for vip in description.vips if description.director else ():
         for service in vip.services:
-            if recorded := state.read(f"{state.QUORUM}/{vip.name}/{service.name}"):
-                yield vip, service, recorded
+            if weight := state.read(f"{state.QUORUM}/{vip.name}/{service.name}"):
+                yield vip, service, weight
 
 
 def _has_quorum(service: Service, table: Table) -> bool:

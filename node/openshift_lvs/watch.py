@@ -139,25 +139,24 @@ class Watch:
         quorums = Belief().heard(lines).quorums
         if self.belief != before or quorums or beliefs.START in lines:
             self.follow()
-            self._record(quorums)
+            # First: the next process begins with it, should systemd end this one while it waits for a lock.
             state.write(state.BELIEF, self.belief.to_json())
+            self._record(quorums)
             self._view_from = clock.now() + REPORT_S
         self._shown = ""
 
     def _record(self, quorums: dict[int, bool]) -> None:
         """Record what keepalived says of these quorums, which changes the VRRP priority. A command for each would come too late on a busy node."""
-        description = self.description
-        if description is None or not description.director:
+        if self.description is None:
             return
-        for vip in description.vips:
-            for service in vip.services:
-                if service.mark not in quorums:
-                    continue
-                try:
-                    quorum.record(vip.name, service.name, 0 if quorums[service.mark] else description.poor_view(vip))
-                except (Refused, OSError) as fault:
-                    # The comparison of what is recorded finds it.
-                    journal.note(str(fault))
+        for vip, service, _ in vrrp.recorded(self.description):
+            if service.mark not in quorums:
+                continue
+            try:
+                quorum.record(vip.name, service.name, 0 if quorums[service.mark] else self.description.poor_view(vip))
+            except (Refused, OSError) as fault:
+                # The comparison of what is recorded finds it.
+                journal.note(str(fault))
 
     def follow(self) -> None:
         """Begin and end failing open as the belief and the drains say, and bring own calls to the table. Also while a version changes."""

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from components import keepalived
-from node.openshift_lvs import belief, host, ipvs, observe, own_calls, programs, repairs, state, vrrp, watch
+from node.openshift_lvs import belief, host, ipvs, observe, own_calls, programs, quorum, repairs, state, vrrp, watch
 from node.openshift_lvs.belief import Belief
 from node.openshift_lvs.description import Description, Service
 from node.openshift_lvs.errors import Refused
@@ -685,6 +685,14 @@ def test_a_quorum_that_cannot_be_recorded_is_told_and_recorded_later(running: Ru
     lock.rmdir()
     running.look(5)
     assert recorded.read_text() == "-100\n"
+    assert state.read(state.view_file("master")) == "-100"
+
+
+def test_a_report_is_kept_when_the_process_ends_while_it_records_a_quorum(running: Running, recorded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quorum, "record", lambda *words: sys.exit("ended by the watchdog"))
+    with pytest.raises(SystemExit):
+        running.hear(f"VS FWM {MARK} DOWN\n")
+    assert running.started().belief.quorums == {MARK: False}
 
 
 def test_the_record_of_a_quorum_that_another_command_changed_is_corrected_after_three_seconds(running: Running, recorded: Path) -> None:
