@@ -68,20 +68,24 @@ def verified(cluster: Cluster) -> tuple[bool, str]:
     return done.returncode == 0, f"{[line for line in done.stdout.splitlines() if 'FAILED' in line] or done.stdout[-500:]} {done.stderr[-500:]}"
 
 
+def others(cluster: Cluster, owner: str) -> dict[str, Any]:
+    """The pool's directors but the owner, as they are configured."""
+    return {host: each for host, each in cluster.committed["pools"]["master"]["hosts"].items() if host != owner}
+
+
 def timers(cluster: Cluster, owner: str) -> Running:
     """How many seconds late the timers of the other directors are while it runs, by host: one of them takes the VIP, and evicts the owner's server.
 
     keepalived does nothing else while it closes a check's connection. So this counts too, to the servers that stay.
     """
-    others = {host: each for host, each in cluster.committed["pools"]["master"]["hosts"].items() if host != owner}
-    servers = [word for each in others.values() for family in ("address", "address_v6") for word in (each[family], str(PORT))]
-    return Running({host: on_node(host, *packets("timers", *servers)) for host in others})
+    directors = others(cluster, owner)
+    servers = [word for each in directors.values() for family in ("address", "address_v6") for word in (each[family], str(PORT))]
+    return Running({host: on_node(host, *packets("timers", *servers)) for host in directors})
 
 
 def checks_waited(cluster: Cluster, owner: str, since: float) -> float:
     """For how many seconds all checks of another director stood still, as keepalived tells (its issue 2271). The lab's bounds have this too."""
-    others = [host for host in cluster.committed["pools"]["master"]["hosts"] if host != owner]
-    return max(lingered(cluster.on(host, *checkers_journal(since))) for host in others)
+    return max(lingered(cluster.on(host, *checkers_journal(since))) for host in others(cluster, owner))
 
 
 def require_takeover(requests: list[Request], endpoint: dict[str, Any], late_s: Mapping[str, float], waited_s: float, **moments: float) -> None:
