@@ -428,14 +428,21 @@ PROXIES = _on_masters(f"cluster proxy NODE iptables {SERVER}"), _on_masters("clu
 # The node's network
 
 
-def _bridge_is_named(scene: Scene) -> Iterable[str]:
-    node = scene.backup
-    said = f"{machine.NODES[node]} is on br-ex, not on eth0"
-    done = stack.operate("verify")
-    if not done.returncode or said not in done.stdout:
-        yield f"operations verify does not say {said!r}: {done.stdout[-500:]}{done.stderr[-500:]}"
-    if said not in scene.journal(node):
-        yield f"the journal of {node} does not say {said!r}"
+def _bridge(who: str, which: Which) -> Experiment:
+    def named(scene: Scene) -> Iterable[str]:
+        node = which(scene)
+        said = f"{machine.NODES[node]} is on br-ex, not on eth0"
+        done = stack.operate("verify")
+        if not done.returncode or said not in done.stdout:
+            yield f"operations verify does not say {said!r}: {done.stdout[-500:]}{done.stderr[-500:]}"
+        if said not in scene.journal(node):
+            yield f"the journal of {node} does not say {said!r}"
+
+    return _experiment(
+        MASTER,
+        _step(f"eth0 of {who} moves into br-ex", _command("bridge", which), bounds.reported, evidence=named),
+        _step(f"eth0 of {who} is as it was", _command("no-bridge", which), bounds.reported, evidence=_verified_again),
+    )
 
 
 def _verified_again(scene: Scene) -> Iterable[str]:
@@ -503,11 +510,8 @@ CLUSTER = [
         "a NodePort on the VIP", 30443, "kube-proxy", lambda _: MASTERS, *PROXIES,
         [_each(MASTERS, "cluster ports NODE"), _api_server(), f"cluster service {SERVER} nodeport 443 30443"],
     ),
-    _experiment(
-        MASTER,
-        _step("eth0 of a backup moves into br-ex", _command("bridge", _backup), bounds.reported, evidence=_bridge_is_named),
-        _step("eth0 of that backup is as it was", _command("no-bridge", _backup), bounds.reported, evidence=_verified_again),
-    ),
+    _bridge("a backup", _backup),
+    _bridge("the owner", _owner),
     _service_restarts("networkd restarts", "networkd", "systemctl restart systemd-networkd"),
     _service_restarts("a DHCP lease is renewed", "dhcp", "networkctl renew eth0"),
     _service_restarts("NetworkManager restarts", "NetworkManager", "systemctl restart NetworkManager"),
