@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from components import keepalived
-from components.configuration import POOR_VIEW_WEIGHT, Cluster, Vip, VirtualService
-from node.openshift_lvs.facts import ASIDE, Facts
+from components.configuration import Cluster, Vip, VirtualService
+from node.openshift_lvs.facts import Facts
 from node.openshift_lvs.journal import utc
 from operations.nodes import Nodes
 from operations.verify import Finding, facts, from_facts, holders, outcome
@@ -185,16 +185,15 @@ def _director(cluster: Cluster, name: str, host: str, seen: Facts) -> Director:
     holds, last = str(vip.address) in seen.held, seen.vrrp.get(name)
     base = seen.priorities.get(name, cluster.priority(vip, host))
     drain, view = seen.drains.get(name, 0), sum(seen.views.get(each, 0) for each in cluster.together(name))
-    witness = 2 * POOR_VIEW_WEIGHT if seen.view == "cut off" else 0
     runs = seen.keepalived == "active"
     # keepalived keeps a priority from 1 to 254 (keepalived.conf(5), weight).
-    in_force = max(1, min(254, base + drain + view + witness)) if runs and drain != ASIDE else None
+    in_force = max(1, min(254, base + drain + view + seen.cut_off)) if runs and name not in seen.aside else None
     return Director(
         holds=holds,
         state=(last.state if last else "MASTER" if holds else "BACKUP") if runs else "stopped",
         since=utc(last.since) if last and runs else None,
         before=(last.before or None) if last and runs else None,
-        priority=Priority(in_force, base, drain, view, witness),
+        priority=Priority(in_force, base, drain, view, seen.cut_off),
     )
 
 

@@ -19,6 +19,7 @@ from components.configuration.model import AnyAddress, endpoint
 from node.openshift_lvs.facts import Facts
 from node.openshift_lvs.host import SLOPPY_TCP
 from node.openshift_lvs.ipvs import VirtualServer, real_server
+from node.openshift_lvs.observe import WATCH_STOPPED
 from operations.nodes import Answer, Nodes, looks
 
 MISSED_CHANCE = 1e-6
@@ -207,7 +208,7 @@ def _settings(host: str, files: Mapping[str, str], seen: Facts, addresses: set[s
 def _repairs(host: str, seen: Facts) -> Iterator[Finding]:
     """What the node repaired lately. Only what another program keeps changing is a fault."""
     if seen.watch not in ("", "active"):
-        yield Finding(host, "watch", False, f"openshift-lvs-watch.service is {seen.watch}; systemctl start openshift-lvs-watch on the node")
+        yield Finding(host, "watch", False, f"openshift-lvs-watch.service is {seen.watch}: {WATCH_STOPPED} on the node")
     for each in seen.repairs:
         if each.seconds_ago > RECENT_S and not each.contested:
             continue

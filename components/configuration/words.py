@@ -30,7 +30,7 @@ RENAMED = {
 
 NEEDLESS = {
     "nat_mask": "keepalived 2 does not know it",
-    "state": "every instance starts as BACKUP, and `owner` says where the address belongs",
+    "state": "every instance starts as BACKUP, and `owner` names the preferred director of the VIP",
     "nopreempt": "every instance has it, and a roll-out returns each VIP to its owner",
     "preempt": "every instance has `nopreempt`, and a roll-out returns each VIP to its owner",
     "preempt_delay": "every instance has `nopreempt`, and a roll-out returns each VIP to its owner",

@@ -77,14 +77,16 @@ def read() -> Belief | None:
 
 def from_table(description: Description, kernel: Table, drained: Set[str]) -> Belief:
     """What the kernel's table tells of the verdicts, for the first look at a keepalived that has run before: it reports only changes."""
-    verdicts = {}
+    verdicts, quorums = {}, {}
     for service in description.services:
         virtual = kernel.get(service.mark)
+        if virtual and service.sorry_server and str(service.sorry_server) in virtual.servers:
+            quorums[service.mark] = False
         for server in service.real_servers if virtual else ():
             there = virtual.servers.get(str(server.address)) if virtual else None
             if server.weight and str(server.address) not in drained:
                 verdicts[service.mark, str(server.address)] = bool(there and (there.weight or service.dynamic_weights))
-    return Belief(verdicts)
+    return Belief(verdicts, quorums)
 
 
 def prepare() -> None:

@@ -1,6 +1,6 @@
 """The commands of `openshift-lvs`: who calls each, and what it does. Every other module does the work.
 
-A command imports only what it needs: keepalived and systemd call some while a VIP moves.
+A command imports only what it needs: systemd calls some while a VIP moves.
 """
 
 from __future__ import annotations
@@ -240,7 +240,7 @@ COMMANDS: dict[str, tuple[Callable[..., str | None], str, str, str]] = {
     "start": (start, "", "systemd", "before keepalived starts: tracked files, weights, connection sync"),
     "started": (started, "", "systemd", "after keepalived started: the place of drained servers in the hash table"),
     "drain": (drain, "", "systemd, operator", "hand every VIP over, until keepalived starts again"),
-    "watch": (watch, "", "systemd", "stay: repair what other programs change, let services fail open, redirect own calls"),
+    "watch": (watch, "", "systemd", "stay: repair what other programs change, let services fail open, redirect own calls, record quorums, ask witnesses"),
     "rules": (rules, "", "systemd", "load the nftables rules of the version in force"),
     "metrics": (metrics, "", "systemd", "write the textfile for node_exporter, where the version in force has `metrics`"),
     "status": (status, "[--json]", "operator", "explain this node; with --json every fact for `operations`"),

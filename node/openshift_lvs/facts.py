@@ -8,7 +8,7 @@ from .ipvs import RealServer, SyncDaemon, VirtualServer
 from .record import Record, plain
 from .repairs import Repair
 from .translation import Translation
-from .vrrp import Transition
+from .vrrp import FAULT_WEIGHT, Transition
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 _NONE: dict[Any, Any] = {}
 
 FORMAT = 1
-ASIDE = -254
-"""keepalived's FAULT state: the director may not take the VIP."""
 
 
 class Facts(Record):
@@ -53,6 +51,8 @@ class Facts(Record):
     """What a drain or a roll-out adds to the priority, by VIP: see `aside` and `behind`."""
     witnesses: dict[str, bool] = _NONE
     """Whether each witness takes or refuses a connection."""
+    cut_off: int = 0
+    """What witnesses that do not answer add to the priorities. 0 where the release is an older one."""
     rules: str = ""
     """Difference between the nftables rules of the version and the loaded ones."""
     strangers: str = ""
@@ -77,17 +77,17 @@ class Facts(Record):
     @property
     def aside(self) -> list[str]:
         """The VIPs that it may not take: it is drained, or a hand-over was interrupted."""
-        return sorted(name for name, weight in self.drains.items() if weight == ASIDE)
+        return sorted(name for name, weight in self.drains.items() if weight == FAULT_WEIGHT)
 
     @property
     def behind(self) -> list[str]:
         """The VIPs that it takes only when no unchanged director can: a roll-out has not ended."""
-        return sorted(name for name, weight in self.drains.items() if weight not in (0, ASIDE))
+        return sorted(name for name, weight in self.drains.items() if weight not in (0, FAULT_WEIGHT))
 
     @property
     def view(self) -> str:
         """`good` with enough live servers of every service; `cut off` when no witness answers; else `poor`."""
-        if self.witnesses and not any(self.witnesses.values()):
+        if self.cut_off or (self.witnesses and not any(self.witnesses.values())):
             return "cut off"
         return "poor" if any(self.views.values()) else "good"
 

@@ -38,7 +38,7 @@ class Lock:
                 if clock.now() >= deadline:
                     holder = os.pread(self._file, 200, 0).decode(errors="replace").strip() or "a process that did not write its name"
                     os.close(self._file)
-                    raise TimedOut(f"{self._path}: waited {self._seconds:g} s; it is held by {holder}") from None
+                    raise TimedOut(f"{self._path}: waited {self._seconds:g} s; it is held by {holder}; wait until that has ended, or end it") from None
                 clock.pause()
         os.ftruncate(self._file, 0)
         os.pwrite(self._file, f"{self._command}, process {os.getpid()}\n".encode(), 0)

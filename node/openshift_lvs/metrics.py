@@ -28,7 +28,7 @@ METRICS = {
     "version_info": ("gauge", "The version in force. The directors of a pool have the same program and configuration, and so have its other servers."),
     "version_since_timestamp_seconds": ("gauge", "When the version came into force."),
     "keepalived_active": ("gauge", "Whether systemd says that keepalived is active."),
-    "watch_active": ("gauge", "Whether the resident process runs, which repairs what other programs change and lets services fail open."),
+    "watch_active": ("gauge", "Whether the resident process runs, which repairs what other programs change, lets services fail open, and records quorums."),
     "director_drained": ("gauge", "Whether an operator drained this director: it takes no VIP."),
     "vip_held": ("gauge", "Whether the VIP is on the interface of this host."),
     "vip_owned": ("gauge", "Whether this host is the preferred director of the VIP."),
@@ -137,7 +137,6 @@ def _samples(seen: Facts, description: Description) -> Iterator[Sample]:
 
 def _director(seen: Facts, description: Description) -> Iterator[Sample]:
     yield "director_drained", {}, seen.owns_nothing
-    cut_off = 2 * description.poor_view_weight if seen.view == "cut off" else 0
     for vip in description.vips:
         of = {"vip": vip.name, "address": vip.address}
         for held in vip.addresses:
@@ -150,7 +149,7 @@ def _director(seen: Facts, description: Description) -> Iterator[Sample]:
         if vip.name in seen.priorities:
             yield "vrrp_priority", of, seen.priorities[vip.name]
         view = sum(seen.views.get(each, 0) for each in description.moving_with([vip.name]))
-        for reason, added in (("drain", seen.drains.get(vip.name, 0)), ("view", view), ("witness", cut_off)):
+        for reason, added in (("drain", seen.drains.get(vip.name, 0)), ("view", view), ("witness", seen.cut_off)):
             yield "vrrp_priority_adjustment", {**of, "reason": reason}, added
         for service in vip.services:
             name = {"vip": vip.name, "service": f"{service.port}/{service.protocol}"}

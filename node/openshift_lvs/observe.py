@@ -10,6 +10,10 @@ from .description import Description, current
 from .facts import Facts
 from .record import replace
 
+WATCH_STOPPED = (
+    "nothing is repaired, no service fails open, and neither a lost quorum nor silent witnesses lower the VRRP priority; systemctl start openshift-lvs-watch"
+)
+
 
 def facts() -> Facts:
     """The facts of this node."""
@@ -53,6 +57,7 @@ def facts() -> Facts:
         views={name: int(state.read(state.view_file(name)) or 0) for name in description.instances},
         drains={name: int(state.read(state.drain_file(name)) or 0) for name in description.instances},
         witnesses=_reached(description),
+        cut_off=int(state.read(state.CUT_OFF) or 0),
         strangers=vrrp.strangers(description, description),
         filters=firewall.dropping_chains(chains),
         translated=translation.found(description, chains),
@@ -103,6 +108,7 @@ def report(seen: Facts, description: Description | None) -> str:
         holds += f" ({last.state} since {journal.utc(last.since)})" if last else ""
         why = [f"drain {drain} since {journal.since(state.drain_file(vip.name))}"] if drain else []
         why += [f"view {view} since {journal.since(state.view_file(vip.name))}"] if view else []
+        why += [f"cut off {seen.cut_off} since {journal.since(state.CUT_OFF)}"] if seen.cut_off else []
         owner = "this host" if vip.owner in description.addresses else names.get(str(vip.owner), str(vip.owner))
         lines.append(_vip_on_lo(vip.name, str(vip.address), seen) + f", {holds}, owner {owner}" + (f"; priority lowered: {', '.join(why)}" if why else ""))
         lines += [f"{_vip_on_lo(vip.name, str(address), seen)}, {'' if str(address) in seen.held else 'not '}held here" for address in vip.additional_addresses]
@@ -134,7 +140,7 @@ def _repairs(seen: Facts) -> list[str]:
 
 
 def _faults(seen: Facts) -> list[str]:
-    watch = f"openshift-lvs-watch.service is {seen.watch}: nothing is repaired, and no service fails open" if seen.watch not in ("", "active") else ""
+    watch = f"openshift-lvs-watch.service is {seen.watch}: {WATCH_STOPPED}" if seen.watch not in ("", "active") else ""
     rules = seen.rules and "nftables rules differ from the version's; openshift-lvs apply"
     translated = [str(each) for each in seen.translated if each.to]
     return [f"FAULT       {text}" for text in (seen.strangers, rules, watch, seen.moved, *translated) if text]

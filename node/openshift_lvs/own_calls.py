@@ -27,11 +27,13 @@ _CHAINS = {"prerouting": "prerouting priority dstnat - 1", "output": "output pri
 
 def redirect(description: Description, kernel: Table | None = None) -> None:
     """Bring the rules to the kernel's IPVS table. Does nothing where they are right, or where there were none and none are needed."""
-    with Lock(f"{state.OWN_CALLS}.lock", SHORT_S, "own-calls"):
+    with Lock(state.OWN_CALLS_LOCK, SHORT_S, "own-calls"):
         elsewhere = _elsewhere(description, ipvs.table() if kernel is None else kernel)
         wanted = rules(description, elsewhere)
         if wanted == state.text(state.OWN_CALLS) or (not elsewhere and not os.path.exists(state.OWN_CALLS)):
             return
+        # Should this command end before the rules are loaded and recorded, the next one loads them again.
+        state.write(state.OWN_CALLS, f"# being loaded\n{wanted}")
         programs.run("nft", "--file", "-", stdin=wanted)
         state.write(state.OWN_CALLS, wanted)
         names = ", ".join(sorted(endpoint(vip, port) for vip, _, port in elsewhere))
@@ -86,9 +88,18 @@ def _rules(description: Description, family: str, version: int, elsewhere: dict[
     return "\n".join(lines) + "\n"
 
 
-def missing() -> str:
-    """`table FAMILY NAME` of the first table that another program removed; empty when all are there."""
-    return next((f"table {family} {TABLE}" for family in _loaded() if not programs.succeeds("nft", "list", "table", family, TABLE)), "")
+def changed() -> str:
+    """The first table that another program removed, or from which it removed rules; empty when all have as many rules as were loaded."""
+    loaded = state.text(state.OWN_CALLS)
+    for family in _loaded():
+        status, shown, _ = programs.attempt("nft", "--handle", "list", "table", family, TABLE)
+        if status:
+            return f"table {family} {TABLE} was missing"
+        # The lines of tables and chains end with `{ # handle NUMBER`.
+        there = len(re.findall(r"[^{] # handle \d+$", shown, re.MULTILINE))
+        if there != (number := loaded.count(f"add rule {family} {TABLE} ")):
+            return f"table {family} {TABLE} had {there} rules, not {number}"
+    return ""
 
 
 def _loaded() -> list[str]:
@@ -96,6 +107,7 @@ def _loaded() -> list[str]:
     return re.findall(rf"^table (ip6?) {TABLE} ", state.text(state.OWN_CALLS), re.MULTILINE)
 
 
-def load_again() -> None:
-    """Load the rules that were there last."""
-    programs.run("nft", "--file", "-", stdin=state.text(state.OWN_CALLS))
+def load_again(seconds: float) -> None:
+    """Load the rules that were there last. Raises TimedOut when another command brings them to the table for longer than these seconds."""
+    with Lock(state.OWN_CALLS_LOCK, seconds, "watch"):
+        programs.run("nft", "--file", "-", stdin=state.text(state.OWN_CALLS))

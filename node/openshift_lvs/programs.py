@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 
 from .errors import Refused
 
@@ -13,8 +14,10 @@ if TYPE_CHECKING:
 _FOLDERS = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
 """Where programs are looked up, whatever PATH the caller has: sudo's may lack the first ones."""
 _ENVIRONMENT = {"PATH": ":".join(_FOLDERS), "LC_ALL": "C.UTF-8"}
-_SIGPIPE = 13
-"""Python ignores it; a program that it starts must not."""
+_SIGPIPE, _SIGKILL = 13, 9
+"""Python ignores SIGPIPE; a program that it starts must not. Importing `signal` takes longer than most commands."""
+ENDS_S = 300
+"""Seconds until a program must have ended. systemd gives a service 90 s to stop, and a longer wait would keep the lock of the versions."""
 
 
 class Process:
@@ -40,24 +43,51 @@ class Process:
             os.close(given)
 
     def end(self, stdin: str = "") -> tuple[int, str, str]:
-        """Give it its input, and wait: its exit status, output and error output. One that a signal ended has a negative status."""
+        """Give it its input, and wait: its exit status, output and error output. One that a signal ended has a negative status.
+
+        One that has not ended after ENDS_S is killed, and its error output says so.
+        """
         left = stdin.encode()
+        os.set_blocking(self._input, False)
+        in_time = True
         try:
-            while left:
+            while left and (in_time := _ready(self._input, select.POLLOUT)):
                 left = left[os.write(self._input, left) :]
         except BrokenPipeError:
             # It ended without reading all of it. Its status says why.
             pass
         os.close(self._input)
+        in_time = in_time and self._ends()
+        if not in_time:
+            os.kill(self._id, _SIGKILL)
         try:
             status = os.waitstatus_to_exitcode(os.waitpid(self._id, 0)[1])
-            return status, _text(self._streams[0]), _text(self._streams[1])
+            late = "" if in_time else f"it did not end within {ENDS_S} s, and was killed"
+            return status, _text(self._streams[0]), _text(self._streams[1]) + late
         finally:
             self._close(*self._streams)
+
+    def _ends(self) -> bool:
+        try:
+            process = os.pidfd_open(self._id)
+        except OSError:
+            # Before Linux 5.3 there is no such file: the wait has no deadline.
+            return True
+        try:
+            return _ready(process, select.POLLIN)
+        finally:
+            os.close(process)
 
     def _close(self, *streams: int) -> None:
         for stream in streams:
             os.close(stream)
+
+
+def _ready(file: int, event: int) -> bool:
+    """Whether this happens to a file within ENDS_S."""
+    poll = select.poll()
+    poll.register(file, event)
+    return bool(poll.poll(ENDS_S * 1000))
 
 
 def attempt(*command: str, stdin: str = "") -> tuple[int, str, str]:

@@ -41,7 +41,7 @@ class Repair(Record):
 
 
 class Repairs:
-    """The repairs of this process, and the times of each thing's last ones on a clock that never jumps."""
+    """The repairs since the boot, and the times of each thing's last attempts on a clock that never jumps. It begins with what the process before recorded."""
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
@@ -50,13 +50,22 @@ class Repairs:
         self._by: dict[str, str] = {}
         self._contested: set[str] = set()
         self._left_alone: set[str] = set()
+        self._failed: dict[str, str] = {}
+        """Why the last attempt failed."""
+        text = state.read(state.REPAIRS)
+        for what, count, last, by, contested in json.loads(text) if text else ():
+            self._times[what], self._counts[what], self._by[what] = [last], count, by
+            self._contested |= {what} if contested else set()
 
     def allowed(self, what: str) -> bool:
         """Whether this thing may be repaired now."""
         times, now = self._times.get(what, []), self._now()
         if what.startswith(SYSCTL):
-            return sum(now - each < SYSCTL_WITHIN_S for each in times) < SYSCTL_TIMES
+            return self._within_the_hour(times) < SYSCTL_TIMES
         return not times or now - times[-1] >= self._wait(times)
+
+    def _within_the_hour(self, times: list[float]) -> int:
+        return sum(self._now() - each < SYSCTL_WITHIN_S for each in times)
 
     @staticmethod
     def _wait(times: list[float]) -> float:
@@ -68,13 +77,12 @@ class Repairs:
 
     def done(self, what: str, how: str, by: str = "") -> None:
         """Record a repair and write a line to the journal."""
-        times = self._times.setdefault(what, [])
-        times.append(self._now())
-        del times[:-20]
+        times = self._attempted(what)
+        self._failed.pop(what, None)
         self._counts[what] = self._counts.get(what, 0) + 1
         self._by[what] = by or self._by.get(what, "")
         wait = self._wait(times)
-        if wait or (what.startswith(SYSCTL) and len(times) >= SYSCTL_TIMES):
+        if wait or (what.startswith(SYSCTL) and self._within_the_hour(times) >= SYSCTL_TIMES):
             self._contested.add(what)
         else:
             self._contested.discard(what)
@@ -82,12 +90,30 @@ class Repairs:
         journal.note(f"repaired {what}: {how}{f'; changed by {by}' if by else ''}{again}")
         self._write()
 
+    def failed(self, what: str, how: str, why: str) -> None:
+        """Write a line to the journal for an attempt to repair something, unless the last one failed in the same way.
+
+        The next attempt waits as after a repair.
+        """
+        self._attempted(what)
+        if self._failed.get(what) != why:
+            self._failed[what] = why
+            journal.note(f"could not repair {what}: {how}; {why}")
+
+    def _attempted(self, what: str) -> list[float]:
+        """Keep the time of an attempt; the times of the last ones."""
+        times = self._times.setdefault(what, [])
+        times.append(self._now())
+        del times[:-20]
+        return times
+
     def left_alone(self, what: str, how: str) -> None:
         """Write one line to the journal for a thing that is not as it should be and is not repaired."""
         if what not in self._left_alone:
             self._left_alone.add(what)
             self._contested.add(what)
-            journal.note(f"not repaired again: {what}: {how}; another program set it after {SYSCTL_TIMES} repairs")
+            last = f"the last attempt failed: {self._failed[what]}" if what in self._failed else f"another program set it after {SYSCTL_TIMES} repairs"
+            journal.note(f"not repaired again: {what}: {how}; {last}")
             self._write()
 
     def are_right(self, differ: set[str]) -> None:
@@ -104,12 +130,12 @@ class Repairs:
 
 
 def read(now: float) -> tuple[Repair, ...]:
-    """The recorded repairs; `now` is clock.now(). A rival that has rested for some minutes is none any more."""
+    """The recorded repairs; `now` is clock.now(). Nothing is contested any more when its last repair was long ago: then it is repaired at once again."""
     text = state.read(state.REPAIRS)
     found = []
     for what, count, last, by, contested in json.loads(text) if text else ():
         ago = max(0.0, now - last)
-        found.append(Repair(what, count, int(ago), by, contested and (what.startswith(SYSCTL) or ago < ROW_S)))
+        found.append(Repair(what, count, int(ago), by, contested and ago < (SYSCTL_WITHIN_S if what.startswith(SYSCTL) else ROW_S)))
     return tuple(found)
 
 

@@ -29,11 +29,11 @@ FILE
     weight on the VRRP priority: 0, -254 (takes no VIP), or less than 0 during a roll-out; start, activate, hand-over, ownership;
     keepalived, status; gone, `start` writes it
 /run/openshift-lvs/view-VIP
-    weight on the VRRP priority for services without quorum; start, quorum, recount; keepalived, status; gone, `start` writes it
+    weight on the VRRP priority for services without quorum; start, watch, recount; keepalived, status; gone, `start` writes it
 /run/openshift-lvs/cut-off
     weight on the VRRP priorities: 0, or less while no witness answers; start, watch; keepalived; gone, `start` writes it
 /run/openshift-lvs/quorum/VIP/SERVICE
-    0, or the weight of a poor view; start, quorum, recount; quorum, recount; gone, `start` writes it
+    0, or the weight of a poor view; start, watch, recount; watch, recount; gone, `start` writes it
 /run/openshift-lvs/activation.json
     what an interrupted activation must know (activation.Progress); activate; activate; gone
 /run/openshift-lvs/own-calls
@@ -41,7 +41,7 @@ FILE
 /run/openshift-lvs/verdicts
     a pipe: a line for each verdict of keepalived's health checks (lvs_notify_fifo); keepalived, start; watch; gone, `start` makes it
 /run/openshift-lvs/belief
-    the last verdict on each real server, and since when services fail open (belief.Belief); watch; activate, recount, status; gone
+    the last verdict on each real server, the quorums, and since when services fail open (belief.Belief); watch; activate, recount, status; gone
 /run/openshift-lvs/repairs
     what was repaired, how often and when (repairs.Repair); watch; status; gone
 /run/openshift-lvs/directors
@@ -52,6 +52,8 @@ FILE
     the text of the units that systemd has read and enabled; activate; activate; gone
 /run/openshift-lvs/lock, VIP.lock
     the command that changes versions, or that counts quorums; lock; lock; gone
+/run/openshift-lvs/own-calls.lock
+    the command that loads the rules for calls from this node; lock; lock; gone
 /run/openshift-lvs/test-packets.lock
     the command that sends itself test packets; lock; lock; gone
 
@@ -79,6 +81,7 @@ CUT_OFF = f"{RUN}/cut-off"
 ACTIVATION = f"{RUN}/activation.json"
 UNITS_TOLD = f"{RUN}/units"
 OWN_CALLS = f"{RUN}/own-calls"
+OWN_CALLS_LOCK = f"{OWN_CALLS}.lock"
 VERDICTS = f"{RUN}/verdicts"
 BELIEF = f"{RUN}/belief"
 REPAIRS = f"{RUN}/repairs"

@@ -235,6 +235,16 @@ def wrong_weights(description: Description, table: Table, said: dict[int, bool])
     return wrong
 
 
+def wrong_views(description: Description) -> list[tuple[str, str, int]]:
+    """VIP, what its view adds to the priority, and what its services' weights come to, where these differ: a command ended before it had written both."""
+    found = []
+    for vip in description.vips if description.director else ():
+        there, mean = state.read(state.view_file(vip.name)), quorum.mean_of(vip.name)
+        if there and there != str(mean):
+            found.append((vip.name, there, mean))
+    return found
+
+
 def recorded(description: Description) -> Iterator[tuple[Vip, Service, str]]:
     """VIP, service and the weight that is recorded of its quorum, on a director. A service that is not in force has none."""
     for vip in description.vips if description.director else ():
@@ -265,11 +275,13 @@ def tidy(description: Description) -> None:
     for name in state.names(state.RUN):
         kind, _, instance = name.partition("-")
         gone = kind in ("drain", "view") and instance not in description.instances
-        if gone or (name.endswith(".lock") and name[: -len(".lock")] not in (*description.instances, "own-calls")):
+        of_no_vip = f"{state.RUN}/{name}" in (state.OWN_CALLS_LOCK, state.TEST_PACKETS_LOCK)
+        if gone or (name.endswith(".lock") and name[: -len(".lock")] not in description.instances and not of_no_vip):
             os.unlink(f"{state.RUN}/{name}")
     for instance in state.names(state.QUORUM):
         if instance not in description.instances:
-            for name in state.names(f"{state.QUORUM}/{instance}"):
+            # Also what an interrupted command has left half-written.
+            for name in os.listdir(f"{state.QUORUM}/{instance}"):
                 os.unlink(f"{state.QUORUM}/{instance}/{name}")
             os.rmdir(f"{state.QUORUM}/{instance}")
 

@@ -28,7 +28,7 @@ from .witness import Witnesses
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from .ipvs import Key, Table
 
@@ -46,6 +46,8 @@ GONE = 0.25
 """The part of `connections_max` that must be gone until packets without a handshake create connections again."""
 ALIVE_S = 5.0
 """Seconds between two signs of life for systemd's watchdog."""
+LOCK_S = 1.0
+"""Seconds that this process waits for a lock. It has other work, and systemd ends it when it gives no sign of life."""
 PROC_TABLE = "/proc/net/ip_vs"
 PROC_UDP = {4: "/proc/net/udp", 6: "/proc/net/udp6"}
 """Where both sides of connection sync have a socket of the kernel's."""
@@ -95,6 +97,8 @@ class Watch:
         self._part = ""
         self._view_from: float | None = None
         """When the view is compared; None while nothing happened that could change it."""
+        self._failing: dict[str, str] = {}
+        """Why something is not possible at present, as the journal has it."""
 
     @property
     def again(self) -> bool:
@@ -119,6 +123,7 @@ class Watch:
         self._sysctls = host.wanted_sysctls(state.CURRENT) if version else []
         self._shown, self._live = "", None
         self.rules_due = self.vips_due = self.address_due = self._follow_due = True
+        self._own_rules_from = clock.now()
         self._view_from = clock.now() + REPORT_S
         return True
 
@@ -138,9 +143,9 @@ class Watch:
         self.belief = before.heard(lines)
         quorums = Belief().heard(lines).quorums
         if self.belief != before or quorums or beliefs.START in lines:
-            self.follow()
-            # First: the next process begins with it, should systemd end this one while it waits for a lock.
+            # First: the next process begins with it, should this one end while it does what follows from it.
             state.write(state.BELIEF, self.belief.to_json())
+            self._follow_and_keep()
             self._record(quorums)
             self._view_from = clock.now() + REPORT_S
         self._shown = ""
@@ -153,10 +158,16 @@ class Watch:
             if service.mark not in quorums:
                 continue
             try:
-                quorum.record(vip.name, service.name, 0 if quorums[service.mark] else self.description.poor_view(vip))
+                quorum.record(vip.name, service.name, 0 if quorums[service.mark] else self.description.poor_view(vip), LOCK_S)
             except (Refused, OSError) as fault:
                 # The comparison of what is recorded finds it.
                 journal.note(str(fault))
+
+    def _follow_and_keep(self) -> None:
+        before = self.belief
+        self.follow()
+        if self.belief != before:
+            state.write(state.BELIEF, self.belief.to_json())
 
     def follow(self) -> None:
         """Begin and end failing open as the belief and the drains say, and bring own calls to the table. Also while a version changes."""
@@ -211,10 +222,7 @@ class Watch:
             self._drained, self._table_from, self._follow_due, self._shown = drained, clock.now() + SETTLE_S, True, ""
         if self._follow_due and self.description.runs_keepalived:
             self._follow_due = False
-            before = self.belief
-            self.follow()
-            if self.belief != before:
-                state.write(state.BELIEF, self.belief.to_json())
+            self._follow_and_keep()
         if self.address_due:
             self._find_address(self.description)
         faults = []
@@ -233,10 +241,6 @@ class Watch:
             except TimedOut:
                 # Another command changes versions. What is wrong then is looked at afterwards.
                 self._seen = []
-                self.rules_due |= any(fault.what in (RULES, OWN_RULES) for fault in faults)
-                self.vips_due |= any(fault.what == VIPS for fault in faults)
-                if any(fault.what == VIEW for fault in faults):
-                    self._view_from = clock.now()
 
     def _find_address(self, description: Description) -> None:
         """Write a line to the journal when this host's own address has moved to another interface, or is not there any more."""
@@ -244,9 +248,10 @@ class Watch:
             before, self._moved = self._moved, host.moved(description, host.all_addresses())
         except (Refused, OSError) as fault:
             # The next look asks again.
-            journal.note(f"addresses were not read: {fault}")
+            self._fails("addresses were not read", fault)
             return
         self.address_due = False
+        self._failing.pop("addresses were not read", None)
         if self._moved != before:
             journal.note(self._moved or f"{description.address}: no other interface than {description.interface} has it any more")
 
@@ -255,13 +260,13 @@ class Watch:
         for fault in self._faults():
             if (fault.what, fault.how) not in lasting:
                 continue
-            failed = ""
             try:
                 fault.repair()
             except (Refused, OSError) as why:
-                failed = f"; it failed: {why}"
-            # After the repair: to look for rivals takes time.
-            self.repairs.done(fault.what, f"{fault.how}{failed}", fault.by or repairs.suspects())
+                self.repairs.failed(fault.what, fault.how, str(why))
+            else:
+                # After the repair: to look for rivals takes time.
+                self.repairs.done(fault.what, fault.how, fault.by or repairs.suspects())
         self._seen = []
         self._shown = ""
         # From now on the repaired table counts: it may be emptied again before the next glance.
@@ -270,20 +275,40 @@ class Watch:
     def _faults(self) -> list[Fault]:
         """What is not as the version in force and keepalived's belief say."""
         assert self.description
-        self._turn += 1
-        faults = self._sysctl_faults() if self._turn % 2 or self._seen else []
-        if self.vips_due or any(what == VIPS for what, _ in self._seen):
-            faults += self._vip_faults(self.description)
-        if self.description.runs_keepalived:
-            faults += self._table_faults(self.description)
-        if self.description.director and (not self._turn % 2 or self._seen):
-            faults += self._sync_faults(self.description)
-        own_rules_due = self._own_rules_from is not None and clock.now() >= self._own_rules_from
-        if self.rules_due or own_rules_due or any(what in (RULES, OWN_RULES) for what, _ in self._seen):
-            faults += self._rule_faults()
-        if any(what == VIEW for what, _ in self._seen) or (self._view_from is not None and clock.now() >= self._view_from):
-            faults += self._view_faults(self.description)
+        faults = []
+        for what, compare in self._due(self.description):
+            try:
+                faults += compare(self.description)
+                self._failing.pop(what, None)
+            except (Refused, OSError) as why:
+                # It stays due.
+                self._fails(what, why)
         return faults
+
+    def _due(self, description: Description) -> Iterator[tuple[str, Callable[[Description], list[Fault]]]]:
+        """What is compared at this look, and how. What is compared after an event only stays due until it is right, and waits while it may not be repaired."""
+        self._turn += 1
+        now = clock.now()
+        if self._turn % 2 or self._seen:
+            yield "sysctls", self._sysctl_faults
+        if self.vips_due and self.repairs.allowed(VIPS):
+            yield VIPS, self._vip_faults
+        if description.runs_keepalived:
+            yield IPVS, self._table_faults
+        if description.director and (not self._turn % 2 or self._seen):
+            yield SYNC, self._sync_faults
+        if self.rules_due and self.repairs.allowed(RULES):
+            yield RULES, self._rule_faults
+        if self._own_rules_from is not None and now >= self._own_rules_from and self.repairs.allowed(OWN_RULES):
+            yield OWN_RULES, self._own_rule_faults
+        if self._view_from is not None and now >= self._view_from and self.repairs.allowed(VIEW):
+            yield VIEW, self._view_faults
+
+    def _fails(self, what: str, why: Exception) -> None:
+        """Write to the journal that something is not possible: once, until it is possible or fails in another way."""
+        if self._failing.get(what) != str(why):
+            self._failing[what] = str(why)
+            journal.note(f"{what}: {why}")
 
     def _table_faults(self, description: Description) -> list[Fault]:
         shown = self._table.text()
@@ -320,7 +345,7 @@ class Watch:
             # The next look at the sysctls finds it.
             journal.note(str(fault))
 
-    def _sysctl_faults(self) -> list[Fault]:
+    def _sysctl_faults(self, _: Description) -> list[Fault]:
         differ = host.sysctls_that_differ([(name, "0" if self._limited and name == host.SLOPPY_TCP else value) for name, value in self._sysctls])
         faults = []
         for name, value, there in differ:
@@ -329,9 +354,9 @@ class Watch:
         return faults
 
     def _vip_faults(self, description: Description) -> list[Fault]:
-        self.vips_due = False
         there = host.addresses("lo")
         missing = [address for address in description.vip_addresses if address not in there]
+        self.vips_due = bool(missing)
         return [Fault(VIPS, f"{', '.join(missing)} was missing", lambda: host.add_vips(description))] if missing else []
 
     def _sync_faults(self, description: Description) -> list[Fault]:
@@ -342,29 +367,34 @@ class Watch:
             return []
         sides = len(ipvs.sync_daemons())
         if sides == 2:
-            # This kernel does not show the sockets: asking ipvsadm every other second would cost too much.
-            self._sync_hidden = True
+            # Where both were running all the time, this kernel does not show the sockets: asking ipvsadm every other second would cost too much.
+            self._sync_hidden = sync_sides(state.text(PROC_UDP[version]), version) != 2
             return []
         return [Fault(SYNC, f"{2 - sides} of its two sides had ended", lambda: ipvs.keep_sync(description))]
 
-    def _rule_faults(self) -> list[Fault]:
-        self.rules_due, self._own_rules_from = False, None
-        faults = []
+    def _rule_faults(self, _: Description) -> list[Fault]:
         # A server that is no director may have none.
-        if os.path.exists(f"{state.CURRENT}/{host.RULES}") and (differs := host.rules_that_differ()):
-            faults.append(Fault(RULES, differs, lambda: host.load_rules(state.CURRENT), self._rules_by))
-        if missing := own_calls.missing():
-            faults.append(Fault(OWN_RULES, f"{missing} was missing", own_calls.load_again, self._rules_by))
-        return faults
+        differs = host.rules_that_differ() if os.path.exists(f"{state.CURRENT}/{host.RULES}") else ""
+        self.rules_due = bool(differs)
+        return [Fault(RULES, differs, lambda: host.load_rules(state.CURRENT), self._rules_by)] if differs else []
+
+    def _own_rule_faults(self, _: Description) -> list[Fault]:
+        if self._redirecting is not None and self._redirecting.is_alive():
+            return []
+        changed = own_calls.changed()
+        self._own_rules_from = self._own_rules_from if changed else None
+        return [Fault(OWN_RULES, changed, lambda: own_calls.load_again(LOCK_S), self._rules_by)] if changed else []
 
     def _view_faults(self, description: Description) -> list[Fault]:
-        self._view_from = None
-        if not host.keepalived_runs():
-            return []
         faults = []
-        for vip, service, weight in vrrp.wrong_weights(description, beliefs.judged(self._kernel(), self.belief), self.belief.quorums):
-            how = f"{service} {'lost' if weight else 'has'} its quorum, and was recorded as if it {'had it' if weight else 'had lost it'}"
-            faults.append(Fault(VIEW, how, partial(quorum.record, vip, service, weight), "another command"))
+        if host.keepalived_runs():
+            for vip, service, weight in vrrp.wrong_weights(description, beliefs.judged(self._kernel(), self.belief), self.belief.quorums):
+                how = f"{service} {'lost' if weight else 'has'} its quorum, and was recorded as if it {'had it' if weight else 'had lost it'}"
+                faults.append(Fault(VIEW, how, partial(quorum.record, vip, service, weight, LOCK_S), "another command"))
+            for vip, there, mean in vrrp.wrong_views(description):
+                how = f"{vip}: added {there} to the priority, and its services add {mean}"
+                faults.append(Fault(VIEW, how, partial(quorum.recount, vip, LOCK_S), "another command"))
+        self._view_from = self._view_from if faults else None
         return faults
 
     def _kernel(self) -> Table:
@@ -388,9 +418,11 @@ class Watch:
         os.setpriority(os.PRIO_PROCESS, 0, max(0, os.getpriority(os.PRIO_PROCESS, 0)))
         try:
             own_calls.redirect(description, kernel)
+            self._failing.pop("calls from this node were not redirected", None)
         except (Refused, OSError) as fault:
-            self._live = None
-            journal.note(f"calls from this node were not redirected: {fault}")
+            # The next look tries again, also when the table is as it was.
+            self._live, self._redirect_due = None, True
+            self._fails("calls from this node were not redirected", fault)
 
     def _out(self) -> set[Key]:
         """The real servers that get no connection although their check passes: drained by an operator, or removed by an activation that runs."""

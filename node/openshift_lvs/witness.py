@@ -33,7 +33,7 @@ class Witnesses:
         self._asked: socket.socket | None = None
         self._asked_at = 0.0
         self._result = 0
-        """Of connect(2), where it was known at once."""
+        """Result of connect(2): EINPROGRESS while the connection is being set up."""
         self._in_a_row = 0
         """Answers that are not as `cut_off` says."""
 

@@ -39,6 +39,7 @@ _STATE = (
     "ACTIVATION",
     "UNITS_TOLD",
     "OWN_CALLS",
+    "OWN_CALLS_LOCK",
     "VERDICTS",
     "BELIEF",
     "REPAIRS",
@@ -233,7 +234,7 @@ class System:
 
 
 def _is_question(line: str) -> bool:
-    return line.startswith(("ipvsadm --list", "systemctl -q is-", "systemctl is-", "nft list", "ip -oneline"))
+    return line.startswith(("ipvsadm --list", "systemctl -q is-", "systemctl is-", "nft list", "nft --handle list", "ip -oneline"))
 
 
 @pytest.fixture

@@ -62,7 +62,7 @@ def test_a_lock_that_is_held_names_its_holder_at_the_deadline(system: System) ->
     path = f"{state.RUN}/lock"
     with Lock(path, 5, "activate 0123456789ab"), pytest.raises(TimedOut) as late, Lock(path, 5, "deliver"):
         pass
-    assert str(late.value) == f"{path}: waited 5 s; it is held by activate 0123456789ab, process {os.getpid()}"
+    assert str(late.value) == f"{path}: waited 5 s; it is held by activate 0123456789ab, process {os.getpid()}; wait until that has ended, or end it"
     assert system.now == 1005
 
 

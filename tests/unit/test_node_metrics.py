@@ -65,6 +65,7 @@ def director() -> Facts:
         views={"master": -50},
         drains={"master": -254},
         witnesses={"192.168.0.9:22": False},
+        cut_off=-200,
         rules="loaded: one; rendered: another",
         strangers="a stranger",
         vrrp={"master": Transition("MASTER", 1772366400.5, "BACKUP")},

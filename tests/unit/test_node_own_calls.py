@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import sys
 from collections.abc import Iterator
 from ipaddress import ip_address
 from pathlib import Path
@@ -9,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from node.openshift_lvs import own_calls, state
+from node.openshift_lvs.errors import Refused
 from node.openshift_lvs.lock import Lock
 from node.openshift_lvs.record import replace
 from tests.unit.node_functions import ADDRESSES, HERE, MARK, SERVER, System, description, service, vip
@@ -59,7 +62,7 @@ def test_calls_go_to_the_live_servers_while_the_own_one_is_not_and_come_back(sys
 def test_an_activation_waits_half_a_minute_for_the_resident_process_that_loads_the_first_rules(system: System) -> None:
     system.fill(description())
     weigh(system, 0, HERE)
-    began, resident = system.now, Lock(f"{state.OWN_CALLS}.lock", 0, "own-calls")
+    began, resident = system.now, Lock(state.OWN_CALLS_LOCK, 0, "own-calls")
     resident.__enter__()
 
     def loaded_at_last() -> None:
@@ -68,6 +71,36 @@ def test_an_activation_waits_half_a_minute_for_the_resident_process_that_loads_t
             resident.__exit__()
 
     system.while_waiting = loaded_at_last
+    own_calls.redirect(description())
+    assert loaded(system) == ["nft --file -"]
+
+
+def test_rules_whose_loading_was_interrupted_are_loaded_again(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
+    system.fill(description())
+    weigh(system, 0, HERE)
+    own_calls.redirect(description())
+    weigh(system, 1, HERE)
+    with monkeypatch.context() as interrupted:
+        write = state.write
+        interrupted.setattr(state, "write", lambda path, text: sys.exit("killed") if loaded(system)[-1:] else write(path, text))
+        loaded(system)
+        with pytest.raises(SystemExit):
+            own_calls.redirect(description())
+    # The kernel has the new rules, and none is recorded. Now the old ones are needed again.
+    weigh(system, 0, HERE)
+    own_calls.redirect(description())
+    assert loaded(system) == ["nft --file -"]
+    assert "dnat" in Path(state.OWN_CALLS).read_text()
+
+
+def test_rules_that_nft_refused_are_given_to_it_again(system: System) -> None:
+    system.fill(description())
+    weigh(system, 0, HERE)
+    system.answers["nft --file -"] = (1, "", "no memory")
+    with pytest.raises(Refused):
+        own_calls.redirect(description())
+    del system.answers["nft --file -"]
+    loaded(system)
     own_calls.redirect(description())
     assert loaded(system) == ["nft --file -"]
 
@@ -167,6 +200,25 @@ def test_a_call_from_the_node_and_from_a_pod_is_answered_by_another_server_while
     neighbours.python("own_calls.redirect(here)")
     for call in (node_calls, pod_calls):
         assert "refused" in neighbours.run(*call).stderr
+
+
+def test_rules_that_another_program_removes_are_missed_and_loaded_again(neighbours: Node) -> None:
+    neighbours.sh("sed -i 's/192.168.0.2 DR 1/192.168.0.2 DR 0/' /stub/table")
+    said = neighbours.python("""
+from openshift_lvs import programs
+own_calls.redirect(here)
+said = [own_calls.changed()]
+for change in (("flush", "chain", "ip", "openshift_lvs_own", "output"), ("delete", "table", "ip", "openshift_lvs_own")):
+    programs.run("nft", *change)
+    said.append(own_calls.changed())
+    own_calls.load_again(1)
+    said.append(own_calls.changed())
+print("|".join(said))
+""")
+    intact, flushed, again, removed, there = said.strip().split("|")
+    assert (intact, again, there) == ("", "", "")
+    assert removed == "table ip openshift_lvs_own was missing"
+    assert re.fullmatch(r"table ip openshift_lvs_own had \d+ rules, not \d+", flushed)
 
 
 def test_nothing_of_it_stays_on_a_host_that_is_removed(neighbours: Node) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -56,8 +57,11 @@ def test_a_service_that_is_not_in_force_does_not_count(system: System) -> None:
     assert not Path(state.view_file("master")).exists()
 
 
-def test_a_repeated_report_writes_no_line_in_the_journal(system: System) -> None:
+def test_a_repeated_report_writes_no_line_in_the_journal_and_keeps_the_time_of_the_first(system: System) -> None:
     recorded(one="-100")
     view()
+    os.utime(f"{state.QUORUM}/master/one", (0, 0))
     quorum.record("master", "one", -100)
     assert system.notes == []
+    quorum.record("master", "one", 0)
+    assert "one: quorum gained (lost since 1970-01-01 00:00:00 UTC)" in system.notes

@@ -587,7 +587,7 @@ with lock.Lock(state.LOCK, 0, "activate 0123456789ab"):
     except lock.TimedOut as fault:
         print(str(fault).replace(str(os.getpid()), "PID"))
 """)
-    assert said == "/run/openshift-lvs/lock: waited 2 s; it is held by activate 0123456789ab, process PID"
+    assert said == "/run/openshift-lvs/lock: waited 2 s; it is held by activate 0123456789ab, process PID; wait until that has ended, or end it"
 
 
 def test_no_other_user_can_reach_a_lock_or_a_tracked_file(serving: Node) -> None:

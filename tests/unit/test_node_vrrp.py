@@ -289,12 +289,16 @@ def test_a_sorry_server_is_no_part_of_the_quorum(system: System) -> None:
 def test_what_the_version_in_force_does_not_name_is_forgotten(system: System) -> None:
     vrrp.start(description(*TWO_VIPS))
     Path(state.RUN, "other.lock").touch()
+    Path(state.QUORUM, "other", "other-8443.4711.part").touch()
+    for each in (state.OWN_CALLS_LOCK, state.TEST_PACKETS_LOCK):
+        Path(each).touch()
     drain(ADDRESSES[1])
     drain("192.168.0.8")
     Path(state.OWNERSHIP).touch()
     vrrp.tidy(description())
     assert files() == {"drain-master": "0", "view-master": "0", "quorum/master/master-8443": "0"}
     assert not Path(state.RUN, "other.lock").exists()
+    assert Path(state.OWN_CALLS_LOCK).exists() and Path(state.TEST_PACKETS_LOCK).exists(), "another command may hold them"
     assert (state.drained(), state.owns_nothing()) == ({ADDRESSES[1]}, True)
 
 

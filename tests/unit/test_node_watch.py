@@ -67,7 +67,7 @@ class Running:
         made._program = os.path.realpath(f"{state.CURRENT}/program")
         assert made.read_version()
         made.read_belief()
-        made.rules_due = False
+        made.rules_due, made._own_rules_from = False, None
         return made
 
     def sysctl(self, path: str, text: str) -> None:
@@ -164,6 +164,16 @@ def test_without_a_record_the_first_belief_is_what_the_table_of_a_running_keepal
     belief.forget()
     seen = made.started().belief
     assert [seen.passes(service(), address) for address in ADDRESSES] == [True, False, True], "one that is drained tells nothing"
+
+
+def test_without_a_record_a_sorry_server_in_the_table_tells_that_the_quorum_is_lost(make: type[Running], system: System, tmp_path: Path) -> None:
+    made = make(system, tmp_path, served(service(**{**GIVEN, "fail_open": False}, sorry_server=ip_address("192.168.0.9"))))
+    system.fails(*ADDRESSES)
+    system.table[MARK]["192.168.0.9"] = ("DR", 1, 0)
+    belief.forget()
+    made.watch = made.started()
+    made.look(3)
+    assert not system.restored
 
 
 # The table that follows
@@ -481,11 +491,83 @@ def test_rules_that_another_program_removed_are_loaded_again_and_name_it(running
     monkeypatch.setattr(host, "rules_that_differ", lambda: differ.pop() if differ else "")
     Path(state.CURRENT, host.RULES).touch()
     state.write(state.OWN_CALLS, own_calls.rules(served(), {}))
-    running.system.answers |= {f"nft list {each}": (1, "", "No such file") for each in ("table ip openshift_lvs_own", "set ip openshift_lvs kept")}
-    running.watch.tables_changed({host.TABLE}, "nft (process 7, started by firewalld)")
+    running.system.answers |= {
+        f"nft {each}": (1, "", "No such file") for each in ("--handle list table ip openshift_lvs_own", "list set ip openshift_lvs kept")
+    }
+    running.watch.tables_changed({host.TABLE, own_calls.TABLE}, "nft (process 7, started by firewalld)")
     differ.append("table ip openshift_lvs is missing")
     assert running.look() == [f"nft --file {state.CURRENT}/{host.RULES}", "nft --file -"]
     assert running.system.notes[0] == ("repaired nftables rules: table ip openshift_lvs is missing; changed by nft (process 7, started by firewalld)")
+
+
+def test_a_repair_that_waits_for_a_rival_to_rest_is_made_then(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong, compared, loaded = [""], [0], [0]
+
+    def differ() -> str:
+        compared[0] += 1
+        return wrong[0]
+
+    def load(_: object) -> None:
+        loaded[0] += 1
+        wrong[0] = ""
+
+    monkeypatch.setattr(host, "rules_that_differ", differ)
+    monkeypatch.setattr(host, "load_rules", load)
+    Path(state.CURRENT, host.RULES).touch()
+    for flushed in range(1, repairs.FREE + 2):
+        wrong[0] = "table ip openshift_lvs is missing"
+        running.watch.tables_changed({host.TABLE}, "rival")
+        running.look(2)
+        assert loaded[0] == min(flushed, repairs.FREE)
+    compared[0] = 0
+    running.look(2)
+    assert compared[0] == 0, "while it may not be repaired, it is not compared"
+    running.look(4)
+    assert loaded[0] == repairs.FREE + 1
+    running.look(2)
+    compared[0] = 0
+    running.look(4)
+    assert compared[0] == 0, "it is right, and the kernel tells of nothing"
+
+
+def test_a_repair_that_fails_is_told_once_and_made_as_soon_as_it_can_be(running: Running) -> None:
+    running.look()
+    running.system.answers |= {"ip -oneline address show dev lo": (0, "", ""), "ip -batch -": (1, "", "no permission")}
+    running.watch.vips_due = True
+    running.look(6)
+    assert [note for note in running.system.notes if "VIPs" in note] == ["could not repair VIPs on lo: 192.168.0.250 was missing; ip -batch -: no permission"]
+    assert not repairs.read(running.system.now), "nothing was repaired"
+    del running.system.answers["ip -batch -"]
+    assert "ip -batch -" in running.look(6)
+    assert running.system.notes[-1].startswith("repaired VIPs on lo")
+
+
+def test_what_is_found_while_something_else_is_repaired_is_repaired_too(running: Running) -> None:
+    running.look()
+    running.sysctl("net/ipv4/conf/all/arp_ignore", "0\n")
+    running.look(1)
+    running.system.answers["ip -oneline address show dev lo"] = (0, "", "")
+    running.watch.vips_due = True
+    assert running.look(4)[:2] == ["sysctl -q -p -", "ip -batch -"]
+
+
+def test_what_cannot_be_compared_is_told_once_and_does_not_end_the_process(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers: list[str | Refused] = [Refused("unshare: no memory")]
+
+    def differ() -> str:
+        if isinstance(answers[0], Refused):
+            raise answers[0]
+        return answers[0]
+
+    monkeypatch.setattr(host, "rules_that_differ", differ)
+    Path(state.CURRENT, host.RULES).touch()
+    running.watch.rules_due = True
+    running.look(4)
+    running.system.table.clear()
+    assert any(line.startswith("--add-service") for line in running.look()), "the rest is repaired meanwhile"
+    assert [note for note in running.system.notes if "unshare" in note] == ["nftables rules: unshare: no memory"]
+    answers[0] = "table ip openshift_lvs is missing"
+    assert f"nft --file {state.CURRENT}/{host.RULES}" in running.look(3)
 
 
 @pytest.mark.parametrize(("shown", "sides"), [(BOTH_SIDES, 2), (BOTH_SIDES[: BOTH_SIDES.index("  2:")], 1), ("  sl  local_address rem_address\n", 0)])
@@ -520,6 +602,41 @@ def test_connection_sync_whose_sockets_the_kernel_does_not_show_is_not_asked_for
     Path(watch.PROC_UDP[4]).write_text("")
     assert running.look(6) == []
     assert (len(asked), running.system.notes) == (1, [])
+
+
+def test_a_side_of_connection_sync_that_starts_between_two_looks_does_not_end_the_watch_over_it(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[object] = []
+
+    def sync_daemons() -> tuple[ipvs.SyncDaemon, ...]:
+        Path(watch.PROC_UDP[4]).write_text(BOTH_SIDES)
+        return tuple(ipvs.SyncDaemon(side, "eth0", 51, 1472) for side in ("master", "backup"))
+
+    with monkeypatch.context() as restarting:
+        restarting.setattr(ipvs, "sync_daemons", sync_daemons)
+        Path(watch.PROC_UDP[4]).write_text("")
+        running.look(2)
+    monkeypatch.setattr(ipvs, "keep_sync", kept.append)
+    Path(watch.PROC_UDP[4]).write_text("")
+    running.look(4)
+    assert kept
+
+
+def test_a_process_that_starts_anew_goes_on_counting_repairs(system: System) -> None:
+    repairs.Repairs(lambda: system.now).done("IPVS table", "emptied", "kube-proxy")
+    repairs.Repairs(lambda: system.now).done("view", "wrong")
+    repairs.Repairs(lambda: system.now).done("IPVS table", "emptied")
+    assert repairs.read(system.now) == (repairs.Repair("IPVS table", 2, 0, "kube-proxy"), repairs.Repair("view", 1, 0))
+
+
+def test_a_sysctl_that_was_left_to_another_program_is_set_again_after_an_hour(system: System) -> None:
+    made, what = repairs.Repairs(lambda: system.now), f"{repairs.SYSCTL}net.ipv4.vs.sloppy_tcp"
+    for _ in range(repairs.SYSCTL_TIMES):
+        made.done(what, "was 0, is 1")
+    assert not made.allowed(what) and repairs.read(system.now)[0].contested
+    system.now += repairs.SYSCTL_WITHIN_S
+    assert made.allowed(what) and not repairs.read(system.now)[0].contested
+    made.done(what, "was 0, is 1")
+    assert made.allowed(what) and not repairs.read(system.now)[0].contested, "the repairs of an hour ago do not count"
 
 
 def test_a_rival_that_changes_the_same_thing_again_and_again_is_named_and_waited_for(system: System) -> None:
@@ -658,7 +775,7 @@ def recorded(running: Running) -> Path:
 def test_a_quorum_is_recorded_as_soon_as_keepalived_tells_that_it_is_lost_or_gained(running: Running, recorded: Path) -> None:
     running.hear(down(*ADDRESSES) + f"VS FWM {MARK} DOWN\n")
     assert recorded.read_text() == "-100\n"
-    assert state.read(state.view_file("master")) == "-100", "keepalived reads it by itself, and another director takes the VIP"
+    assert state.read(state.view_file("master")) == "-100", "keepalived reads it by itself"
     running.hear(up(*ADDRESSES) + f"VS FWM {MARK} UP\n")
     assert recorded.read_text() == "0\n"
     assert state.read(state.view_file("master")) == "0"
@@ -688,11 +805,15 @@ def test_a_quorum_that_cannot_be_recorded_is_told_and_recorded_later(running: Ru
     assert state.read(state.view_file("master")) == "-100"
 
 
-def test_a_report_is_kept_when_the_process_ends_while_it_records_a_quorum(running: Running, recorded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(quorum, "record", lambda *words: sys.exit("ended by the watchdog"))
+@pytest.mark.parametrize(("of", "does"), [(quorum, "record"), (ipvs.Standby, "restore")])
+def test_a_report_is_kept_when_the_process_ends_while_it_does_what_follows(
+    running: Running, recorded: Path, monkeypatch: pytest.MonkeyPatch, of: object, does: str
+) -> None:
+    monkeypatch.setattr(of, does, lambda *words: sys.exit("ended by the watchdog"))
+    running.system.fails(*ADDRESSES)
     with pytest.raises(SystemExit):
-        running.hear(f"VS FWM {MARK} DOWN\n")
-    assert running.started().belief.quorums == {MARK: False}
+        running.hear(down(*ADDRESSES) + f"VS FWM {MARK} DOWN\n")
+    assert running.started().belief == Belief({(MARK, each): False for each in ADDRESSES}, {MARK: False}, running.started().belief.open_since)
 
 
 def test_the_record_of_a_quorum_that_another_command_changed_is_corrected_after_three_seconds(running: Running, recorded: Path) -> None:
@@ -705,6 +826,13 @@ def test_the_record_of_a_quorum_that_another_command_changed_is_corrected_after_
     assert recorded.read_text() == "0\n"
     assert state.read(state.view_file("master")) == "0"
     assert [each.what for each in repairs.read(running.system.now)] == ["view"]
+
+
+def test_a_view_that_a_command_did_not_come_to_write_is_corrected(running: Running, recorded: Path) -> None:
+    state.write(state.view_file("master"), "-100\n")
+    running.watch._view_from = running.system.now
+    running.look(3)
+    assert state.read(state.view_file("master")) == "0"
 
 
 def test_a_quorum_of_which_keepalived_said_nothing_stays_as_recorded(running: Running, recorded: Path) -> None:
@@ -721,6 +849,16 @@ def test_own_calls_follow_a_verdict_at_once_and_end_at_the_own_server_while_the_
     running.system.fails(SECOND, THIRD)
     running.hear(down(SECOND, THIRD))
     assert "dnat" not in state.text(state.OWN_CALLS)
+
+
+def test_own_calls_that_could_not_be_redirected_are_tried_again_though_the_table_stays_the_same(running: Running) -> None:
+    running.system.answers["nft --file -"] = (1, "", "no memory")
+    running.system.fails(HERE)
+    running.hear(down(HERE))
+    running.look(3)
+    assert [note for note in running.system.notes if "memory" in note] == ["calls from this node were not redirected: nft --file -: no memory"]
+    del running.system.answers["nft --file -"]
+    assert "nft --file -" in running.look(2)
 
 
 def test_ipvsadm_has_started_before_the_verdict_after_which_a_service_has_no_server(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
