@@ -117,7 +117,7 @@ def _missing(new: Description, known: Heard, version: int) -> list[str]:
 
 
 def protocols(new: Description, version: int) -> list[int]:
-    """The IP protocols by which directors speak with each other in a family."""
+    """The IP protocols that directors send to each other in a family."""
     adverts = {vip.advert_protocol for vip in new.vips if vip.address.version == version}
     return [*sorted(adverts), *([UDP] if version == new.sync_version else [])]
 
@@ -125,16 +125,16 @@ def protocols(new: Description, version: int) -> list[int]:
 def hear(version: str) -> None:
     """Send and receive test packets until the version has been in force for AFTER_S, or is not on this host any more."""
     new = Description.read(versions.folder(version))
-    ears: list[_Ears] = []
+    opened: list[_Sockets] = []
     noted: set[int] = set()
     ends_at: float | None = None
     before = None
     while os.path.isdir(versions.folder(version)):
-        _begin_families(new, ears, noted)
-        for each in ears:
-            each.speak()
-        _listen(ears, clock.now() + EACH_S)
-        if (known := {address: heard for each in ears for address, heard in each.known().items()}) != before:
+        _begin_families(new, opened, noted)
+        for each in opened:
+            each.send()
+        _listen(opened, clock.now() + EACH_S)
+        if (known := {address: heard for each in opened for address, heard in each.known().items()}) != before:
             state.write(state.HEARING, json.dumps(known))
             before = known
         if ends_at is None and state.target(state.PROVEN) == version:
@@ -143,30 +143,30 @@ def hear(version: str) -> None:
             return
 
 
-def _begin_families(new: Description, ears: list[_Ears], noted: set[int]) -> None:
+def _begin_families(new: Description, opened: list[_Sockets], noted: set[int]) -> None:
     """Make the sockets of each family that has none yet: the address of one may come late. `noted`: the families for which the journal has that."""
-    for version in sorted(set(new.versions).difference(each.version for each in ears)):
+    for version in sorted(set(new.versions).difference(each.version for each in opened)):
         try:
-            ears.append(_Ears(new, version))
+            opened.append(_Sockets(new, version))
         except OSError as fault:
             if version not in noted:
                 journal.note(f"test packets from {new.address_of(version)}: {fault}")
                 noted.add(version)
 
 
-def _listen(ears: list[_Ears], until: float) -> None:
+def _listen(opened: list[_Sockets], until: float) -> None:
     """Receive until that time."""
     import select
 
-    sockets = {ear: (each, protocol) for each in ears for protocol, ear in each.receive.items()}
+    sockets = {receiver: (each, protocol) for each in opened for protocol, receiver in each.receive.items()}
     while (left := until - clock.now()) > 0:
-        for ear in select.select(list(sockets), [], [], left)[0]:
-            each, protocol = sockets[ear]
-            data, (source, *_) = ear.recvfrom(4096)
+        for receiver in select.select(list(sockets), [], [], left)[0]:
+            each, protocol = sockets[receiver]
+            data, (source, *_) = receiver.recvfrom(4096)
             each.take(protocol, source, data)
 
 
-class _Ears:
+class _Sockets:
     """The sockets of one director in one family, and what it has heard."""
 
     def __init__(self, new: Description, version: int) -> None:
@@ -184,12 +184,12 @@ class _Ears:
         self.receive = {each: self._socket(socket.SOCK_RAW, each) for each in self.protocols if each != UDP}
         if UDP in self.protocols:
             self._hear_sync()
-        for protocol, ear in self.receive.items():
+        for protocol, receiver in self.receive.items():
             if version == 6:
-                ear.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, struct.pack("16sI", self._packed(self.groups[protocol]), self._index))
+                receiver.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, struct.pack("16sI", self._packed(self.groups[protocol]), self._index))
             else:
                 member = struct.pack("4s4si", self._packed(self.groups[protocol]), bytes(4), self._index)
-                ear.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, member)
+                receiver.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, member)
 
     def _hear_sync(self) -> None:
         sync = self._socket(socket.SOCK_DGRAM, 0)
@@ -230,7 +230,7 @@ class _Ears:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, self.new.interface.encode())
         return made
 
-    def speak(self) -> None:
+    def send(self) -> None:
         """Send a test packet by every protocol, and what this director hears by each."""
         for carrier in self.receive:
             if carrier == UDP:

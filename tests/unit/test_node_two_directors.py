@@ -145,7 +145,7 @@ def test_keepalived_ignores_test_packets_of_ipv6_without_a_word(taken_over: Pair
         return listener.read("/stub/keepalived").splitlines()
 
     before = [line for line in said() if "thread timer expired" not in line]
-    sender.python("from openshift_lvs import hearing\nhearing._Ears(here, 6).speak()")
+    sender.python("from openshift_lvs import hearing\nhearing._Sockets(here, 6).send()")
     wait_for("a test packet", lambda: (any(router == "0" for _, _, router, _ in taken_over.sent("master0", "advert")), ""), MOVED_S)
     listener.sh("/usr/bin/sleep 0.5")
     assert [line for line in said() if "thread timer expired" not in line] == before
