@@ -315,13 +315,13 @@ def rules_that_differ() -> str:
     loaded = "".join(shown.values())
     if loaded and loaded == state.text(f"{state.CURRENT}/{LISTED_RULES}"):
         return ""
+    for family, text in shown.items():
+        if not text:
+            return f"table {family} {TABLE} is missing"
     # Another nft may list the same rules in other words.
     wanted = listed(state.CURRENT)
     if loaded == wanted:
         return ""
-    for family, text in shown.items():
-        if not text:
-            return f"table {family} {TABLE} is missing"
     for ours, theirs in zip(wanted.splitlines(), loaded.splitlines()):
         if ours != theirs:
             return f"loaded: {theirs.strip()}; rendered: {ours.strip()}"

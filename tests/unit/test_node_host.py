@@ -159,6 +159,15 @@ def test_rules_of_a_release_that_keeps_no_connections_are_loaded_all_the_same(sy
     assert system.asked == ["nft --file -", f"nft --file {tmp_path}/lvs.nft"]
 
 
+def test_a_table_that_is_missing_is_named_without_loading_the_versions_rules_to_compare_them(system: System) -> None:
+    # On a slow node that takes more than a second, and a repair compares three times.
+    in_force("v1", description())
+    Path(state.CURRENT, host.RULES).write_text("table ip openshift_lvs {\n}\ntable ip6 openshift_lvs {\n}\n")
+    system.answers["nft --stateless --terse list table ip openshift_lvs"] = (0, "table ip openshift_lvs {\n}\n", "")
+    assert host.rules_that_differ() == "table ip6 openshift_lvs is missing"
+    assert not [line for line in system.asked if line.startswith("unshare")]
+
+
 def test_rules_of_a_former_director_are_removed(system: System, tmp_path: Path) -> None:
     host.load_rules(str(tmp_path))
     assert system.asked.pop() == "nft delete table ip openshift_lvs"
