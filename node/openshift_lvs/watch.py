@@ -317,16 +317,18 @@ class Watch:
             return []
         kernel = ipvs.parse_proc(shown)
         self._limit_connections(description, shown)
-        self._redirect(kernel)
         wanted = beliefs.wanted(description, self.belief, self._out())
         lines = []
         for service in description.services:
             if service.scheduler:
                 lines += beliefs.difference(service, wanted[service.mark], kernel.get(service.mark))
+        missing = {service.mark for service in description.services} - set(kernel)
+        if not (missing and lines):
+            # In a table that another program has emptied, no server is live. It is put back first.
+            self._redirect(kernel)
         if not lines:
             self._shown = shown
             return []
-        missing = {service.mark for service in description.services} - set(kernel)
         return [Fault(IPVS, told(lines), lambda: _put_back(description, missing, lines))]
 
     def _limit_connections(self, description: Description, shown: str) -> None:

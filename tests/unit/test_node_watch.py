@@ -851,6 +851,17 @@ def test_own_calls_follow_a_verdict_at_once_and_end_at_the_own_server_while_the_
     assert "dnat" not in state.text(state.OWN_CALLS)
 
 
+def test_own_calls_stay_with_the_other_servers_while_an_emptied_table_is_put_back(running: Running) -> None:
+    running.system.fails(HERE)
+    running.hear(down(HERE))
+    running.look()
+    running.system.table.clear()
+    restored = running.look()
+    assert any(line.startswith("--add-service") for line in restored)
+    assert not any("end at its own server" in note for note in running.system.notes)
+    assert "dnat" in state.text(state.OWN_CALLS)
+
+
 def test_own_calls_that_could_not_be_redirected_are_tried_again_though_the_table_stays_the_same(running: Running) -> None:
     running.system.answers["nft --file -"] = (1, "", "no memory")
     running.system.fails(HERE)
