@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from components import keepalived
-from components.configuration import Cluster, Vip, VirtualService
+from components.configuration import POOR_VIEW_WEIGHT, Cluster, Vip, VirtualService
 from node.openshift_lvs.facts import Facts
 from node.openshift_lvs.journal import utc
 from operations.nodes import Nodes
@@ -185,15 +185,17 @@ def _director(cluster: Cluster, name: str, host: str, seen: Facts) -> Director:
     holds, last = str(vip.address) in seen.held, seen.vrrp.get(name)
     base = seen.priorities.get(name, cluster.priority(vip, host))
     drain, view = seen.drains.get(name, 0), sum(seen.views.get(each, 0) for each in cluster.together(name))
+    # A node of an earlier release does not tell it.
+    witness = seen.cut_off if seen.cut_off is not None else 2 * POOR_VIEW_WEIGHT if seen.view == "cut off" else 0
     runs = seen.keepalived == "active"
     # keepalived keeps a priority from 1 to 254 (keepalived.conf(5), weight).
-    in_force = max(1, min(254, base + drain + view + seen.cut_off)) if runs and name not in seen.aside else None
+    in_force = max(1, min(254, base + drain + view + witness)) if runs and name not in seen.aside else None
     return Director(
         holds=holds,
         state=(last.state if last else "MASTER" if holds else "BACKUP") if runs else "stopped",
         since=utc(last.since) if last and runs else None,
         before=(last.before or None) if last and runs else None,
-        priority=Priority(in_force, base, drain, view, seen.cut_off),
+        priority=Priority(in_force, base, drain, view, witness),
     )
 
 

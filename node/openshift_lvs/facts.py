@@ -51,8 +51,8 @@ class Facts(Record):
     """What a drain or a roll-out adds to the priority, by VIP: see `aside` and `behind`."""
     witnesses: dict[str, bool] = _NONE
     """Whether each witness takes or refuses a connection."""
-    cut_off: int = 0
-    """What witnesses that do not answer add to the priorities. 0 where the release is an older one."""
+    cut_off: int | None = None
+    """What witnesses that do not answer add to the priorities. None where there is none to ask, or the release is an older one."""
     rules: str = ""
     """Difference between the nftables rules of the version and the loaded ones."""
     strangers: str = ""
@@ -86,7 +86,7 @@ class Facts(Record):
 
     @property
     def view(self) -> str:
-        """`good` with enough live servers of every service; `cut off` when no witness answers; else `poor`."""
+        """`good` with enough live servers of every service; `cut off` when no witness answers, or the priority is lowered for that; else `poor`."""
         if self.cut_off or (self.witnesses and not any(self.witnesses.values())):
             return "cut off"
         return "poor" if any(self.views.values()) else "good"

@@ -149,7 +149,7 @@ def _director(seen: Facts, description: Description) -> Iterator[Sample]:
         if vip.name in seen.priorities:
             yield "vrrp_priority", of, seen.priorities[vip.name]
         view = sum(seen.views.get(each, 0) for each in description.moving_with([vip.name]))
-        for reason, added in (("drain", seen.drains.get(vip.name, 0)), ("view", view), ("witness", seen.cut_off)):
+        for reason, added in (("drain", seen.drains.get(vip.name, 0)), ("view", view), ("witness", seen.cut_off or 0)):
             yield "vrrp_priority_adjustment", {**of, "reason": reason}, added
         for service in vip.services:
             name = {"vip": vip.name, "service": f"{service.port}/{service.protocol}"}

@@ -57,7 +57,7 @@ def facts() -> Facts:
         views={name: int(state.read(state.view_file(name)) or 0) for name in description.instances},
         drains={name: int(state.read(state.drain_file(name)) or 0) for name in description.instances},
         witnesses=_reached(description),
-        cut_off=int(state.read(state.CUT_OFF) or 0),
+        cut_off=int(state.read(state.CUT_OFF) or 0) if description.witnesses else None,
         strangers=vrrp.strangers(description, description),
         filters=firewall.dropping_chains(chains),
         translated=translation.found(description, chains),

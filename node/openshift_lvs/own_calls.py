@@ -14,6 +14,7 @@ import re
 
 from . import host, ipvs, journal, programs, state
 from .description import endpoint
+from .errors import Refused
 from .lock import SHORT_S, Lock
 
 TYPE_CHECKING = False
@@ -32,9 +33,17 @@ def redirect(description: Description, kernel: Table | None = None) -> None:
         wanted = rules(description, elsewhere)
         if wanted == state.text(state.OWN_CALLS) or (not elsewhere and not os.path.exists(state.OWN_CALLS)):
             return
+        before = state.text(state.OWN_CALLS)
         # Should this command end before the rules are loaded and recorded, the next one loads them again.
         state.write(state.OWN_CALLS, f"# being loaded\n{wanted}")
-        programs.run("nft", "--file", "-", stdin=wanted)
+        try:
+            programs.run("nft", "--file", "-", stdin=wanted)
+        except Refused:
+            # The kernel has all of them or none.
+            state.write(state.OWN_CALLS, before)
+            if not before:
+                os.unlink(state.OWN_CALLS)
+            raise
         state.write(state.OWN_CALLS, wanted)
         names = ", ".join(sorted(endpoint(vip, port) for vip, _, port in elsewhere))
         journal.note(f"calls from this node and its pods to {names} go to other servers" if names else "calls from this node end at its own server again")

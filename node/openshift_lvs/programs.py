@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import select
 
-from .errors import Refused
+from . import clock
+from .errors import Refused, TimedOut
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ class Process:
         path = next((f"{folder}/{command[0]}" for folder in _FOLDERS if os.access(f"{folder}/{command[0]}", os.X_OK)), None)
         if path is None:
             raise FileNotFoundError(f"{command[0]}: not on this node")
+        self._command = command
         given, self._input = os.pipe()
         self._streams = [os.memfd_create(name) for name in ("output", "errors")]
         try:
@@ -45,36 +47,38 @@ class Process:
     def end(self, stdin: str = "") -> tuple[int, str, str]:
         """Give it its input, and wait: its exit status, output and error output. One that a signal ended has a negative status.
 
-        One that has not ended after ENDS_S is killed, and its error output says so.
+        One that has not ended after ENDS_S is killed. Then TimedOut names it.
         """
         left = stdin.encode()
         os.set_blocking(self._input, False)
+        deadline = clock.now() + ENDS_S
         in_time = True
         try:
-            while left and (in_time := _ready(self._input, select.POLLOUT)):
+            while left and (in_time := _ready(self._input, select.POLLOUT, deadline)):
                 left = left[os.write(self._input, left) :]
         except BrokenPipeError:
             # It ended without reading all of it. Its status says why.
             pass
         os.close(self._input)
-        in_time = in_time and self._ends()
+        in_time = in_time and self._ends(deadline)
         if not in_time:
             os.kill(self._id, _SIGKILL)
         try:
             status = os.waitstatus_to_exitcode(os.waitpid(self._id, 0)[1])
-            late = "" if in_time else f"it did not end within {ENDS_S} s, and was killed"
-            return status, _text(self._streams[0]), _text(self._streams[1]) + late
+            if not in_time:
+                raise TimedOut(f"{' '.join(self._command)}: it did not end within {ENDS_S} s, and was killed; {_text(self._streams[1]).strip()}".rstrip("; "))
+            return status, _text(self._streams[0]), _text(self._streams[1])
         finally:
             self._close(*self._streams)
 
-    def _ends(self) -> bool:
+    def _ends(self, deadline: float) -> bool:
         try:
             process = os.pidfd_open(self._id)
         except OSError:
             # Before Linux 5.3 there is no such file: the wait has no deadline.
             return True
         try:
-            return _ready(process, select.POLLIN)
+            return _ready(process, select.POLLIN, deadline)
         finally:
             os.close(process)
 
@@ -83,11 +87,11 @@ class Process:
             os.close(stream)
 
 
-def _ready(file: int, event: int) -> bool:
-    """Whether this happens to a file within ENDS_S."""
+def _ready(file: int, event: int, deadline: float) -> bool:
+    """Whether this happens to a file before the deadline."""
     poll = select.poll()
     poll.register(file, event)
-    return bool(poll.poll(ENDS_S * 1000))
+    return bool(poll.poll(max(0.0, deadline - clock.now()) * 1000))
 
 
 def attempt(*command: str, stdin: str = "") -> tuple[int, str, str]:

@@ -47,6 +47,8 @@ class Repairs:
         self._now = now
         self._times: dict[str, list[float]] = {}
         self._counts: dict[str, int] = {}
+        self._last: dict[str, float] = {}
+        """When each thing was repaired last. Attempts that failed do not count."""
         self._by: dict[str, str] = {}
         self._contested: set[str] = set()
         self._left_alone: set[str] = set()
@@ -54,7 +56,9 @@ class Repairs:
         """Why the last attempt failed."""
         text = state.read(state.REPAIRS)
         for what, count, last, by, contested in json.loads(text) if text else ():
-            self._times[what], self._counts[what], self._by[what] = [last], count, by
+            # A time in the future would put off the next repair.
+            last = min(last, now())
+            self._times[what], self._last[what], self._counts[what], self._by[what] = [last], last, count, by
             self._contested |= {what} if contested else set()
 
     def allowed(self, what: str) -> bool:
@@ -77,7 +81,8 @@ class Repairs:
 
     def done(self, what: str, how: str, by: str = "") -> None:
         """Record a repair and write a line to the journal."""
-        times = self._attempted(what)
+        times = self.attempted(what)
+        self._last[what] = times[-1]
         self._failed.pop(what, None)
         self._counts[what] = self._counts.get(what, 0) + 1
         self._by[what] = by or self._by.get(what, "")
@@ -95,13 +100,13 @@ class Repairs:
 
         The next attempt waits as after a repair.
         """
-        self._attempted(what)
+        self.attempted(what)
         if self._failed.get(what) != why:
             self._failed[what] = why
             journal.note(f"could not repair {what}: {how}; {why}")
 
-    def _attempted(self, what: str) -> list[float]:
-        """Keep the time of an attempt; the times of the last ones."""
+    def attempted(self, what: str) -> list[float]:
+        """Keep the time of an attempt, so that the next one waits as after a repair; the times of the last ones."""
         times = self._times.setdefault(what, [])
         times.append(self._now())
         del times[:-20]
@@ -125,7 +130,7 @@ class Repairs:
             self._write()
 
     def _write(self) -> None:
-        said = [[what, count, self._times[what][-1], self._by[what], what in self._contested] for what, count in sorted(self._counts.items())]
+        said = [[what, count, self._last[what], self._by[what], what in self._contested] for what, count in sorted(self._counts.items())]
         state.write(state.REPAIRS, json.dumps(said) + "\n")
 
 

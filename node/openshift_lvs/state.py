@@ -31,19 +31,19 @@ FILE
 /run/openshift-lvs/view-VIP
     weight on the VRRP priority for services without quorum; start, watch, recount; keepalived, status; gone, `start` writes it
 /run/openshift-lvs/cut-off
-    weight on the VRRP priorities: 0, or less while no witness answers; start, watch; keepalived; gone, `start` writes it
+    weight on the VRRP priorities: 0, or less while no witness answers; start, watch; keepalived, watch, status; gone, `start` writes it
 /run/openshift-lvs/quorum/VIP/SERVICE
     0, or the weight of a poor view; start, watch, recount; watch, recount; gone, `start` writes it
 /run/openshift-lvs/activation.json
     what an interrupted activation must know (activation.Progress); activate; activate; gone
 /run/openshift-lvs/own-calls
-    the loaded rules for calls from this node, once there were any; watch, activate, rotation; the same; gone, as the rules are
+    the loaded rules for calls from this node, once there were any (after `# being loaded` perhaps not yet); watch, activate, rotation; the same; gone
 /run/openshift-lvs/verdicts
     a pipe: a line for each verdict of keepalived's health checks (lvs_notify_fifo); keepalived, start; watch; gone, `start` makes it
 /run/openshift-lvs/belief
     the last verdict on each real server, the quorums, and since when services fail open (belief.Belief); watch; activate, recount, status; gone
 /run/openshift-lvs/repairs
-    what was repaired, how often and when (repairs.Repair); watch; status; gone
+    what was repaired, how often and when (repairs.Repair); watch; watch, status; gone
 /run/openshift-lvs/directors
     directors that come or leave with a roll-out, a line each: the rules accept adverts of theirs too; deliver, alone; apply, rules; gone
 /run/openshift-lvs/hearing.json

@@ -13,7 +13,6 @@ import os
 import select
 import socket
 import sys
-from functools import partial
 from threading import Thread
 
 from . import belief as beliefs
@@ -46,12 +45,16 @@ GONE = 0.25
 """The part of `connections_max` that must be gone until packets without a handshake create connections again."""
 ALIVE_S = 5.0
 """Seconds between two signs of life for systemd's watchdog."""
+REDIRECT_AGAIN_S = 5.0
+"""Seconds until nft is given rules for own calls again that it refused."""
 LOCK_S = 1.0
 """Seconds that this process waits for a lock. It has other work, and systemd ends it when it gives no sign of life."""
 PROC_TABLE = "/proc/net/ip_vs"
 PROC_UDP = {4: "/proc/net/udp", 6: "/proc/net/udp6"}
 """Where both sides of connection sync have a socket of the kernel's."""
 IPVS, RULES, OWN_RULES, VIPS, SYNC, VIEW = "IPVS table", "nftables rules", "nftables rules of own calls", "VIPs on lo", "connection sync", "view"
+_AFTER_EVENTS = (RULES, OWN_RULES, VIPS, VIEW)
+"""Compared after an event only, until they are right. The rest is compared again and again."""
 
 
 class Fault(Record):
@@ -84,6 +87,9 @@ class Watch:
         self._live: set[Key] | None = None
         self._redirecting: Thread | None = None
         self._redirect_due = False
+        self._refused: set[Key] | None = None
+        """The live servers to which own calls could not be redirected; they are tried again after `_redirect_from`."""
+        self._redirect_from = 0.0
         self._standby = ipvs.Standby()
         self._limited = False
         self.rules_due = True
@@ -281,8 +287,10 @@ class Watch:
                 faults += compare(self.description)
                 self._failing.pop(what, None)
             except (Refused, OSError) as why:
-                # It stays due.
+                # It stays due. On a slow node a comparison takes a second, and verdicts wait that long.
                 self._fails(what, why)
+                if what in _AFTER_EVENTS:
+                    self.repairs.attempted(what)
         return faults
 
     def _due(self, description: Description) -> Iterator[tuple[str, Callable[[Description], list[Fault]]]]:
@@ -317,18 +325,16 @@ class Watch:
             return []
         kernel = ipvs.parse_proc(shown)
         self._limit_connections(description, shown)
+        self._redirect(kernel)
         wanted = beliefs.wanted(description, self.belief, self._out())
         lines = []
         for service in description.services:
             if service.scheduler:
                 lines += beliefs.difference(service, wanted[service.mark], kernel.get(service.mark))
-        missing = {service.mark for service in description.services} - set(kernel)
-        if not (missing and lines):
-            # In a table that another program has emptied, no server is live. It is put back first.
-            self._redirect(kernel)
         if not lines:
             self._shown = shown
             return []
+        missing = {service.mark for service in description.services} - set(kernel)
         return [Fault(IPVS, told(lines), lambda: _put_back(description, missing, lines))]
 
     def _limit_connections(self, description: Description, shown: str) -> None:
@@ -388,16 +394,16 @@ class Watch:
         return [Fault(OWN_RULES, changed, lambda: own_calls.load_again(LOCK_S), self._rules_by)] if changed else []
 
     def _view_faults(self, description: Description) -> list[Fault]:
-        faults = []
+        weights, views = [], []
         if host.keepalived_runs():
-            for vip, service, weight in vrrp.wrong_weights(description, beliefs.judged(self._kernel(), self.belief), self.belief.quorums):
-                how = f"{service} {'lost' if weight else 'has'} its quorum, and was recorded as if it {'had it' if weight else 'had lost it'}"
-                faults.append(Fault(VIEW, how, partial(quorum.record, vip, service, weight, LOCK_S), "another command"))
-            for vip, there, mean in vrrp.wrong_views(description):
-                how = f"{vip}: added {there} to the priority, and its services add {mean}"
-                faults.append(Fault(VIEW, how, partial(quorum.recount, vip, LOCK_S), "another command"))
-        self._view_from = self._view_from if faults else None
-        return faults
+            weights = vrrp.wrong_weights(description, beliefs.judged(self._kernel(), self.belief), self.belief.quorums)
+            views = vrrp.wrong_views(description)
+        if not weights and not views:
+            self._view_from = None
+            return []
+        said = [f"{name} {'lost' if lost else 'has'} its quorum, and was recorded as if it {'had it' if lost else 'had lost it'}" for _, name, lost in weights]
+        said += [f"{vip} added {there} to the priority, and its services add {mean}" for vip, there, mean in views]
+        return [Fault(VIEW, "; ".join(said), lambda: _record_again(weights, [vip for vip, _, _ in views]), "another command")]
 
     def _kernel(self) -> Table:
         return ipvs.parse_proc(self._table.text())
@@ -408,8 +414,11 @@ class Watch:
         self._redirect_due = False
         if live == self._live or self.description is None:
             return
+        # In a table that another program has emptied, no server is live. It is put back first.
+        emptied = any(service.scheduler and service.mark not in kernel for service in self.description.services) and host.keepalived_runs()
+        waits = live == self._refused and clock.now() < self._redirect_from
         # After the thread has ended, the next look goes on with the table of then.
-        self._redirect_due = self._redirecting is not None and self._redirecting.is_alive()
+        self._redirect_due = emptied or waits or (self._redirecting is not None and self._redirecting.is_alive())
         if not self._redirect_due:
             self._live = live
             self._redirecting = Thread(target=self._redirect_now, args=(self.description, kernel))
@@ -422,7 +431,8 @@ class Watch:
             own_calls.redirect(description, kernel)
             self._failing.pop("calls from this node were not redirected", None)
         except (Refused, OSError) as fault:
-            # The next look tries again, also when the table is as it was.
+            # It is tried again, also when the table is as it was.
+            self._refused, self._redirect_from = ipvs.live(kernel), clock.now() + REDIRECT_AGAIN_S
             self._live, self._redirect_due = None, True
             self._fails("calls from this node were not redirected", fault)
 
@@ -432,6 +442,13 @@ class Watch:
         text = state.read(state.ACTIVATION)
         lowered = {(mark, address) for mark, address, _, _ in json.loads(text)["lowered"]} if text else set()
         return beliefs.out_of_rotation(self.description, state.drained()) | lowered
+
+
+def _record_again(weights: list[tuple[str, str, int]], views: list[str]) -> None:
+    for vip, service, weight in weights:
+        quorum.record(vip, service, weight, LOCK_S)
+    for vip in views:
+        quorum.recount(vip, LOCK_S)
 
 
 def _put_back(description: Description, missing: set[int], lines: list[str]) -> None:

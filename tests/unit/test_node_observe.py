@@ -91,11 +91,12 @@ def test_the_view_of_a_node_is_good_poor_or_cut_off(witnesses: dict[str, bool], 
 
 def test_a_node_is_cut_off_as_long_as_its_priority_is_lowered_for_that(system: System) -> None:
     system.answers |= {"systemctl is-active": (0, "active\n", ""), "nft list set ip openshift_lvs": (0, "", "")}
-    in_force("v1", description())
+    said = replace(description(), witnesses=("192.168.0.9:22",))
+    in_force("v1", said)
     state.write(state.CUT_OFF, "-200\n")
-    facts = observe.facts()
+    facts = replace(observe.facts(), witnesses={"192.168.0.9:22": True})
     assert (facts.view, facts.cut_off) == ("cut off", -200)
-    assert "; priority lowered: cut off -200 since 20" in observe.report(facts, description())
+    assert "; priority lowered: cut off -200 since 20" in observe.report(facts, said)
 
 
 def test_the_facts_of_a_node_without_a_version_say_so(system: System) -> None:

@@ -99,6 +99,7 @@ def test_rules_that_nft_refused_are_given_to_it_again(system: System) -> None:
     system.answers["nft --file -"] = (1, "", "no memory")
     with pytest.raises(Refused):
         own_calls.redirect(description())
+    assert not Path(state.OWN_CALLS).exists(), "the node has no such rules, and may never need them"
     del system.answers["nft --file -"]
     loaded(system)
     own_calls.redirect(description())

@@ -36,7 +36,7 @@ def test_a_program_that_a_signal_ends_did_not_succeed() -> None:
 def test_a_program_that_does_not_end_is_killed_and_the_error_says_so(monkeypatch: pytest.MonkeyPatch, given: str) -> None:
     monkeypatch.setattr(programs, "ENDS_S", 0.1)
     with pytest.raises(Refused, match=r"^sleep 60: it did not end within 0\.1 s, and was killed$"):
-        programs.run("sleep", "60", stdin=given)
+        programs.succeeds("sleep", "60", stdin=given)
 
 
 def test_a_program_speaks_english_and_finds_others_whatever_the_caller_has(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -146,6 +146,7 @@ def test_facts_that_only_a_later_release_knows_are_left_out(said: Said, cluster:
         ({"drains": {"infra": -51}, "views": {"infra": -100}}, "1 = 150 - 51 (roll-out) - 100 (view)"),
         ({"drains": {"infra": -254}}, "none: drained"),
         ({"witnesses": {"192.168.0.2:8443": False}, "cut_off": -200}, "1 = 150 - 200 (no witness)"),
+        ({"witnesses": {"192.168.0.2:8443": False}}, "1 = 150 - 200 (no witness)"),
         ({"keepalived": "failed"}, "none: keepalived is stopped"),
         ({"priorities": {"infra": 120}, "views": {"infra": -20}}, "100 = 120 - 20 (view)"),
     ],

@@ -139,7 +139,7 @@ SERVERS = [
         MASTER,
         (
             Step("both processors busy for ten minutes", "busy", _busy, _never_refused),
-            Step("both processors idle again", "busy", lambda scene: scene.do("sh", "-euc", NOT_BUSY), _idle_again),
+            Step("both processors idle again", "busy", lambda scene: scene.do("sh", "-euc", f"{NOT_BUSY}; {NOW}"), _idle_again),
         ),
         after=NOT_BUSY,
     ),
