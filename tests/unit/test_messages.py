@@ -428,7 +428,11 @@ TABLE: list[tuple[str, Any, str]] = [
     ),
     (f"{CHECK}.nb_get_retry", 3, f"{CHECK}.nb_get_retry: unknown key; here it is retry"),
     (f"{SERVICE}.nat_mask", "255.255.255.0", f"{SERVICE}.nat_mask: unknown key; leave it out: keepalived 2 does not know it"),
-    (f"{SERVICE}.state", "MASTER", f"{SERVICE}.state: unknown key; leave it out: every instance starts as BACKUP, and `owner` says where the address belongs"),
+    (
+        f"{SERVICE}.state",
+        "MASTER",
+        f"{SERVICE}.state: unknown key; leave it out: every instance starts as BACKUP, and `owner` names the preferred director of the VIP",
+    ),
     ("vips.master.priority", 150, "vips.master.priority: unknown key; here it is owner, or priorities by host"),
     (
         "vips.master.interface",

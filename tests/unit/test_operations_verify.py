@@ -720,7 +720,10 @@ def test_repairs_of_the_last_hour_are_reported_and_are_a_fault_only_if_another_p
 def test_a_resident_process_that_does_not_run_is_a_fault(said: Said, cluster: Cluster) -> None:
     said.facts["infra0"] = replace(said.facts["infra0"], watch="failed")
     told = [str(finding) for finding in verify(said, cluster, keepalived.ROOT) if finding.check == "watch"]
-    assert told == ["FAILED  infra0    watch: openshift-lvs-watch.service is failed; systemctl start openshift-lvs-watch on the node"]
+    assert told == [
+        "FAILED  infra0    watch: openshift-lvs-watch.service is failed: nothing is repaired, no service fails open, and neither a lost quorum nor silent "
+        "witnesses lower the VRRP priority; systemctl start openshift-lvs-watch on the node"
+    ]
 
 
 def test_chains_that_may_drop_packets_are_named_where_something_does_not_arrive(said: Said, cluster: Cluster) -> None:
