@@ -846,6 +846,17 @@ def test_a_view_that_a_command_did_not_come_to_write_is_corrected(running: Runni
     assert state.read(state.view_file("master")) == "0"
 
 
+def test_several_wrong_records_of_quorums_are_corrected_by_one_repair(make: type[Running], system: System, tmp_path: Path) -> None:
+    running = make(system, tmp_path, served(*(service(f"master-{mark}", mark, **GIVEN) for mark in range(MARK, MARK + repairs.FREE + 1))))
+    records = [Path(state.QUORUM, "master", each.name) for each in running.watch.description.services]  # type: ignore[union-attr]
+    records[0].parent.mkdir()
+    for record in records:
+        record.write_text("-100\n")
+    running.look(6)
+    assert {record.read_text() for record in records} == {"0\n"}
+    assert repairs.read(running.system.now) == (repairs.Repair("view", 1, 2, "another command"),)
+
+
 def test_a_quorum_of_which_keepalived_said_nothing_stays_as_recorded(running: Running, recorded: Path) -> None:
     running.system.fails(*ADDRESSES)
     running.hear(down(*ADDRESSES))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from lab.nodes import machine
 from lab.nodes.experiments import bounds
 from lab.nodes.experiments.scene import NOW, Bound, Description, Experiment, Scene, Step, backup_out, on_backup, service
 from lab.nodes.probe import INFRA, MASTER, Target
@@ -64,16 +65,13 @@ def _late_and_busy(scene: Scene) -> None:
 def _busy(scene: Scene) -> None:
     scene.do("sh", "-euc", BUSY)
     time.sleep(BUSY_S)  # the experiment itself: load for so long
+    # The next step asks from its begin, and requests that began under load belong to this one.
+    machine.run("sh", "-euc", NOT_BUSY)
 
 
 def _never_refused(scene: Scene) -> Bound:
     """Health checks may fail and requests may be late, but no request is refused."""
     return bounds.failed_open(scene)._replace(text="0 refused, every stream alive", failed=None)
-
-
-def _idle_again(scene: Scene) -> Bound:
-    """What began while the processors were busy may still fail. Nothing that begins afterwards does."""
-    return bounds.steady(scene)._replace(text="nothing that begins afterwards fails, every stream alive, every server answers", failed=None, quiet_after_s=0.0)
 
 
 def _well_and_not_busy(scene: Scene) -> None:
@@ -139,7 +137,7 @@ SERVERS = [
         MASTER,
         (
             Step("both processors busy for ten minutes", "busy", _busy, _never_refused),
-            Step("both processors idle again", "busy", lambda scene: scene.do("sh", "-euc", f"{NOT_BUSY}; {NOW}"), _idle_again),
+            Step("both processors idle again", "busy", lambda scene: scene.do("sh", "-euc", NOT_BUSY), bounds.steady),
         ),
         after=NOT_BUSY,
     ),
