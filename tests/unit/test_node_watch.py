@@ -634,6 +634,15 @@ def test_a_process_that_starts_anew_goes_on_counting_repairs(system: System) -> 
     assert repairs.read(system.now) == (repairs.Repair("IPVS table", 2, 0, "kube-proxy"), repairs.Repair("view", 1, 0))
 
 
+def test_an_attempt_that_fails_is_not_the_time_of_the_last_repair(system: System) -> None:
+    made = repairs.Repairs(lambda: system.now)
+    made.done("view", "wrong")
+    system.now += 100
+    made.failed("view", "wrong", "no space left")
+    made.done("IPVS table", "emptied")
+    assert [(each.what, each.seconds_ago) for each in repairs.read(system.now)] == [("IPVS table", 0), ("view", 100)]
+
+
 def test_a_repair_that_was_recorded_with_a_time_in_the_future_does_not_put_off_the_next_one(system: System) -> None:
     repairs.Repairs(lambda: system.now + 1000).done("view", "wrong")
     assert repairs.Repairs(lambda: system.now).allowed("view")
