@@ -100,6 +100,10 @@ class Watch:
         self._own_rules_from: float | None = None
         """Time of the next comparison of the rules for own calls; None if no program changed them since the last one."""
         self._follow_due = True
+        self.behind = True
+        """Whether something waits until keepalived has no more verdicts for this process."""
+        self._quorums: dict[int, bool] = {}
+        """What keepalived said last of each quorum and is not recorded yet."""
         self._part = ""
         self._view_from: float | None = None
         """When the view is compared; None while nothing happened that could change it."""
@@ -142,29 +146,37 @@ class Watch:
         self.belief = recorded or Belief()
 
     def hear(self, data: bytes) -> None:
-        """Take over what keepalived wrote, and act on it at once."""
+        """Take over what keepalived wrote. A service that must fail open does so at once, the rest follows in `catch_up`."""
         lines = (self._part + data.decode(errors="replace")).split("\n")
         self._part = lines.pop()
         before = self.belief
         self.belief = before.heard(lines)
-        quorums = Belief().heard(lines).quorums
-        if self.belief != before or quorums or beliefs.START in lines:
+        self._quorums = Belief(quorums=self._quorums).heard(lines).quorums
+        if self.belief != before or self._quorums or beliefs.START in lines:
             # First: the next process begins with it, should this one end while it does what follows from it.
             state.write(state.BELIEF, self.belief.to_json())
             self._follow_and_keep()
-            self._record(quorums)
             self._view_from = clock.now() + REPORT_S
         self._shown = ""
 
-    def _record(self, quorums: dict[int, bool]) -> None:
-        """Record what keepalived says of these quorums, which changes the VRRP priority. A command for each would come too late on a busy node."""
-        if self.description is None:
+    def catch_up(self) -> None:
+        """Bring own calls to the table, record quorums, and start an ipvsadm for the next verdict. A service that must fail open has no time for that."""
+        self.behind = False
+        if self.description is None or not self.description.runs_keepalived:
             return
-        for vip, service, _ in vrrp.recorded(self.description):
+        self._redirect(self._kernel())
+        quorums, self._quorums = self._quorums, {}
+        self._record(self.description, quorums)
+        if any(service.fail_open for service in self.description.services):
+            self._standby.prepare()
+
+    def _record(self, description: Description, quorums: dict[int, bool]) -> None:
+        """Record what keepalived says of these quorums, which changes the VRRP priority. A command for each would come too late on a busy node."""
+        for vip, service, _ in vrrp.recorded(description) if quorums else ():
             if service.mark not in quorums:
                 continue
             try:
-                quorum.record(vip.name, service.name, 0 if quorums[service.mark] else self.description.poor_view(vip), LOCK_S)
+                quorum.record(vip.name, service.name, 0 if quorums[service.mark] else description.poor_view(vip), LOCK_S)
             except (Refused, OSError) as fault:
                 # The comparison of what is recorded finds it.
                 journal.note(str(fault))
@@ -176,7 +188,8 @@ class Watch:
             state.write(state.BELIEF, self.belief.to_json())
 
     def follow(self) -> None:
-        """Begin and end failing open as the belief and the drains say, and bring own calls to the table. Also while a version changes."""
+        """Begin and end failing open as the belief and the drains say. Also while a version changes."""
+        self.behind = True
         if self.description is None or not self.description.runs_keepalived:
             return
         out = self._out()
@@ -201,10 +214,6 @@ class Watch:
                     journal.note(f"{service.name} fails open: no health check passes, so every server that is not drained gets connections")
                 elif service.mark in before - now_open:
                     journal.note(f"{service.name} no longer fails open: only servers that pass their health check get connections")
-        self._redirect(self._kernel())
-        if any(service.fail_open for service in self.description.services) and not all(self.belief.servers.values()):
-            # The next verdict may be the one after which a service has no server.
-            self._standby.prepare()
 
     def tables_changed(self, tables: set[str], by: str) -> None:
         """Compare these nftables tables soon, and name who changed them."""
@@ -500,10 +509,12 @@ def watch() -> None:
     while True:
         addresses.own = watched.own_v6
         due = looked + (AGAIN_S if watched.again else LOOK_S)
-        wait = max(0.0, due - clock.now())
+        wait = 0.0 if watched.behind else max(0.0, due - clock.now())
         ready = {file for file, _ in poll.poll(min(wait, GLANCE_S) * 1000)}
         if pipe in ready:
             watched.hear(os.read(pipe, 1 << 16))
+        elif watched.behind:
+            watched.catch_up()
         if addresses.fileno() in ready:
             watched.vips_due |= addresses.left_lo()
             watched.address_due |= addresses.elsewhere

@@ -81,6 +81,7 @@ class Running:
     def hear(self, lines: str) -> None:
         self.show()
         self.watch.hear(lines.encode())
+        self.watch.catch_up()
         self.end_redirect()
 
     def end_redirect(self) -> None:
@@ -97,6 +98,8 @@ class Running:
             self.show()
             self.system.now += 1
             self.watch.look()
+            if self.watch.behind:
+                self.watch.catch_up()
             self.end_redirect()
         return [*self.system.restored, *(line for line in self.system.asked if line != "ipvsadm --restore" and not line.startswith("ip -oneline"))]
 
@@ -802,6 +805,25 @@ def test_a_quorum_is_recorded_as_soon_as_keepalived_tells_that_it_is_lost_or_gai
     assert not repairs.read(running.system.now)
 
 
+def test_a_service_fails_open_before_own_calls_and_quorums_of_earlier_verdicts_are_brought_up_to_date(running: Running, recorded: Path) -> None:
+    running.system.fails(*ADDRESSES)
+    running.show()
+    running.watch.hear((down(HERE, SECOND) + f"VS FWM {MARK} DOWN\n").encode())
+    assert running.watch.behind
+    running.watch.hear(down(THIRD).encode())
+    assert set(running.system.weights().values()) == {1}
+    assert recorded.read_text() == "0\n" and not state.text(state.OWN_CALLS)
+    running.watch.catch_up()
+    assert recorded.read_text() == "-100\n"
+
+
+def test_a_quorum_of_a_keepalived_that_has_ended_is_not_recorded(running: Running, recorded: Path) -> None:
+    running.watch.hear(f"VS FWM {MARK} DOWN\n".encode())
+    running.watch.hear(b"START\n")
+    running.watch.catch_up()
+    assert recorded.read_text() == "0\n"
+
+
 def test_one_services_quorum_does_not_record_anothers_again(running: Running, recorded: Path) -> None:
     running.hear(f"VS FWM {MARK} DOWN\n")
     # An activation that replaced the servers has counted: keepalived does not tell of the new ones' quorum.
@@ -934,9 +956,11 @@ def test_a_service_fails_open_while_own_calls_are_being_redirected(running: Runn
     running.system.fails(HERE)
     running.show()
     running.watch.hear(down(HERE).encode())
+    running.watch.catch_up()
     running.system.fails(SECOND, THIRD)
     running.show()
     running.watch.hear(down(SECOND, THIRD).encode())
+    running.watch.catch_up()
     assert set(running.system.weights().values()) == {1}
     assert not redirected
     # The next look goes on where this could not, even if the table stays the same.
@@ -957,6 +981,7 @@ def test_a_table_that_is_as_before_when_a_redirect_ends_needs_no_other(running: 
         running.system.fails(*fails)
         running.show()
         running.watch.hear(lines.encode())
+        running.watch.catch_up()
     ended.set()
     running.end_redirect()
     assert not running.watch._redirect_due
