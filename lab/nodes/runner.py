@@ -264,7 +264,7 @@ def broken(bound: Bound, scene: Scene, seen: Seen) -> Iterable[str]:
         yield f"{silent} requests were left without an answer or a refusal"
     if bound.never_refused and refused:
         yield f"{refused} requests were refused"
-    lost = [stream for stream in seen.lost_streams if bound.may_lose_streams_of not in ("*", stream.server)]
+    lost = [stream for stream in seen.lost_streams if not {"*", stream.server} & set(bound.may_lose_streams_of)]
     if lost:
         yield f"{len(lost)} of {len(seen.streams)} streams lost: {sorted({f'{s.server}: {s.error}' for s in lost})}"
     waiting = sum(request.error in LEFT_WAITING for request in seen.failures) / max(1, len(seen.requests)) if seen.checks_waited_s else 0

@@ -134,7 +134,7 @@ def test_a_failure_after_the_quiet_began_breaks_the_bound() -> None:
 def test_a_lost_stream_counts_unless_its_node_is_the_one_that_is_gone() -> None:
     lost = (*seen().streams[:11], Stream("master", "master2", 3, 0.2, "reset", MOMENT))
     assert "1 of 12 streams lost: ['master2: reset']" in broken(NOTHING_LOST, seen(streams=lost))[0]
-    assert broken(NOTHING_LOST._replace(may_lose_streams_of="master2"), seen(streams=lost)) == []
+    assert broken(NOTHING_LOST._replace(may_lose_streams_of=("master2",)), seen(streams=lost)) == []
 
 
 def test_the_time_of_a_repair_is_that_of_the_first_one_after_the_event() -> None:
@@ -151,13 +151,13 @@ def test_a_row_without_enough_requests_shows_nothing() -> None:
 
 def test_a_stream_that_no_server_ever_answered_is_lost_whichever_node_is_gone() -> None:
     lost = (*seen().streams[:11], Stream("master", "", 0, 0.0, "refused", MOMENT))
-    for bound in (NOTHING_LOST, NOTHING_LOST._replace(may_lose_streams_of="master2")):
+    for bound in (NOTHING_LOST, NOTHING_LOST._replace(may_lose_streams_of=("master2",))):
         assert "1 of 12 streams lost: [': refused']" in broken(bound, seen(streams=lost))[0]
 
 
 def test_a_stream_that_lost_a_line_counts_whichever_node_is_gone_when_it_is_another_one() -> None:
     lost = (Stream("master", "master1", 3, 0.2, "wanted line 3", MOMENT),)
-    assert broken(NOTHING_LOST._replace(may_lose_streams_of="master2"), seen(streams=lost))
+    assert broken(NOTHING_LOST._replace(may_lose_streams_of=("master2",)), seen(streams=lost))
 
 
 def test_more_syns_than_two_a_request_are_a_loop() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 from lab.nodes.experiments.scene import Bound, Scene
 
@@ -21,6 +22,11 @@ SERVER_S = 4.0
 def nothing_lost(_: Scene) -> Bound:
     """Planned work costs nothing."""
     return Bound("0 failed, every stream alive")
+
+
+def removed(*servers: str) -> Callable[[Scene], Bound]:
+    """These are no servers any more: only their streams may end."""
+    return lambda scene: nothing_lost(scene)._replace(text="0 failed, streams to servers that stay alive", may_lose_streams_of=servers)
 
 
 def scheduler_bound_anew(_: Scene) -> Bound:
@@ -51,7 +57,7 @@ def node_lost(scene: Scene) -> Bound:
     return Bound(
         f"nobody served for {gap:.2f} s at most, nothing fails after {out + SLACK_S:.1f} s, other servers' streams alive",
         failed=None,
-        may_lose_streams_of=scene.owner,
+        may_lose_streams_of=(scene.owner,),
         gap_s=gap,
         quiet_after_s=out + SLACK_S,
     )
@@ -68,7 +74,7 @@ def server_lost(scene: Scene) -> Bound:
     return Bound(
         f"out of rotation within {SERVER_S:g} s and nothing fails after it, other servers' streams alive",
         failed=None,
-        may_lose_streams_of=scene.backup,
+        may_lose_streams_of=(scene.backup,),
         quiet_after_s=SERVER_S,
         tables_after_s=SERVER_S + LOOK_S,
     )
@@ -84,7 +90,7 @@ def repaired(_: Scene) -> Bound:
     return Bound(
         f"repaired within {REPAIRED_S:g} s, nothing fails after it; only streams that the kernel forgot are lost",
         failed=None,
-        may_lose_streams_of="*",
+        may_lose_streams_of=("*",),
         quiet_after_s=REPAIRED_S,
         tables_after_s=REPAIRED_S + LOOK_S,
     )
@@ -92,7 +98,7 @@ def repaired(_: Scene) -> Bound:
 
 def refilled(scene: Scene) -> Bound:
     """The node puts its table back by itself. Its rules hold back what other servers have, so a request may be late, and no stream ends (decision 0020)."""
-    return repaired(scene)._replace(text=f"repaired within {REPAIRED_S:g} s, nothing fails after it, every stream alive", may_lose_streams_of=None)
+    return repaired(scene)._replace(text=f"repaired within {REPAIRED_S:g} s, nothing fails after it, every stream alive", may_lose_streams_of=())
 
 
 def repaired_unseen(_: Scene) -> Bound:
@@ -108,7 +114,7 @@ def failed_open(_: Scene) -> Bound:
 def nobody_left(_: Scene) -> Bound:
     """No server at all: a clear refusal, by the servers themselves once the service fails open. A SYN of the moment before that is sent again."""
     text = f"refused, never silent but for {REFUSED} SYNs that are sent again at most"
-    return Bound(text, failed=None, may_lose_streams_of="*", never_silent=True, waiting=REFUSED)
+    return Bound(text, failed=None, may_lose_streams_of=("*",), never_silent=True, waiting=REFUSED)
 
 
 def sorry(_: Scene) -> Bound:
@@ -116,7 +122,7 @@ def sorry(_: Scene) -> Bound:
     return Bound(
         f"refused, never silent, and answered by the sorry server within {SERVER_S:g} s",
         failed=None,
-        may_lose_streams_of="*",
+        may_lose_streams_of=("*",),
         never_silent=True,
         quiet_after_s=SERVER_S,
         tables_after_s=SERVER_S + LOOK_S,

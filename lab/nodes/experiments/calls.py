@@ -95,7 +95,7 @@ def in_every_state(name: str, which: Callable[[Scene], str], kind: str = "", *, 
     calls, server, back, planned = (kind or of_its_own for of_its_own in ("calls", "server", "server back", "planned"))
 
     def lost(scene: Scene) -> Bound:
-        return bounds.server_lost(scene)._replace(may_lose_streams_of=which(scene))
+        return bounds.server_lost(scene)._replace(may_lose_streams_of=(which(scene),))
 
     def down(scene: Scene) -> dict[str, int]:
         return scene.live(which(scene))

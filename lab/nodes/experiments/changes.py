@@ -52,9 +52,7 @@ def _take_out_and_move(described: Description) -> None:
     described["vips"]["master"]["owner"] = "master1"
 
 
-def removed(scene: Scene) -> Bound:
-    """master2 is no server any more: only its streams may end."""
-    return bounds.nothing_lost(scene)._replace(text="0 failed, streams to servers that stay alive", may_lose_streams_of="master2")
+removed = bounds.removed("master2")
 
 
 def as_it_was(described: Description) -> None:

@@ -57,13 +57,13 @@ def _owner_unheard(scene: Scene) -> None:
 
 def _two_owners(_: Scene) -> Bound:
     """Both have the client's side, so both answer. Which of them the client asks is up to its neighbour entry, and flows break when that changes."""
-    return Bound("both sides say so", failed=None, may_lose_streams_of="*")
+    return Bound("both sides say so", failed=None, may_lose_streams_of=("*",))
 
 
 def _one_again(scene: Scene) -> Bound:
     """Who loses the address knew its own server only, so all its streams are there, and the other one sends them elsewhere."""
     within = bounds.way_back(scene).one_owner_after_s
-    return Bound(f"one owner within {within:.1f} s", failed=None, may_lose_streams_of="*", one_owner_after_s=within)
+    return Bound(f"one owner within {within:.1f} s", failed=None, may_lose_streams_of=("*",), one_owner_after_s=within)
 
 
 CRASHES = [

@@ -200,7 +200,7 @@ def _taken_over(scene: Scene) -> None:
 
 def _hardly_a_gap(scene: Scene) -> Bound:
     """Streams through the old holder end with it; new connections find a holder at any moment."""
-    return Bound("never 0.5 s without an answer", failed=None, gap_s=0.5, may_lose_streams_of=scene.owner)
+    return Bound("never 0.5 s without an answer", failed=None, gap_s=0.5, may_lose_streams_of=(scene.owner,))
 
 
 NEIGHBOURS = [

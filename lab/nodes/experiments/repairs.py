@@ -89,7 +89,7 @@ def _died_meanwhile(where: str, which: Which) -> Experiment:
                 "repair",
                 _on(which, f"{FLUSHED}; systemctl stop lab-workload"),
                 lambda scene: bounds.repaired(scene)._replace(
-                    text="the stopped server's own share until its eviction; other servers' streams alive", may_lose_streams_of=which(scene)
+                    text="the stopped server's own share until its eviction; other servers' streams alive", may_lose_streams_of=(which(scene),)
                 ),
                 lambda scene: scene.live(which(scene)),
                 evidence=_repaired(which, "IPVS table"),

@@ -36,8 +36,8 @@ class Bound(NamedTuple):
     """Fewest requests that the step must make: with fewer, `0 failed` shows nothing."""
     refused: int = 0
     """So many more may be refused."""
-    may_lose_streams_of: str | None = None
-    """The host whose streams may end, or `*` for every stream. A stream that never had an answer belongs to no host, so only `*` allows it."""
+    may_lose_streams_of: tuple[str, ...] = ()
+    """The hosts whose streams may end, or `*` for every stream. A stream that never had an answer belongs to no host, so only `*` allows it."""
     gap_s: float | None = None
     quiet_after_s: float | None = None
     one_owner_after_s: float | None = None

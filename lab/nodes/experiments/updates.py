@@ -85,7 +85,7 @@ def _only_the_canary(scene: Scene) -> Iterable[str]:
 
 def _canary_gone(scene: Scene) -> Bound:
     """A server that is lost costs its own share, whatever was done on it."""
-    return bounds.server_lost(scene)._replace(text="the lost host's own share until its eviction; no other host touched", may_lose_streams_of=CANARY)
+    return bounds.server_lost(scene)._replace(text="the lost host's own share until its eviction; no other host touched", may_lose_streams_of=(CANARY,))
 
 
 def _next_up(after: str, change: Change = _nothing) -> Step:
