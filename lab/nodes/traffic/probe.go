@@ -375,6 +375,11 @@ func stream(kind Streams, from net.Addr, over <-chan struct{}, attached func()) 
 			}
 		}
 	}()
+	go func(over <-chan struct{}) {
+		// Not in the loop: it stands still in a write once a server that is gone has acknowledged nothing for long.
+		<-over
+		_ = connection.SetDeadline(time.Now().Add(lastWords))
+	}(over)
 	ticker := time.NewTicker(milliseconds(kind.Every))
 	defer ticker.Stop()
 	for sent, ending := 0, false; !ending || result.Lines < sent; {
@@ -387,7 +392,6 @@ func stream(kind Streams, from net.Addr, over <-chan struct{}, attached func()) 
 			attach()
 		case <-over:
 			over, ending = nil, true
-			_ = connection.SetReadDeadline(time.Now().Add(lastWords))
 		case <-ticker.C:
 			if ending {
 				continue
