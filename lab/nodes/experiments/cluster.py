@@ -30,6 +30,7 @@ from lab.nodes.experiments.scene import (
     switch,
     two_directors,
     verified,
+    verify_says,
 )
 from lab.nodes.experiments.updates import refused, two_seconds
 from lab.nodes.probe import INFRA, MASTER, Target
@@ -432,9 +433,7 @@ def _bridge(who: str, which: Which) -> Experiment:
     def named(scene: Scene) -> Iterable[str]:
         node = which(scene)
         said = f"{machine.NODES[node]} is on br-ex, not on eth0"
-        done = stack.operate("verify")
-        if not done.returncode or said not in done.stdout:
-            yield f"operations verify does not say {said!r}: {done.stdout[-500:]}{done.stderr[-500:]}"
+        yield from verify_says(said)
         if said not in scene.journal(node):
             yield f"the journal of {node} does not say {said!r}"
 

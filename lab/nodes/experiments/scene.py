@@ -190,6 +190,13 @@ def verified(_: Scene) -> Iterable[str]:
         yield f"operations verify: {[line for line in done.stdout.splitlines() if not line.startswith('ok ')] or done.stderr[-500:]}"
 
 
+def verify_says(said: str) -> Iterable[str]:
+    """What is wrong unless `operations verify` fails, and says this."""
+    done = stack.operate("verify")
+    if not done.returncode or said not in done.stdout:
+        yield f"operations verify does not say {said!r}: {done.stdout[-500:]}{done.stderr[-500:]}"
+
+
 def on_owner(script: str) -> Callable[[Scene], None]:
     """A script on the node that held the address when the experiment began."""
     return lambda scene: scene.on(scene.owner, script)
