@@ -817,6 +817,33 @@ def test_a_service_fails_open_before_own_calls_and_quorums_of_earlier_verdicts_a
     assert recorded.read_text() == "-100\n"
 
 
+def test_quorums_are_recorded_as_soon_as_no_verdict_is_left_in_the_pipe(running: Running, recorded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+
+    class Ended(Exception):
+        pass
+
+    class Poll:
+        pipe = -1
+
+        def register(self, file: int, _: object) -> None:
+            self.pipe = file if self.pipe < 0 else self.pipe
+
+        def poll(self, _: float) -> list[tuple[int, int]]:
+            seen.append(recorded.read_text().strip())
+            if len(seen) == 5:
+                raise Ended
+            if len(seen) in (2, 3):
+                os.write(self.pipe, f"VS FWM {MARK} DOWN\n".encode())
+                return [(self.pipe, select.POLLIN)]
+            return []
+
+    monkeypatch.setattr(select, "poll", Poll)
+    with pytest.raises(Ended):
+        watch.watch()
+    assert seen == ["0", "0", "0", "0", "-100"]
+
+
 def test_a_quorum_of_a_keepalived_that_has_ended_is_not_recorded(running: Running, recorded: Path) -> None:
     running.watch.hear(f"VS FWM {MARK} DOWN\n".encode())
     running.watch.hear(b"START\n")
